@@ -1,0 +1,288 @@
+"""The thread that carries messages between a notebook and its ranks.
+
+It alone touches the sockets, the members' state and the run under way, so none of that needs a
+lock. Other threads hand it work with `post` and wait on `changed`.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+
+from accelnb.engine.launchers.local import Exit, LocalRanks
+from accelnb.engine.run import Display, Event, Failure, Run, Stream, died
+from accelnb.engine.wire import Link, Message
+
+# A rank that failed leaves the others this long to fail or finish too, then they are stopped.
+_GRACE = 0.5
+# A rank that was interrupted and has not answered after this long is killed and replaced.
+_ANSWER = 2.2
+_LATE_EVENTS = 1000
+_LAST_OUTPUT = 4000
+
+Buffers = Sequence[bytes | memoryview]
+
+
+@dataclass
+class Member:
+    """A rank as the notebook knows it; `incarnation` grows when it is replaced."""
+
+    rank: int
+    incarnation: int = 0
+    pid: int | None = None
+    formed: int = 0  # the generation of the process group it is in
+    exit: Exit | None = None
+    last_output: str = ""
+
+    @property
+    def identity(self) -> bytes:
+        return f"{self.rank}.{self.incarnation}".encode()
+
+
+@dataclass
+class _Stop:
+    """When and why the run under way is being stopped."""
+
+    at: float
+    ranks: frozenset[int]
+
+
+class Courier(threading.Thread):
+    """Carries the messages of one group until `close`."""
+
+    def __init__(self, link: Link, launched: LocalRanks, ranks: Sequence[int]) -> None:
+        super().__init__(name="accelnb-courier", daemon=True)
+        self.members = {rank: Member(rank) for rank in ranks}
+        self.changed = threading.Condition()  # notified when a member is ready or has ended
+        self.regroup = False  # the process group is unusable: form it again
+        self._link = link
+        self._launched = launched
+        self._run: Run | None = None
+        self._requests: set[str] = set()
+        self._sequences: dict[int, dict[str, int]] = {}
+        self._failed_at: float | None = None
+        self._stopping: _Stop | None = None
+        self._late: collections.deque[Event] = collections.deque(maxlen=_LATE_EVENTS)
+        self._jobs: collections.deque[Callable[[], None]] = collections.deque()
+        self._woken, self._wake = os.pipe()
+        self._closing = False
+
+    # ---- for other threads ----
+
+    @property
+    def busy(self) -> bool:
+        return self._run is not None
+
+    def post(self, job: Callable[[], None]) -> None:
+        """Have `job` done in the courier's thread."""
+        self._jobs.append(job)
+        os.write(self._wake, b"x")
+
+    def broadcast(self, kind: str, content: dict[str, Any], ranks: Sequence[int]) -> None:
+        self.post(lambda: self._send(kind, content, ranks))
+
+    def begin(self, run: Run, kind: str, content: dict[str, Any], buffers: Buffers) -> None:
+        self._run = run  # at once, so that a second cell is refused
+        self.post(lambda: self._begin(run, kind, content, buffers))
+
+    def stop(self, run: Run, reason: str) -> None:
+        """Interrupt `run` on every rank that has not finished."""
+        self.post(lambda: self._interrupt(run, reason))
+
+    def close(self) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        if self.is_alive():
+            self.post(lambda: None)
+            self.join(5)
+        self._link.close()
+        for fd in (self._woken, self._wake):
+            os.close(fd)
+        if self._run is not None:
+            self._run.abandon()
+
+    # ---- the thread ----
+
+    def run(self) -> None:
+        poller = zmq.Poller()
+        for source in (self._link.socket, self._woken, self._launched.fileno()):
+            poller.register(source, zmq.POLLIN)
+        while not self._closing:
+            ready = dict(poller.poll(self._wait_ms()))
+            if self._woken in ready:
+                os.read(self._woken, 4096)
+                while self._jobs:
+                    self._jobs.popleft()()
+            if self._link.socket in ready:
+                self._receive_all()
+            if self._launched.fileno() in ready:
+                self._receive_process(poller)
+            self._check_deadlines()
+
+    def _receive_all(self) -> None:
+        while (message := self._link.receive()) is not None:
+            self._on_message(message)
+
+    def _receive_process(self, poller: zmq.Poller) -> None:
+        try:
+            news = self._launched.receive()
+        except EOFError:  # the fork server died, and all its ranks with it
+            poller.unregister(self._launched.fileno())
+            for member in self.members.values():
+                if not member.exit:
+                    self._on_exit(Exit(member.rank, member.pid or 0, -9, {}))
+            return
+        if isinstance(news, Exit):
+            # What it sent before it ended is still on its way through the socket.
+            self._receive_all()
+            self._on_exit(news)
+        else:
+            rank, pid = news
+            self.members[rank].pid = pid
+
+    def _send(
+        self, kind: str, content: dict[str, Any], ranks: Sequence[int], buffers: Buffers = ()
+    ) -> set[str]:
+        sent = set()
+        for rank in ranks:
+            # A rank that cannot be reached is dead: its exit is reported on the other channel.
+            with contextlib.suppress(zmq.ZMQError):
+                to = self.members[rank].identity
+                sent.add(self._link.send(kind, content, to=to, buffers=buffers))
+        return sent
+
+    def _begin(self, run: Run, kind: str, content: dict[str, Any], buffers: Buffers) -> None:
+        self._failed_at = self._stopping = None
+        self._sequences = {}
+        for member in self.members.values():
+            member.last_output = ""
+        while self._late:
+            run.deliver(self._late.popleft())
+        self._requests = self._send(kind, content, run.ranks, buffers)
+        for rank in run.ranks:  # one may have died before it was asked
+            if ended := self.members[rank].exit:
+                run.rank_failed(died(rank, ended.code, self.members[rank].last_output))
+        self._finish_if_over()
+
+    def _on_message(self, message: Message) -> None:
+        rank, _, incarnation = message.sender.decode().partition(".")
+        member = self.members[int(rank)]
+        if incarnation != str(member.incarnation):
+            return  # the last words of a rank that was replaced
+        content = message.content
+        if message.kind == "stream":
+            member.last_output = (member.last_output + content["text"])[-_LAST_OUTPUT:]
+            self._emit(Stream(member.rank, content["name"], content["text"]))
+        elif message.kind == "formed":
+            with self.changed:
+                member.formed = content["generation"]
+                self.changed.notify_all()
+        elif message.kind != "execute_reply":
+            self._emit(Display(member.rank, message.kind, content))
+        elif message.parent in self._requests:
+            self._on_reply(member.rank, content, message.buffers)
+
+    def _emit(self, event: Event) -> None:
+        if self._run is not None:
+            self._run.deliver(event)
+        else:
+            self._late.append(event)
+
+    def _on_reply(self, rank: int, content: dict[str, Any], buffers: list[memoryview]) -> None:
+        assert self._run is not None
+        self.regroup |= content["regroup"]
+        self._sequences[rank] = content["sequences"]
+        if content["status"] == "ok":
+            self._run.rank_done(rank, buffers)
+        else:
+            self._fail(
+                Failure(
+                    rank,
+                    content["ename"],
+                    content["evalue"],
+                    tuple(content["traceback"]),
+                    content["where"],
+                    secondary=self._was_stopped(rank),
+                )
+            )
+        self._finish_if_over()
+
+    def _on_exit(self, exit: Exit) -> None:
+        member = self.members[exit.rank]
+        if exit.pid != (member.pid or exit.pid):
+            return
+        self.regroup = True
+        for name, text in exit.tail.items():
+            if text:
+                member.last_output = (member.last_output + text)[-_LAST_OUTPUT:]
+                self._emit(Stream(exit.rank, name, text))
+        if self._run is not None and exit.rank in self._run.pending:
+            was_stopped = self._was_stopped(exit.rank)
+            self._run.replaced.append(exit.rank)
+            self._fail(died(exit.rank, exit.code, member.last_output, was_stopped))
+            self._finish_if_over()
+        with self.changed:
+            member.exit = exit
+            self.changed.notify_all()
+
+    def _fail(self, failure: Failure) -> None:
+        assert self._run is not None
+        self._run.rank_failed(failure)
+        if self._failed_at is None:
+            self._failed_at = time.monotonic()
+
+    def _was_stopped(self, rank: int) -> bool:
+        return self._stopping is not None and rank in self._stopping.ranks
+
+    def _finish_if_over(self) -> None:
+        if self._run is None or self._run.pending:
+            return
+        if self._run.failures:
+            # Ranks that made a different number of collectives would answer one another
+            # wrongly from now on.
+            counts = list(self._sequences.values())
+            self.regroup |= any(count != counts[0] for count in counts)
+        self._run = None
+        self._stopping = self._failed_at = None
+
+    def _interrupt(self, run: Run, reason: str) -> None:
+        if run is not self._run or self._stopping is not None:
+            return
+        run.stopped_by = reason
+        self._stopping = _Stop(time.monotonic(), run.pending)
+        self._send("interrupt_request", {}, sorted(run.pending))
+
+    def _check_deadlines(self) -> None:
+        run = self._run
+        if run is None:
+            return
+        now = time.monotonic()
+        if self._stopping is not None:
+            if now >= self._stopping.at + _ANSWER:
+                self._stopping.at = now
+                for rank in run.pending:
+                    self._launched.kill(rank)
+        elif self._failed_at is not None and now >= self._failed_at + _GRACE:
+            self._interrupt(run, "failure")
+        elif run.deadline is not None and now >= run.deadline:
+            self._interrupt(run, "timeout")
+
+    def _wait_ms(self) -> int | None:
+        run = self._run
+        if run is None:
+            return None
+        due = [run.deadline] if run.deadline is not None else []
+        if self._stopping is not None:
+            due = [self._stopping.at + _ANSWER]
+        elif self._failed_at is not None:
+            due.append(self._failed_at + _GRACE)
+        return max(0, int((min(due) - time.monotonic()) * 1000) + 1) if due else None

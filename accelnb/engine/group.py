@@ -1,0 +1,212 @@
+"""The live ranks of a notebook: start, run, interrupt, replace, shut down."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from accelnb.config import LaunchConfig
+from accelnb.engine.courier import Buffers, Courier, Member
+from accelnb.engine.launchers.local import fork_server
+from accelnb.engine.run import Run, died, name_ranks
+from accelnb.engine.wire import Link
+from accelnb.errors import AccelnbError
+
+_START_TIMEOUT = 120.0  # s; most of it for importing torch
+_FORM_TIMEOUT = 30.0
+
+_numbers = itertools.count(1)
+
+
+class WorkerGroup:
+    """A fixed number of ranks with a process group among them. One run at a time.
+
+    Parameters
+    ----------
+    config
+        A resolved configuration: `procs`, `device` and `start` are concrete.
+
+    Raises
+    ------
+    AccelnbError
+        A rank did not start; with its last output.
+
+    Examples
+    --------
+    >>> from accelnb.config import LaunchConfig
+    >>> from accelnb.engine.group import WorkerGroup
+    >>> group = WorkerGroup(LaunchConfig(procs=2, device="cpu", start="fork"))
+    >>> run = group.run("execute_request", {"code": "rank", "result": True})
+    >>> run.wait(60)
+    True
+    >>> list(run.results())
+    [0, 1]
+    >>> group.shutdown()
+    """
+
+    def __init__(self, config: LaunchConfig) -> None:
+        assert config.procs is not None
+        self.config = config
+        self.ranks = tuple(range(config.procs))
+        self._closed = False
+        self._generation = 0
+        self._store_port = 0
+        self._context: dict[str, Any] = {}
+        self._key = secrets.token_bytes(32)
+        self._server = fork_server()
+        self._address = f"ipc://{self._server.folder}/group-{next(_numbers)}.sock"
+        self._launched = self._server.open_group()
+        self._courier = Courier(Link.listen(self._address, self._key), self._launched, self.ranks)
+        self._courier.start()
+        try:
+            self._form(self.ranks)
+        except BaseException:
+            self.shutdown(grace=0)
+            raise
+
+    @property
+    def alive(self) -> bool:
+        """Whether the group can run a cell, if need be with a rank replaced."""
+        return not self._closed and self._server.alive()
+
+    @property
+    def busy(self) -> bool:
+        return self._courier.busy
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        return tuple(self._courier.members.values())
+
+    def make_ready(self) -> tuple[int, ...]:
+        """Replace ranks that ended, remake a broken process group; return the replaced ranks."""
+        if self.busy:
+            raise AccelnbError("the ranks are busy with another cell: stop it or wait for it")
+        dead = tuple(member.rank for member in self.members if member.exit)
+        if not dead and not self._courier.regroup:
+            return ()
+        try:
+            self._form(dead)
+        except BaseException:
+            self.shutdown(grace=0)
+            raise
+        return dead
+
+    def run(
+        self,
+        kind: str,
+        content: dict[str, Any],
+        buffers: Buffers = (),
+        ranks: Sequence[int] | None = None,
+        timeout: float | None = None,
+    ) -> Run:
+        """Start a request on `ranks` (all by default) and return its `Run`.
+
+        Parameters
+        ----------
+        kind
+            ``execute_request`` for a cell, ``call_request`` for a function.
+        content, buffers
+            What the rank's shell reads, see `accelnb.worker.shell`.
+        timeout
+            Seconds after which the ranks are interrupted.
+        """
+        self.make_ready()
+        run = Run(self.ranks if ranks is None else ranks, timeout, self._courier.stop)
+        self._courier.begin(run, kind, content | self._changes_of_context(), buffers)
+        return run
+
+    def shutdown(self, grace: float = 1.0) -> None:
+        """End every rank: asked first, killed after `grace` seconds. Wait until all are gone."""
+        if self._closed:
+            return
+        self._closed = True
+        if grace:
+            self._courier.broadcast("shutdown_request", {}, self.ranks)
+            self._wait_for_exits(grace)
+        for rank in self.ranks:
+            self._launched.kill(rank)
+        self._wait_for_exits(2)
+        self._courier.close()
+        self._launched.close()
+
+    def _wait_for_exits(self, timeout: float) -> None:
+        with self._courier.changed:
+            self._courier.changed.wait_for(
+                lambda: all(member.exit or not member.pid for member in self.members), timeout
+            )
+
+    def _form(self, new: Sequence[int]) -> None:
+        """Start the ranks in `new` and make a process group of them and the others."""
+        self._generation += 1
+        self._courier.regroup = False
+        listener = None
+        if 0 in new:  # rank 0 serves the store, on a port that the system picks
+            listener = socket.create_server(("127.0.0.1", 0))
+            self._store_port = listener.getsockname()[1]
+        try:
+            for rank in new:
+                incarnation = self._courier.members[rank].incarnation + 1
+                self._courier.members[rank] = Member(rank, incarnation)
+                inherited = listener.fileno() if listener and rank == 0 else None
+                self._launched.start(self._spec(rank), self.config.start, inherited)
+        except OSError as exc:
+            raise AccelnbError(f"the fork server ended: {self._server.last_words()}") from exc
+        finally:
+            if listener is not None:
+                listener.close()
+        survivors = [rank for rank in self.ranks if rank not in new]
+        self._courier.broadcast("form_request", self._rendezvous(), survivors)
+        self._await_formed(_START_TIMEOUT if new else _FORM_TIMEOUT)
+
+    def _rendezvous(self) -> dict[str, int]:
+        return {"generation": self._generation, "port": self._store_port}
+
+    def _spec(self, rank: int) -> dict[str, Any]:
+        self._context = _context()
+        return {
+            "rank": rank,
+            "world_size": self.config.procs,
+            "device": self.config.device,
+            "address": self._address,
+            "key": self._key.hex(),
+            "identity": self._courier.members[rank].identity.decode(),
+            "rendezvous": self._rendezvous(),
+            "context": self._context,
+        }
+
+    def _await_formed(self, timeout: float) -> None:
+        def settled() -> bool:
+            return any(member.exit for member in self.members) or not missing()
+
+        def missing() -> list[int]:
+            return [m.rank for m in self.members if m.formed != self._generation]
+
+        with self._courier.changed:
+            self._courier.changed.wait_for(settled, timeout)
+        for member in self.members:
+            if member.exit:
+                failure = died(member.rank, member.exit.code, member.last_output)
+                raise AccelnbError(f"rank {member.rank} did not start: it {failure.evalue}")
+        if missing():
+            raise AccelnbError(f"{name_ranks(missing())} did not start within {timeout:g} s")
+
+    def _changes_of_context(self) -> dict[str, Any]:
+        """Return what of the folder, path and environment changed since the ranks were told."""
+        told, now = self._context, _context()
+        self._context = now
+        changes = {key: now[key] for key in ("cwd", "path") if now[key] != told[key]}
+        env = {
+            name: now["env"].get(name)
+            for name in now["env"].keys() | told["env"].keys()
+            if now["env"].get(name) != told["env"].get(name)
+        }
+        return {"context": changes | {"env": env}} if changes or env else {}
+
+
+def _context() -> dict[str, Any]:
+    return {"cwd": os.getcwd(), "path": list(sys.path), "env": dict(os.environ)}

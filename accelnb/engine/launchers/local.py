@@ -1,0 +1,184 @@
+"""Ranks on this machine, started through the fork server."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelnb.engine.launchers.channel import Channel
+from accelnb.errors import AccelnbError
+
+# Imported before any rank starts. torch._dynamo is what the first DDP constructor imports.
+_ALWAYS = ("torch", "torch.distributed", "torch._dynamo", "accelnb.worker.main")
+# Imported too when the notebook has them: none of these touches a device at import.
+_IF_IN_NOTEBOOK = (
+    "numpy", "pandas", "scipy", "sklearn", "PIL.Image", "matplotlib.pyplot",
+    "matplotlib_inline.backend_inline", "torchvision", "torchaudio", "tqdm.auto", "einops",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a rank process ended: `code` as in `subprocess`, negative for a signal."""
+
+    rank: int
+    pid: int
+    code: int
+    tail: dict[str, str]
+
+
+class ForkServer:
+    """The notebook's handle on its fork server process.
+
+    The process starts at once and imports torch in the background. It ends with `close`, or
+    when this process ends in whatever way: its control socket then reports end-of-file.
+    """
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="accelnb-"))  # mode 0700
+        self._owner = os.getpid()
+        self._control, theirs = Channel.pair()
+        package = str(Path(__file__).parents[3])
+        bootstrap = (
+            f"import sys; sys.path.insert(0, {package!r}); "
+            "from accelnb.engine.launchers.server import main; main(int(sys.argv[1]))"
+        )
+        with (self.folder / "server.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-c", bootstrap, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # the terminal's Ctrl-C is not for the server
+            )
+        theirs.close()
+        here = ("", os.getcwd())
+        path = [package, *(entry for entry in sys.path if entry not in here)]
+        self._control.send(
+            {"sys_path": path, "modules": list(modules), "folder": str(self.folder)}
+        )
+        self._ready = threading.Event()
+        self._reading = threading.Lock()
+
+    def alive(self) -> bool:
+        return self.process.poll() is None and self._owner == os.getpid()
+
+    def wait_ready(self, timeout: float = 120.0) -> None:
+        """Wait until the server has imported torch and can start ranks in milliseconds.
+
+        Raises
+        ------
+        AccelnbError
+            The server ended or was not ready within `timeout` seconds; with its last output.
+        """
+        with self._reading:
+            if self._ready.is_set():
+                return
+            self._control.settimeout(timeout)
+            try:
+                self._control.receive()
+            except (EOFError, OSError) as exc:
+                raise AccelnbError(f"the fork server did not get ready: {self.last_words()}") from exc
+            finally:
+                self._control.settimeout(None)
+            self._ready.set()
+
+    def open_group(self) -> LocalRanks:
+        """Return a new, empty group of ranks that the server will own."""
+        ours, theirs = Channel.pair()
+        self._control.send({"op": "group"}, [theirs.fileno()])
+        theirs.close()
+        return LocalRanks(ours)
+
+    def last_words(self) -> str:
+        log = self.folder / "server.log"
+        text = log.read_text(errors="replace").strip() if log.exists() else ""
+        return text.splitlines()[-1] if text else "it was killed"
+
+    def close(self) -> None:
+        """End the server and with it every rank; wait until it is gone."""
+        if self._owner != os.getpid():
+            return  # a forked copy of the notebook's process does not own the server
+        self._control.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class LocalRanks:
+    """The rank processes of one group. Closing it kills those that still live."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when `receive` has news."""
+        return self._channel.fileno()
+
+    def start(self, spec: dict[str, Any], method: str, listener: int | None = None) -> None:
+        """Ask for the rank that `spec` describes; `listener` is a socket it inherits."""
+        request = {"op": "start", "rank": spec["rank"], "method": method, "spec": spec}
+        self._channel.send(request, [listener] if listener is not None else [])
+
+    def kill(self, rank: int) -> None:
+        with contextlib.suppress(OSError):
+            self._channel.send({"op": "kill", "rank": rank})
+
+    def receive(self) -> tuple[int, int] | Exit:
+        """Return ``(rank, pid)`` of a start or an `Exit`; raise EOFError if the server died."""
+        try:
+            message, _ = self._channel.receive()
+        except ConnectionError:
+            raise EOFError from None
+        if message["event"] == "started":
+            return message["rank"], message["pid"]
+        return Exit(message["rank"], message["pid"], message["code"], message["tail"])
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+_server: ForkServer | None = None
+_server_lock = threading.Lock()
+
+
+def fork_server() -> ForkServer:
+    """Return this process's fork server; start one if there is none alive."""
+    global _server
+    with _server_lock:
+        if _server is None or not _server.alive():
+            if _server is not None:
+                _server.close()
+            _server = ForkServer(_modules_to_preload())
+        return _server
+
+
+def close_fork_server() -> None:
+    global _server
+    with _server_lock:
+        if _server is not None:
+            _server.close()
+        _server = None
+
+
+def _modules_to_preload() -> list[str]:
+    if not sys.platform.startswith("linux"):
+        return []  # ranks are spawned there: nothing would be inherited
+    return [*_ALWAYS, *(name for name in _IF_IN_NOTEBOOK if name in sys.modules)]
+
+
+atexit.register(close_fork_server)

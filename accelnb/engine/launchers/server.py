@@ -1,0 +1,317 @@
+"""The fork server: a small process that starts ranks, owns them and takes them along.
+
+It imports what ranks need, then waits. It computes nothing and opens nothing but its own
+sockets, because a process that ran OpenMP or holds a store cannot be forked safely. A group's
+ranks live as long as its channel stays open; the server lives as long as its control channel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import gc
+import importlib
+import os
+import select
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+from dataclasses import dataclass, field
+from typing import Any
+
+from accelnb.engine.launchers.channel import Channel
+
+_PIPE_BYTES = 1 << 20
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class _Rank:
+    """A rank process this server started, and our copies of its output pipes."""
+
+    rank: int
+    pid: int
+    outputs: dict[str, int]
+
+
+@dataclass
+class _Group:
+    channel: Channel
+    ranks: dict[int, _Rank] = field(default_factory=dict)  # by pid
+
+
+class Server:
+    def __init__(self, control: Channel, folder: str) -> None:
+        self._control = control
+        self._folder = folder
+        self._groups: dict[int, _Group] = {}  # by the channel's descriptor
+        self._selector = selectors.DefaultSelector()
+        self._popens: dict[int, subprocess.Popen[bytes]] = {}
+
+    def serve(self) -> None:
+        """Handle requests until the notebook's process is gone, then end every rank."""
+        woken, wake = socket.socketpair()
+        for end in (woken, wake):
+            end.setblocking(False)
+        signal.set_wakeup_fd(wake.fileno())
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._selector.register(woken, selectors.EVENT_READ, None)
+        self._selector.register(self._control, selectors.EVENT_READ, self._control)
+        self._inherited = (woken, wake)
+        if (owner := _owner_fd()) is not None:
+            self._selector.register(owner, selectors.EVENT_READ, owner)
+        while True:
+            for key, _ in self._selector.select():
+                try:
+                    if key.fileobj == owner:
+                        return
+                    if key.data is None:
+                        woken.recv(4096)
+                        self._reap()
+                    elif key.data is self._control:
+                        _, (fd,) = self._control.receive()
+                        self._open_group(Channel.from_fd(fd))
+                    else:
+                        self._handle(key.data)
+                except (EOFError, ConnectionError):
+                    if key.data is self._control:
+                        return
+                    self._close_group(key.data)
+
+    def end(self) -> None:
+        for group in list(self._groups.values()):
+            self._close_group(group)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _open_group(self, channel: Channel) -> None:
+        # A notebook that stops reading must not stop us from reaping the others.
+        channel.settimeout(5)
+        group = _Group(channel)
+        self._groups[channel.fileno()] = group
+        self._selector.register(channel, selectors.EVENT_READ, group)
+
+    def _close_group(self, group: _Group) -> None:
+        self._selector.unregister(group.channel)
+        del self._groups[group.channel.fileno()]
+        group.channel.close()
+        for pid in list(group.ranks):
+            _kill_session(pid)
+            os.waitpid(pid, 0)
+            self._forget(group, pid)
+
+    def _handle(self, group: _Group) -> None:
+        message, fds = group.channel.receive()
+        if message["op"] == "start":
+            self._start(group, message, fds)
+        elif message["op"] == "kill":
+            for pid in [r.pid for r in group.ranks.values() if r.rank == message["rank"]]:
+                _kill_session(pid)
+
+    def _start(self, group: _Group, message: dict[str, Any], fds: list[int]) -> None:
+        reads_out, writes_out = _pipe()
+        reads_err, writes_err = _pipe()
+        outputs = {"stdout": reads_out, "stderr": reads_err}
+        if message["method"] == "fork":
+            gc.disable()
+            pid = os.fork()
+            if pid == 0:
+                self._become_rank(message["spec"], fds, outputs, (writes_out, writes_err))
+            gc.enable()
+        else:
+            pid = self._spawn(message["spec"], fds, outputs, (writes_out, writes_err))
+        for fd in (writes_out, writes_err, *fds):
+            os.close(fd)
+        group.ranks[pid] = _Rank(message["rank"], pid, outputs)
+        group.channel.send({"event": "started", "rank": message["rank"], "pid": pid})
+
+    def _become_rank(
+        self, spec: dict[str, Any], fds: list[int], outputs: dict[str, int], writes: tuple[int, int]
+    ) -> None:
+        """In the child: drop everything that is the server's and run the rank; never return."""
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.setsid()
+            server = os.getppid()
+            die_with_parent(server)
+            self._selector.close()
+            self._control.close()
+            for end in self._inherited:
+                end.close()
+            for group in self._groups.values():
+                group.channel.close()
+                for sibling in group.ranks.values():
+                    for fd in sibling.outputs.values():
+                        os.close(fd)
+            os.dup2(writes[0], 1)
+            os.dup2(writes[1], 2)
+            for fd in writes:
+                os.close(fd)
+            gc.enable()
+            from accelnb.worker.main import run_rank
+
+            status = run_rank(spec, outputs, fds[0] if fds else None)
+        except SystemExit as exc:
+            status = exc.code if isinstance(exc.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    def _spawn(
+        self, spec: dict[str, Any], fds: list[int], outputs: dict[str, int], writes: tuple[int, int]
+    ) -> int:
+        channel, theirs = Channel.pair()
+        start = {"spec": spec, "outputs": outputs, "listener": fds[0] if fds else None}
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _bootstrap("accelnb.worker.main"), str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=writes[0],
+            stderr=writes[1],
+            pass_fds=(theirs.fileno(), *outputs.values(), *fds),
+            start_new_session=True,
+        )
+        self._popens[process.pid] = process
+        theirs.close()
+        with contextlib.suppress(OSError):  # it died at once: reaped like any other rank
+            channel.send(start)
+        channel.close()
+        return process.pid
+
+    def _reap(self) -> None:
+        for group in list(self._groups.values()):
+            for pid in list(group.ranks):
+                # Look first and reap last: until then the pid cannot belong to a stranger.
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    _kill_session(pid)
+                    _, status = os.waitpid(pid, 0)
+                    self._report_exit(group, pid, os.waitstatus_to_exitcode(status))
+
+    def _report_exit(self, group: _Group, pid: int, code: int) -> None:
+        rank = group.ranks[pid]
+        # What the rank had written and not read itself, such as the last words of a crash.
+        tail = {name: _drain(fd).decode(errors="replace") for name, fd in rank.outputs.items()}
+        self._forget(group, pid)
+        with contextlib.suppress(OSError):
+            group.channel.send(
+                {"event": "exited", "rank": rank.rank, "pid": pid, "code": code, "tail": tail}
+            )
+
+    def _forget(self, group: _Group, pid: int) -> None:
+        for fd in group.ranks.pop(pid).outputs.values():
+            os.close(fd)
+        if popen := self._popens.pop(pid, None):
+            popen.returncode = 0  # reaped here, not by subprocess
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process when `parent` ends (prctl(2), PR_SET_PDEATHSIG)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _kill_session(pid: int) -> None:
+    """Kill an unreaped rank and what it started; a rank leads its own session."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)  # a child that has not made its session yet
+
+
+def _owner_fd() -> int | None:
+    """Return a descriptor that is readable once the notebook's process has ended (Linux).
+
+    End-of-file on the control socket says so too, but late if a forked copy of that process
+    still holds the other end.
+    """
+    if not hasattr(os, "pidfd_open"):
+        return None
+    with contextlib.suppress(OSError):
+        return os.pidfd_open(os.getppid())
+    return None
+
+
+def _pipe() -> tuple[int, int]:
+    reads, writes = os.pipe()
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):  # the user's pipe budget is used up: 64 KiB do
+            fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    os.set_blocking(reads, False)
+    return reads, writes
+
+
+def _drain(fd: int) -> bytes:
+    data = b""
+    with contextlib.suppress(BlockingIOError):
+        while len(data) < _PIPE_BYTES and (chunk := os.read(fd, _PIPE_BYTES)):
+            data += chunk
+    return data
+
+
+def _bootstrap(module: str) -> str:
+    """Return Python that finds this package wherever it is and runs `module`'s main."""
+    return (
+        f"import sys; sys.path[:] = {sys.path!r}; import importlib; "
+        f"importlib.import_module({module!r}).main(int(sys.argv[1]))"
+    )
+
+
+def _preload(modules: list[str], control: Channel) -> None:
+    """Import `modules`; leave at once if the notebook's process ends meanwhile."""
+    stop_reads, stop_writes = os.pipe()
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(control.fileno(), 0)  # POLLHUP is always reported
+        poll.register(stop_reads, select.POLLIN)
+        if (owner := _owner_fd()) is not None:
+            poll.register(owner, select.POLLIN)
+        if all(fd != stop_reads for fd, _ in poll.poll()):
+            os._exit(0)
+        if owner is not None:
+            os.close(owner)
+
+    watcher = threading.Thread(target=watch, name="accelnb-owner-watch")
+    watcher.start()
+    try:
+        for name in modules:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+    finally:
+        os.write(stop_writes, b"x")
+        watcher.join()  # no thread of ours is alive at a fork
+        os.close(stop_reads)
+        os.close(stop_writes)
+
+
+def main(control_fd: int) -> None:
+    """Run the server on an inherited socket; its first message says what to import."""
+    control = Channel.from_fd(control_fd)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    hello, _ = control.receive()
+    sys.path[:] = hello["sys_path"]
+    autoload = os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD")
+    os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
+    server = Server(control, hello["folder"])
+    try:
+        _preload(hello["modules"], control)
+        if hello["modules"]:
+            from accelnb.worker.main import prepare
+
+            prepare(hello["folder"])
+        if autoload is None:
+            del os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"]
+        gc.collect()
+        gc.freeze()  # shared pages stay shared: the collector does not touch them in a rank
+        control.send({"event": "ready", "threads": threading.active_count()})
+        server.serve()
+    finally:
+        server.end()

@@ -1,0 +1,182 @@
+"""The rank's link thread: it talks to the notebook while the main thread runs cells."""
+
+from __future__ import annotations
+
+import collections
+import fcntl
+import os
+import queue
+import signal
+import struct
+import termios
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+
+from accelnb.engine.wire import Link, Message
+from accelnb.worker.streams import PipeReader, PipeWriter
+
+# Output is read at most this often: a flood costs few, large messages.
+_READ_EVERY = 0.01
+_FLUSH_EVERY = 0.1
+# An interrupt that Python has not noticed after this long finds the main thread in C++ code.
+_NOTICE = 0.2
+_INSIST = 1.2
+
+
+@dataclass
+class _Outgoing:
+    kind: str
+    content: dict[str, Any]
+    parent: str | None
+    buffers: Sequence[bytes | memoryview]
+    output_before: int = -1  # bytes in the pipes that go first; -1: not looked at yet
+
+
+@dataclass
+class Interrupt:
+    """An interrupt of the cell under way, and how far it got."""
+
+    noticed: threading.Event = field(default_factory=threading.Event)
+    next_step: float = 0.0
+
+
+class RankLink(threading.Thread):
+    """Carries messages between this rank and the notebook until the process ends.
+
+    Parameters
+    ----------
+    unstick
+        Called from this thread when an interrupt finds the main thread in a collective.
+    """
+
+    def __init__(
+        self,
+        dial: Callable[[], Link],
+        readers: Sequence[PipeReader],
+        writers: Sequence[PipeWriter],
+        unstick: Callable[[], None],
+    ) -> None:
+        super().__init__(name="accelnb-link", daemon=True)
+        self.requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.busy_with: str | None = None  # the request that the main thread runs
+        self.interrupt: Interrupt | None = None
+        self._dial = dial
+        self._readers = readers
+        self._writers = writers
+        self._unstick = unstick
+        self._outgoing: collections.deque[_Outgoing] = collections.deque()
+        self._woken, self._wake = os.pipe()
+        self._next_read = 0.0
+
+    # ---- for the main thread ----
+
+    def send(
+        self,
+        kind: str,
+        content: dict[str, Any],
+        parent: str | None = None,
+        buffers: Sequence[bytes | memoryview] = (),
+    ) -> None:
+        """Send a message after all output that was written before it."""
+        self._outgoing.append(_Outgoing(kind, content, parent, buffers))
+        os.write(self._wake, b"x")
+
+    # ---- the thread ----
+
+    def run(self) -> None:
+        self._link = self._dial()
+        while True:
+            poller = zmq.Poller()
+            poller.register(self._link.socket, zmq.POLLIN)
+            poller.register(self._woken, zmq.POLLIN)
+            now = time.monotonic()
+            blocked = not self._link.writable()
+            if blocked:
+                poller.register(self._link.socket, zmq.POLLIN | zmq.POLLOUT)
+            elif now >= self._next_read:
+                for reader in (r for r in self._readers if not r.ended):
+                    poller.register(reader.fd, zmq.POLLIN)
+            ready = dict(poller.poll(self._wait_ms(now, blocked)))
+            if self._woken in ready:
+                os.read(self._woken, 4096)
+            while (message := self._link.receive()) is not None:
+                self._on_message(message)
+            self._step_interrupt()
+            if self.busy_with:
+                for writer in self._writers:
+                    writer.flush_if_idle()
+            self._send_what_can_be_sent()
+
+    def _wait_ms(self, now: float, blocked: bool) -> int | None:
+        due = []
+        if self.busy_with:
+            due.append(now + _FLUSH_EVERY)
+        if self.interrupt is not None:
+            due.append(self.interrupt.next_step)
+        if not blocked and now < self._next_read:
+            due.append(self._next_read)
+        return max(0, int((min(due) - now) * 1000) + 1) if due else None
+
+    def _on_message(self, message: Message) -> None:
+        if message.kind == "interrupt_request":
+            if self.busy_with and self.interrupt is None:
+                self.interrupt = Interrupt()
+        else:
+            self.requests.put(message)
+
+    def _step_interrupt(self) -> None:
+        """Interrupt the main thread: by a signal, then by ending what it waits for."""
+        interrupt = self.interrupt
+        now = time.monotonic()
+        if interrupt is None or now < interrupt.next_step:
+            return
+        if not self.busy_with:
+            self.interrupt = None
+            return
+        if interrupt.next_step:
+            self._unstick()
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)
+        # Once Python has noticed, the cell's own clean-up gets a while before we insist.
+        interrupt.next_step = now + (_INSIST if interrupt.noticed.is_set() else _NOTICE)
+
+    def _send_what_can_be_sent(self) -> None:
+        while self._link.writable():
+            if self._outgoing:
+                self._send_next(self._outgoing[0])
+            elif time.monotonic() >= self._next_read and self._send_output():
+                self._next_read = time.monotonic() + _READ_EVERY
+            else:
+                return
+
+    def _send_next(self, message: _Outgoing) -> None:
+        if message.output_before < 0:
+            message.output_before = sum(_readable(reader.fd) for reader in self._readers)
+        if message.output_before and (sent := self._send_output()):
+            message.output_before = max(0, message.output_before - sent)
+            return
+        self._outgoing.popleft()
+        self._link.send(
+            message.kind, message.content, parent=message.parent, buffers=message.buffers
+        )
+
+    def _send_output(self) -> int:
+        """Send what is in the pipes, at most one message of each; return how many bytes."""
+        total = 0
+        for reader in self._readers:
+            text, count = reader.read()
+            total += count
+            if text:
+                self._link.send("stream", {"name": reader.name, "text": text})
+        return total
+
+
+def _readable(fd: int) -> int:
+    """Return the number of bytes that wait in a pipe (FIONREAD, ioctl_tty(2))."""
+    return struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0"))[0]

@@ -1,0 +1,258 @@
+"""A rank's process, from its first line to its last."""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import gc
+import os
+import signal
+import sys
+from typing import Any
+
+import torch
+
+from accelnb.engine import tensors
+from accelnb.engine.wire import Link, Message
+from accelnb.errors import AccelnbError
+from accelnb.worker.link import RankLink
+from accelnb.worker.process_group import RankProcessGroup
+from accelnb.worker.shell import CellError, RankShell, make_shell
+from accelnb.worker.streams import PipeReader, flush_all, install_writers
+
+_shell: RankShell | None = None
+
+
+def prepare(folder: str) -> None:
+    """Do in the fork server what every rank would do alike."""
+    global _shell
+    _shell = make_shell(folder)
+
+
+class Rank:
+    """One rank: its shell, its process group, its link to the notebook."""
+
+    def __init__(self, spec: dict[str, Any], outputs: dict[str, int], listener: int | None) -> None:
+        self.rank, self.world_size = spec["rank"], spec["world_size"]
+        writers = install_writers()
+        self._interruptible = False
+        signal.signal(signal.SIGINT, self._on_sigint)
+        _apply_context(spec["context"])
+        os.environ.update(_environment(spec))
+        device = _take_device(spec["device"], self.rank)
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        self._group = RankProcessGroup(self.rank, self.world_size, device.type, listener)
+        self._stuck_in: str | None = None
+        key, identity = bytes.fromhex(spec["key"]), spec["identity"].encode()
+        self._link = RankLink(
+            lambda: Link.dial(spec["address"], key, identity),
+            [PipeReader(name, fd) for name, fd in outputs.items()],
+            writers,
+            self._unstick,
+        )
+        self._link.start()
+        self._shell = _shell or make_shell(spec["context"]["cwd"])
+        self._shell.send = self._send
+        self._shell.user_ns.update(
+            rank=self.rank, local_rank=self.rank, world_size=self.world_size, device=device
+        )
+        self._form(spec["rendezvous"])
+
+    def serve(self) -> None:
+        """Run what the notebook asks for until it asks to end."""
+        while True:
+            try:
+                message = self._link.requests.get()
+                if message.kind == "shutdown_request":
+                    return
+                if message.kind == "form_request":
+                    self._form(message.content)
+                else:
+                    self._answer(message)
+            except KeyboardInterrupt:
+                continue  # it came between two cells
+
+    def _form(self, rendezvous: dict[str, int]) -> None:
+        self._group.form(rendezvous)
+        self._send("formed", {"generation": rendezvous["generation"]})
+
+    def _answer(self, message: Message) -> None:
+        buffers: list[bytes | memoryview] = []
+        self._stuck_in = None
+        self._group.replaceable = True
+        self._link.busy_with = message.id
+        try:
+            self._interruptible = True
+            reply, buffers = self._run(message)
+            self._interruptible = False
+        except CellError as error:
+            reply = self._error_reply(error)
+        except AccelnbError as error:
+            reply = self._error_reply(CellError(error, [], None))
+        except KeyboardInterrupt as error:  # it came outside the cell's own code
+            reply = self._error_reply(CellError(error, [], None))
+        finally:
+            self._interruptible = False
+            self._link.busy_with = None
+        reply |= {"sequences": self._group.sequences(), "regroup": not self._group.usable}
+        flush_all()
+        self._link.send("execute_reply", reply, message.id, buffers)
+        gc.collect(0)
+
+    def _run(self, message: Message) -> tuple[dict[str, Any], list[bytes | memoryview]]:
+        request = message.content
+        _apply_context(request.get("context", {}))
+        os.environ["ACCELERATE_MIXED_PRECISION"] = request.get("precision", "no")
+        self._shell.know_sources(request.get("sources", {}))
+        namespace = self._shell.user_ns
+        if message.kind == "call_request":
+            function, args, kwargs = tensors.loads(message.buffers)
+            value = self._shell.run_call(lambda: function(*args, **kwargs))
+        else:
+            if message.buffers:
+                namespace.update(tensors.loads(message.buffers, namespace))
+            value = self._shell.run_code_of_cell(
+                request["code"], request["name"], request["number"], not request["result"]
+            )
+        flush_all()
+        return {"status": "ok"}, self._brought_back(request, value)
+
+    def _brought_back(self, request: dict[str, Any], value: Any) -> list[bytes | memoryview]:
+        back = {"result": value} if request["result"] else {}
+        for name in request.get("pull", ()):
+            if name not in self._shell.user_ns:
+                raise AccelnbError(f"there is no variable {name} on rank {self.rank} to pull")
+            back[name] = self._shell.user_ns[name]
+        if not back:
+            return []
+        try:
+            return tensors.dumps(back)[0]
+        except Exception as error:
+            for name, part in back.items():
+                _check_picklable(name, part)
+            raise AccelnbError(f"the values cannot be brought back: {error}") from error
+
+    def _error_reply(self, error: CellError) -> dict[str, Any]:
+        where = error.where
+        if self._stuck_in:
+            where = f"{where or 'a collective'} (in {self._stuck_in})"
+        return {
+            "status": "error",
+            "ename": error.ename,
+            "evalue": error.evalue,
+            "traceback": error.traceback,
+            "where": where,
+        }
+
+    def _send(self, kind: str, content: dict[str, Any]) -> None:
+        flush_all()
+        self._link.send(kind, content)
+
+    def _on_sigint(self, *_: Any) -> None:
+        if self._link.interrupt is not None:
+            self._link.interrupt.noticed.set()
+        if self._interruptible:
+            raise KeyboardInterrupt
+
+    def _unstick(self) -> None:
+        collective = self._group.collective_under_way()
+        if collective is not None:
+            self._stuck_in = collective
+            self._group.unstick()
+
+
+def _environment(spec: dict[str, Any]) -> dict[str, str]:
+    """Return the variables that torchrun would set for this rank, and a few that keep it local.
+
+    See https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables.
+    """
+    rank, world_size = str(spec["rank"]), str(spec["world_size"])
+    threads = max(1, len(os.sched_getaffinity(0)) // spec["world_size"])
+    env = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "ROLE_RANK": rank,
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": world_size,
+        "LOCAL_WORLD_SIZE": world_size,
+        "ROLE_WORLD_SIZE": world_size,
+        "GROUP_WORLD_SIZE": "1",
+        "ROLE_NAME": "default",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(spec["rendezvous"]["port"]),
+        "TORCHELASTIC_RUN_ID": "accelnb",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_MAX_RESTARTS": "0",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
+        "ACCELNB_RANK": f"{os.getpid()}:{rank}",
+    }
+    if spec["device"] == "cpu":
+        env["ACCELERATE_USE_CPU"] = "true"
+    return env
+
+
+def _take_device(device: str, local_rank: int) -> torch.device:
+    if device == "cuda":
+        torch.cuda.set_device(local_rank)
+        return torch.device("cuda", local_rank)
+    return torch.device(device)
+
+
+def _apply_context(context: dict[str, Any]) -> None:
+    """Follow the notebook's folder, import path and environment."""
+    if "cwd" in context:
+        os.chdir(context["cwd"])
+    if "path" in context:
+        sys.path[:] = context["path"]
+    for name, value in context.get("env", {}).items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _check_picklable(name: str, value: Any) -> None:
+    try:
+        tensors.dumps(value)
+    except Exception as error:
+        what = "the cell's last value" if name == "result" else f"the variable {name}"
+        raise AccelnbError(
+            f"{what} is a {type(value).__name__}, which cannot be brought back to the notebook: "
+            f"{error}"
+        ) from error
+
+
+def run_rank(spec: dict[str, Any], outputs: dict[str, int], listener: int | None) -> int:
+    """Be the rank that `spec` describes until the notebook is done with it; return 0.
+
+    Parameters
+    ----------
+    outputs
+        Descriptors to read what is written to this process's stdout and stderr.
+    listener
+        Rank 0 only: the listening socket that its store will serve.
+    """
+    faulthandler.enable(2)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    Rank(spec, outputs, listener).serve()
+    atexit._run_exitfuncs()  # what the user's libraries registered: a fork ends without it
+    flush_all()
+    return 0
+
+
+def main(start_fd: int) -> None:
+    """Entry of a spawned rank: read its description from an inherited socket."""
+    from accelnb.engine.launchers.channel import Channel
+    from accelnb.engine.launchers.server import die_with_parent
+
+    die_with_parent(os.getppid())
+    channel = Channel.from_fd(start_fd)
+    start, _ = channel.receive()
+    channel.close()
+    for fd in start["outputs"].values():
+        os.set_blocking(fd, False)
+    sys.exit(run_rank(start["spec"], start["outputs"], start["listener"]))

@@ -1,0 +1,177 @@
+"""The rank's process group: made before the first cell, made again when it broke."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import pickle
+import socket
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed import distributed_c10d as c10d
+
+_BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}
+
+
+class RankProcessGroup:
+    """Owns the default process group of this rank and the store behind it.
+
+    The store is a TCPStore that rank 0 serves on a loopback port which the system picked, as
+    torchrun's agent does: ``MASTER_PORT`` names it.
+    """
+
+    def __init__(self, rank: int, world_size: int, device: str, listener: int | None) -> None:
+        self._rank, self._world_size = rank, world_size
+        self._backend = _BACKENDS.get(device, "gloo")
+        self._listener = listener
+        self._port: int | None = None
+        self._generation = 0
+        self._user_groups = 0
+        self._sockets: dict[int, str] = {}  # of gloo: descriptor -> what /proc calls it
+        # A cell may call init_process_group as a script would; once a cell.
+        self.replaceable = True
+        self.unstuck = False
+        self._init = dist.init_process_group
+        self._install_hooks()
+
+    def form(self, rendezvous: dict[str, int]) -> None:
+        """Make the default group of the given generation, in place of any there is."""
+        self._connect(rendezvous["port"])
+        self._generation = rendezvous["generation"]
+        self._user_groups = 0
+        self._destroy()
+        store = dist.PrefixStore(f"generation-{self._generation}", self._store)
+        self._init(self._backend, store=store, rank=self._rank, world_size=self._world_size)
+        self.unstuck = False
+
+    @property
+    def usable(self) -> bool:
+        return dist.is_initialized() and not self.unstuck
+
+    def sequences(self) -> dict[str, int]:
+        """Return how many collectives each process group has made, by the group's name."""
+        counts = {}
+        for group, name in c10d._world.pg_names.items():
+            with contextlib.suppress(RuntimeError):  # a backend that does not count
+                counts[name] = group._get_sequence_number_for_group()
+        return counts
+
+    def collective_under_way(self) -> str | None:
+        """Return the name of the operation that waits, by torch's flight recorder.
+
+        To be called from any thread, also while the main thread is in C++ code.
+        """
+        trace = pickle.loads(torch._C._distributed_c10d._dump_fr_trace())  # our own memory
+        waiting = [e["profiling_name"] for e in trace["entries"][-100:] if not e["retired"]]
+        return waiting[-1].rpartition(":")[2] if waiting else None
+
+    def unstick(self) -> None:
+        """Make the collective that the main thread waits in raise; call from another thread.
+
+        nccl is aborted. gloo cannot be: its connections are shut down instead. Listening
+        sockets are not among them, for gloo ends the process when one of those fails. The
+        group is unusable from then on.
+        """
+        self.unstuck = True
+        for group in list(c10d._world.pg_map):
+            if "nccl" in str(c10d._world.pg_map[group][0]):
+                with contextlib.suppress(RuntimeError):
+                    group.abort()
+        for fd, name in list(self._sockets.items()):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                if os.readlink(f"/proc/self/fd/{fd}") == name:
+                    with socket.socket(fileno=os.dup(fd)) as copy:
+                        copy.shutdown(socket.SHUT_RDWR)
+
+    def _connect(self, port: int) -> None:
+        if port == self._port:
+            return
+        self._port = port
+        serves = self._rank == 0
+        self._store = dist.TCPStore(
+            "127.0.0.1",
+            port,
+            self._world_size,
+            is_master=serves,
+            wait_for_workers=False,
+            master_listen_fd=self._listener if serves else None,
+        )
+        os.environ["MASTER_PORT"] = str(port)
+
+    def _destroy(self) -> None:
+        if not dist.is_initialized():
+            return
+        if self.unstuck:
+            with contextlib.suppress(RuntimeError):
+                c10d._abort_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        self._sockets.clear()
+
+    def _install_hooks(self) -> None:
+        make_group = c10d._new_process_group_helper
+
+        @functools.wraps(make_group)
+        def make_and_note(*args: Any, **kwargs: Any) -> Any:
+            before = _open_sockets()
+            try:
+                return make_group(*args, **kwargs)
+            finally:
+                self._note_sockets(before)
+
+        @functools.wraps(self._init)
+        def init_process_group(
+            backend: str | None = None,
+            init_method: str | None = None,
+            timeout: Any = None,
+            world_size: int = -1,
+            rank: int = -1,
+            store: Any = None,
+            *args: Any,
+            **kwargs: Any,
+        ) -> None:
+            if self.replaceable:
+                self.replaceable = False
+                self._destroy()
+            if store is None and init_method in (None, "env://"):
+                # torch would look for the store at MASTER_PORT: this is that one, with a
+                # prefix of its own, so that a cell can be run again.
+                self._user_groups += 1
+                prefix = f"generation-{self._generation}/{self._user_groups}"
+                store, init_method = dist.PrefixStore(prefix, self._store), None
+                rank, world_size = self._rank, self._world_size
+            self._init(
+                backend, init_method, timeout, world_size, rank, store, *args, **kwargs
+            )
+
+        c10d._new_process_group_helper = make_and_note
+        c10d.init_process_group = dist.init_process_group = init_process_group
+
+    def _note_sockets(self, before: dict[int, str]) -> None:
+        for fd, name in _open_sockets().items():
+            if before.get(fd) != name and self._is_peer_connection(fd):
+                self._sockets[fd] = name
+
+    def _is_peer_connection(self, fd: int) -> bool:
+        try:
+            with socket.socket(fileno=os.dup(fd)) as copy:
+                if copy.family not in (socket.AF_INET, socket.AF_INET6):
+                    return False
+                ports = (copy.getpeername()[1], copy.getsockname()[1])  # raises if it listens
+                return self._port not in ports
+        except OSError:
+            return False
+
+
+def _open_sockets() -> dict[int, str]:
+    found = {}
+    with contextlib.suppress(FileNotFoundError):  # not Linux: an interrupt waits for the peers
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # it was the listing's own, or closed meanwhile
+                name = os.readlink(f"/proc/self/fd/{fd}")
+                if name.startswith("socket:"):
+                    found[int(fd)] = name
+    return found

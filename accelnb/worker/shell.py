@@ -1,0 +1,205 @@
+"""The IPython shell that runs cells on a rank."""
+
+from __future__ import annotations
+
+import linecache
+import types
+from collections.abc import Callable
+from typing import Any
+
+from IPython.core.compilerop import CachingCompiler
+from IPython.core.displayhook import DisplayHook
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.error import StdinNotImplementedError, UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+Send = Callable[[str, dict[str, Any]], None]
+
+_REFUSED = "this code already runs on a rank; use %{name} in an ordinary notebook cell"
+
+
+class _Compiler(CachingCompiler):
+    """Compiles a cell under the name it has in the notebook, so that tracebacks name its lines."""
+
+    cell_name = "<cell>"
+
+    def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
+        return self.cell_name
+
+    def know(self, name: str, number: int, source: str) -> None:
+        """Let tracebacks show a cell of the notebook that defined a function sent here."""
+        self._filename_map[name] = number
+        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+
+
+class _DisplayHook(DisplayHook):
+    """Sends a cell's last value instead of printing it."""
+
+    def __call__(self, result: Any = None) -> None:
+        if result is None:
+            return
+        self.fill_exec_result(result)
+        shell: RankShell = self.shell  # type: ignore[assignment]
+        if not shell.shows_value:
+            return
+        data, metadata = self.compute_format_data(result)
+        if data:
+            shell.send("execute_result", {"data": data, "metadata": metadata})
+
+
+class _DisplayPublisher(DisplayPublisher):
+    """Sends what ``display`` is given."""
+
+    def publish(  # type: ignore[override]
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        *,
+        transient: dict[str, Any] | None = None,
+        update: bool = False,
+        **_: Any,
+    ) -> None:
+        shell: RankShell = self.shell  # type: ignore[assignment]
+        shell.send(
+            "update_display_data" if update else "display_data",
+            {"data": data, "metadata": metadata or {}, "transient": transient or {}},
+        )
+
+    def clear_output(self, wait: bool = False) -> None:
+        shell: RankShell = self.shell  # type: ignore[assignment]
+        shell.send("clear_output", {"wait": wait})
+
+
+class CellError(Exception):
+    """A cell ended with an exception; it was rendered while its frames were there."""
+
+    def __init__(self, error: BaseException, traceback: list[str], where: str | None) -> None:
+        self.ename = type(error).__name__
+        self.evalue = _text_of(error)
+        self.traceback = traceback
+        self.where = where
+
+
+class RankShell(InteractiveShell):
+    """Runs cells and calls; made once in the fork server and inherited by every rank."""
+
+    send: Send
+    shows_value = True
+
+    def __init__(self, **kwargs: Any) -> None:
+        self._cell: str | None = None
+        self._rendered: list[str] = []
+        super().__init__(**kwargs)
+
+    def know_sources(self, sources: dict[str, tuple[int, str]]) -> None:
+        for name, (number, source) in sources.items():
+            self.compile.know(name, number, source)
+
+    def run_code_of_cell(self, code: str, name: str, number: int, show_value: bool) -> Any:
+        """Run a transformed cell and return its last value.
+
+        Raises
+        ------
+        CellError
+            The cell raised.
+        """
+        self._cell = code
+        self._rendered = []
+        self.compile.cell_name = name
+        self.execution_count = number
+        self.shows_value = show_value and not DisplayHook.semicolon_at_end_of_expression(code)
+        result = self.run_cell(code)
+        error = result.error_before_exec or result.error_in_exec
+        if error is not None:
+            raise self._cell_error(error)
+        return result.result
+
+    def run_call(self, call: Callable[[], Any]) -> Any:
+        """Return what `call` returns; raise CellError if it raises."""
+        self._rendered = []
+        with self.builtin_trap, self.display_trap:
+            self.events.trigger("pre_execute")
+            try:
+                return call()
+            except BaseException as error:
+                self.showtraceback(tb_offset=2)
+                raise self._cell_error(error) from None
+            finally:
+                self.events.trigger("post_execute")
+
+    def _cell_error(self, error: BaseException) -> CellError:
+        return CellError(error, self._rendered, self.cell_line(error.__traceback__))
+
+    def cell_line(self, traceback: types.TracebackType | None) -> str | None:
+        """Return e.g. ``Cell In[5], line 7``: the innermost line of the notebook in it."""
+        where = None
+        while traceback is not None:
+            label = self.compile.format_code_name(traceback.tb_frame.f_code.co_filename)
+            if label:
+                where = f"{' '.join(label)}, line {traceback.tb_lineno}"
+            traceback = traceback.tb_next
+        return where
+
+    # ---- what the base class would do for a terminal ----
+
+    def transform_cell(self, raw_cell: str) -> str:
+        # The notebook has transformed the cell itself; %timeit and others bring code of theirs.
+        return raw_cell if raw_cell is self._cell else super().transform_cell(raw_cell)
+
+    def _showtraceback(self, etype: type, evalue: BaseException, stb: list[str]) -> None:
+        self._rendered = "\n".join(stb).split("\n")
+
+    def show_usage_error(self, exc: BaseException) -> None:
+        self._rendered = [f"UsageError: {exc}"]
+
+    def enable_gui(self, gui: str | None = None) -> None:
+        pass
+
+    def ask_exit(self) -> None:
+        raise SystemExit(0)
+
+    system = InteractiveShell.system_raw  # its output goes through our descriptors
+
+
+def make_shell(ipython_dir: str) -> RankShell:
+    """Return a new shell; its files, if any, go to `ipython_dir`."""
+    config = Config()
+    config.HistoryManager.enabled = False
+    config.InteractiveShell.cache_size = 0
+    config.InteractiveShell.ast_node_interactivity = "last_expr"
+    shell = RankShell(
+        config=config,
+        ipython_dir=ipython_dir,
+        user_module=types.ModuleType("__main__", "The notebook, as this rank has it."),
+        display_pub_class=_DisplayPublisher,
+        displayhook_class=_DisplayHook,
+        compiler_class=_Compiler,
+    )
+    InteractiveShell._instance = RankShell._instance = shell  # what get_ipython() returns
+    for name in ("distributed", "accelnb"):
+        shell.register_magic_function(_refusal(name), "line_cell", name)
+    shell.builtin_trap.auto_builtins["input"] = _no_input
+    return shell
+
+
+def _refusal(name: str) -> Callable[..., None]:
+    def refuse(line: str, cell: str | None = None) -> None:
+        raise UsageError(_REFUSED.format(name=name))
+
+    return refuse
+
+
+def _no_input(prompt: str = "") -> str:
+    raise StdinNotImplementedError(
+        "a rank has no keyboard: ask with input() in an ordinary cell and use the variable here"
+    )
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:
+        return f"<its text cannot be made: {type(broken).__name__}>"
+
+

@@ -1,0 +1,98 @@
+"""A rank's output: taken at the file descriptors, so that C++ and subprocesses are heard too."""
+
+from __future__ import annotations
+
+import codecs
+import ctypes
+import io
+import os
+import select
+import sys
+import threading
+
+_CHUNK = 1 << 18
+_SAFE_WRITE = 4096  # what POLLOUT on a pipe promises to take without waiting (pipe(7))
+_libc = ctypes.CDLL(None)
+
+
+class PipeWriter(io.TextIOBase):
+    """``sys.stdout`` of a rank: whole lines go to the pipe at once, the rest soon after.
+
+    A line is written by one system call, so that lines of threads do not mix.
+    """
+
+    def __init__(self, fd: int, name: str) -> None:
+        self._fd = fd
+        self.name = name
+        self.buffer = open(fd, "wb", buffering=0, closefd=False)  # noqa: SIM115
+        self._pending: list[str] = []
+        self._pending_lock = threading.RLock()  # a signal handler may print within a print
+
+    encoding = "utf-8"
+    errors = "surrogateescape"
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        with self._pending_lock:
+            self._pending.append(text)
+            if "\n" in text or "\r" in text:
+                self.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        with self._pending_lock:
+            data = memoryview("".join(self._pending).encode("utf-8", "surrogatepass"))
+            self._pending.clear()
+            while data:
+                data = data[os.write(self._fd, data) :]
+
+    def flush_if_idle(self) -> None:
+        """Flush a partial line from another thread; never wait for the pipe or the writer."""
+        if not self._pending or not self._pending_lock.acquire(blocking=False):
+            return
+        try:
+            small = sum(map(len, self._pending)) * 4 <= _SAFE_WRITE
+            if small and select.select([], [self._fd], [], 0)[1]:
+                self.flush()
+        finally:
+            self._pending_lock.release()
+
+
+class PipeReader:
+    """The reading end of one output pipe, as text."""
+
+    def __init__(self, name: str, fd: int) -> None:
+        self.name = name
+        self.fd = fd
+        self.ended = False  # the cell closed descriptor 1 or 2
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def read(self) -> tuple[str, int]:
+        """Return text that was written meanwhile, and how many bytes it took; never wait."""
+        try:
+            data = os.read(self.fd, _CHUNK)
+        except BlockingIOError:
+            return "", 0
+        self.ended = not data
+        return self._decoder.decode(data), len(data)
+
+
+def install_writers() -> tuple[PipeWriter, PipeWriter]:
+    """Point ``sys.stdout`` and ``sys.stderr`` at descriptors 1 and 2."""
+    sys.stdout = sys.__stdout__ = out = PipeWriter(1, "<stdout>")  # type: ignore[assignment]
+    sys.stderr = sys.__stderr__ = err = PipeWriter(2, "<stderr>")  # type: ignore[assignment]
+    return out, err
+
+
+def flush_all() -> None:
+    """Flush Python's streams and what C code holds in its own buffers."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    _libc.fflush(None)
