@@ -1,1 +1,58 @@
-"""accelnb"""
+"""Distributed PyTorch from a notebook.
+
+>>> %load_ext accelnb                                                    # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accelnb.config import ConfigError as ConfigError
+    from accelnb.config import LaunchConfig as LaunchConfig
+    from accelnb.engine.run import RankError as RankError
+    from accelnb.errors import AccelnbError as AccelnbError
+    from accelnb.notebook.functions import distributed as distributed
+    from accelnb.notebook.functions import launch as launch
+    from accelnb.notebook.functions import notebook_launcher as notebook_launcher
+
+__version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "AccelnbError": "accelnb.errors",
+    "ConfigError": "accelnb.config",
+    "LaunchConfig": "accelnb.config",
+    "RankError": "accelnb.engine.run",
+    "distributed": "accelnb.notebook.functions",
+    "launch": "accelnb.notebook.functions",
+    "notebook_launcher": "accelnb.notebook.functions",
+}
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `import accelnb` alone stays instant."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'accelnb' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Run by ``%load_ext accelnb``."""
+    from accelnb.notebook.extension import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Run by ``%unload_ext accelnb``."""
+    from accelnb.notebook.extension import unload
+
+    unload(shell)

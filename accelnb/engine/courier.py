@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,8 @@ _ANSWER = 2.2
 _LATE_EVENTS = 1000
 _LAST_OUTPUT = 4000
 
-Buffers = Sequence[bytes | memoryview]
+# What one rank is asked: the message's content and its buffers.
+Request = tuple[dict[str, Any], Sequence[bytes | memoryview]]
 
 
 @dataclass
@@ -89,9 +90,9 @@ class Courier(threading.Thread):
     def broadcast(self, kind: str, content: dict[str, Any], ranks: Sequence[int]) -> None:
         self.post(lambda: self._send(kind, content, ranks))
 
-    def begin(self, run: Run, kind: str, content: dict[str, Any], buffers: Buffers) -> None:
+    def begin(self, run: Run, kind: str, requests: Mapping[int, Request]) -> None:
         self._run = run  # at once, so that a second cell is refused
-        self.post(lambda: self._begin(run, kind, content, buffers))
+        self.post(lambda: self._begin(run, kind, requests))
 
     def stop(self, run: Run, reason: str) -> None:
         """Interrupt `run` on every rank that has not finished."""
@@ -150,7 +151,7 @@ class Courier(threading.Thread):
             self.members[rank].pid = pid
 
     def _send(
-        self, kind: str, content: dict[str, Any], ranks: Sequence[int], buffers: Buffers = ()
+        self, kind: str, content: dict[str, Any], ranks: Sequence[int], buffers: Sequence[Any] = ()
     ) -> set[str]:
         sent = set()
         for rank in ranks:
@@ -160,14 +161,16 @@ class Courier(threading.Thread):
                 sent.add(self._link.send(kind, content, to=to, buffers=buffers))
         return sent
 
-    def _begin(self, run: Run, kind: str, content: dict[str, Any], buffers: Buffers) -> None:
+    def _begin(self, run: Run, kind: str, requests: Mapping[int, Request]) -> None:
         self._failed_at = self._stopping = None
         self._sequences = {}
         for member in self.members.values():
             member.last_output = ""
         while self._late:
             run.deliver(self._late.popleft())
-        self._requests = self._send(kind, content, run.ranks, buffers)
+        self._requests = set()
+        for rank, (content, buffers) in requests.items():
+            self._requests |= self._send(kind, content, [rank], buffers)
         for rank in run.ranks:  # one may have died before it was asked
             if ended := self.members[rank].exit:
                 run.rank_failed(died(rank, ended.code, self.members[rank].last_output))
@@ -212,6 +215,7 @@ class Courier(threading.Thread):
                     tuple(content["traceback"]),
                     content["where"],
                     secondary=self._was_stopped(rank),
+                    lost_peer=content["lost_peer"],
                 )
             )
         self._finish_if_over()

@@ -7,11 +7,11 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accelnb.config import LaunchConfig
-from accelnb.engine.courier import Buffers, Courier, Member
+from accelnb.engine.courier import Courier, Member, Request
 from accelnb.engine.launchers.local import fork_server
 from accelnb.engine.run import Run, died, name_ranks
 from accelnb.engine.wire import Link
@@ -41,7 +41,9 @@ class WorkerGroup:
     >>> from accelnb.config import LaunchConfig
     >>> from accelnb.engine.group import WorkerGroup
     >>> group = WorkerGroup(LaunchConfig(procs=2, device="cpu", start="fork"))
-    >>> run = group.run("execute_request", {"code": "rank", "result": True})
+    >>> cell = {"code": "rank", "source": "rank", "name": "<cell>", "number": 1}
+    >>> request = {"cell": cell, "result": True}
+    >>> run = group.run("execute_request", {rank: (request, []) for rank in group.ranks})
     >>> run.wait(60)
     True
     >>> list(run.results())
@@ -96,28 +98,24 @@ class WorkerGroup:
             raise
         return dead
 
-    def run(
-        self,
-        kind: str,
-        content: dict[str, Any],
-        buffers: Buffers = (),
-        ranks: Sequence[int] | None = None,
-        timeout: float | None = None,
-    ) -> Run:
-        """Start a request on `ranks` (all by default) and return its `Run`.
+    def run(self, kind: str, requests: Mapping[int, Request], timeout: float | None = None) -> Run:
+        """Start a request on some ranks and return its `Run`.
 
         Parameters
         ----------
         kind
             ``execute_request`` for a cell, ``call_request`` for a function.
-        content, buffers
-            What the rank's shell reads, see `accelnb.worker.shell`.
+        requests
+            For each rank that takes part, what `accelnb.worker.main` reads: the message's
+            content and its buffers.
         timeout
             Seconds after which the ranks are interrupted.
         """
         self.make_ready()
-        run = Run(self.ranks if ranks is None else ranks, timeout, self._courier.stop)
-        self._courier.begin(run, kind, content | self._changes_of_context(), buffers)
+        changes = self._changes_of_context()
+        run = Run(tuple(requests), timeout, self._courier.stop)
+        with_changes = {rank: (c | changes, buffers) for rank, (c, buffers) in requests.items()}
+        self._courier.begin(run, kind, with_changes)
         return run
 
     def shutdown(self, grace: float = 1.0) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from accelnb.engine import tensors
@@ -17,7 +16,7 @@ from accelnb.errors import AccelnbError
 
 # A run's events that may wait for the view; past that the ranks wait.
 _EVENTS_WAITING = 512
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+DIED = "RankDied"
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,7 @@ class Failure:
     where: str | None = None  # e.g. "Cell In[5], line 7"
     # It ended because another rank failed or the user stopped it, not by its own fault.
     secondary: bool = False
+    lost_peer: bool = False  # a collective found that another rank had gone
 
 
 class RankError(AccelnbError):
@@ -64,6 +64,8 @@ class RankError(AccelnbError):
     """
 
     def __init__(self, failures: Sequence[Failure]) -> None:
+        if not all(f.secondary or f.lost_peer for f in failures):
+            failures = [replace(f, secondary=f.secondary or f.lost_peer) for f in failures]
         self.failures = tuple(sorted(failures, key=lambda f: (f.secondary, f.rank)))
         super().__init__(self._headline())
 
@@ -81,7 +83,12 @@ class RankError(AccelnbError):
             first = failures[0]
             where = f" ({first.where})" if first.where else ""
             said = f": {first.evalue}" if first.evalue else ""
-            lines.append(f"{name_ranks(f.rank for f in failures)}: {first.ename}{said}{where}")
+            said = f" {first.evalue}" if first.ename == DIED else f": {first.ename}{said}"
+            lines.append(f"{name_ranks(f.rank for f in failures)}{said}{where}")
+        dead = [f.rank for f in self.failures if f.ename == DIED]
+        if dead:
+            its = "their" if len(dead) > 1 else "its"
+            lines.append(f"{name_ranks(dead)} will be replaced; {its} variables are lost")
         return "\n".join(lines)
 
     def _render_traceback_(self) -> list[str]:
@@ -105,11 +112,16 @@ class RankResults(Sequence[Any]):
     """What each rank of a run brought back; ``results[2]`` is rank 2's value.
 
     A value is rebuilt in the notebook when it is first asked for.
+
+    Parameters
+    ----------
+    load
+        For each rank, a function that makes its value.
     """
 
-    def __init__(self, values: dict[int, Callable[[], Any]]) -> None:
-        self._load = dict(sorted(values.items()))
-        self._loaded: dict[int, Any] = {}
+    def __init__(self, load: Mapping[int, Callable[[], Any]]) -> None:
+        self._load = dict(sorted(load.items()))
+        self._values: dict[int, Any] = {}
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -119,29 +131,33 @@ class RankResults(Sequence[Any]):
         return len(self._load)
 
     def __iter__(self) -> Iterator[Any]:
-        return (self._value(rank) for rank in self._load)
+        return (self[rank] for rank in self._load)
 
     def __getitem__(self, rank: Any) -> Any:
         if isinstance(rank, slice):
-            return [self._value(r) for r in list(self._load)[rank]]
-        if rank < 0:
-            rank = self.ranks[rank] if -rank <= len(self) else rank
+            return [self[r] for r in self.ranks[rank]]
+        if -len(self) <= rank < 0:
+            rank = self.ranks[rank]
         if rank not in self._load:
             raise IndexError(f"rank {rank} brought nothing back; {name_ranks(self._load)} did")
-        return self._value(rank)
+        if rank not in self._values:
+            self._values[rank] = self._load[rank]()
+        return self._values[rank]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __repr__(self) -> str:
-        return f"[{', '.join(f'{rank}: {self._value(rank)!r}' for rank in self._load)}]"
+    def __reduce__(self) -> Any:
+        return _results_of, ({rank: self[rank] for rank in self._load},)
 
-    def _value(self, rank: int) -> Any:
-        if rank not in self._loaded:
-            self._loaded[rank] = self._load[rank]()
-        return self._loaded[rank]
+    def __repr__(self) -> str:
+        return f"[{', '.join(f'{rank}: {self[rank]!r}' for rank in self._load)}]"
+
+
+def _results_of(values: dict[int, Any]) -> RankResults:
+    return RankResults({rank: lambda value=value: value for rank, value in values.items()})
 
 
 class Run:
@@ -282,10 +298,18 @@ def died(rank: int, code: int, last_output: str, secondary: bool = False) -> Fai
             said += " (the system's out-of-memory killer, or another process)"
     else:
         said = f"ended its process with exit code {code}"
-    last = last_output.strip().splitlines()[-10:]
+    last = _last_words(last_output)
     if last:
         said += "; its last output:\n" + "\n".join(f"  {line}" for line in last)
-    return Failure(rank, "RankDied", said, secondary=secondary)
+    return Failure(rank, DIED, said, secondary=secondary)
+
+
+def _last_words(output: str, most: int = 8) -> list[str]:
+    lines = output.strip().splitlines()
+    for at, line in enumerate(lines):
+        if line.startswith("Fatal Python error"):  # faulthandler: what follows is deeper and deeper
+            return lines[at : at + most]
+    return lines[-most:]
 
 
 def name_ranks(ranks: Iterable[int]) -> str:
@@ -309,7 +333,7 @@ def stopped_lines(failures: Iterable[Failure]) -> list[str]:
     """Return a line for each place where ranks were stopped."""
     return [
         f"{name_ranks(f.rank for f in group)} stopped at {group[0].where or 'an unknown place'}"
-        for group in _equal(failures, lambda f: f.where)
+        for group in _equal((f for f in failures if f.ename != DIED), lambda f: f.where)
     ]
 
 
@@ -318,8 +342,3 @@ def _equal(failures: Iterable[Failure], key: Callable[[Failure], Any]) -> list[l
     for failure in failures:
         groups.setdefault(key(failure), []).append(failure)
     return list(groups.values())
-
-
-def plain(text: str) -> str:
-    """Return `text` without ANSI colours."""
-    return _ANSI.sub("", text)

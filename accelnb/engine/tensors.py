@@ -33,12 +33,19 @@ class _Pickler(cloudpickle.Pickler):
         return _NAMESPACE if obj is self._reference else None
 
     def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, (io.FileIO, io.BufferedIOBase, io.TextIOWrapper)) and self._is_open(obj):
+            raise pickle.PicklingError(f"cannot pickle the open file {obj.name!r}")
         reduced = super().reducer_override(obj)
         if isinstance(obj, types.FunctionType) and obj.__globals__ is self._namespace:
             return self._without_globals(reduced)
         if reduced is NotImplemented and _is_on_accelerator(obj):
             return obj.detach().cpu().requires_grad_(obj.requires_grad).__reduce_ex__(5)
         return reduced
+
+    def _is_open(self, obj: Any) -> bool:
+        # cloudpickle would send a file that is open for reading as the text it holds.
+        standard = (sys.stdin, sys.stdout, sys.stderr)
+        return obj not in standard and not obj.closed and hasattr(obj, "name")
 
     def _without_globals(self, reduced: Any) -> Any:
         if not isinstance(reduced, tuple):
@@ -61,35 +68,58 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"unknown reference {pid!r}")
 
 
-def dumps(
-    value: Any, namespace: dict[str, Any] | None = None
-) -> tuple[list[bytes | memoryview], set[str]]:
-    """Serialize `value`; tensors on an accelerator become CPU tensors.
-
-    Parameters
-    ----------
-    value
-        Anything that cloudpickle takes.
-    namespace
-        The notebook's variables. Functions defined there refer to them by name.
+def dumps(value: Any) -> list[bytes | memoryview]:
+    """Serialize `value` on its own; tensors on an accelerator become CPU tensors.
 
     Returns
     -------
     buffers
         The pickle, then the buffers that were left out of it.
-    globals_used
-        The names of `namespace` that the functions inside `value` use.
     """
-    file = io.BytesIO()
-    buffers: list[pickle.PickleBuffer] = []
-    pickler = _Pickler(file, namespace, buffers)
-    pickler.dump(value)
-    return [file.getbuffer(), *(buffer.raw() for buffer in buffers)], pickler.globals_used
+    pack = Pack(None)
+    pack.add(value)
+    return pack.buffers()
 
 
-def loads(buffers: Sequence[Any], namespace: dict[str, Any] | None = None) -> Any:
-    """Return the value that `dumps` serialized; functions of the notebook use `namespace`."""
-    return _Unpickler(io.BytesIO(buffers[0]), namespace, buffers[1:]).load()
+def loads(buffers: Sequence[Any]) -> Any:
+    """Return the value that `dumps` serialized."""
+    return _Unpickler(io.BytesIO(buffers[0]), None, buffers[1:]).load()
+
+
+class Pack:
+    """Variables of the notebook on their way to the ranks, in one pickle.
+
+    What several of them share is shared on the ranks too: an optimizer keeps its model.
+
+    Parameters
+    ----------
+    namespace
+        The notebook's variables. Functions defined there refer to them by name.
+    """
+
+    def __init__(self, namespace: dict[str, Any] | None) -> None:
+        self._file = io.BytesIO()
+        self._beside: list[pickle.PickleBuffer] = []
+        self._pickler = _Pickler(self._file, namespace, self._beside)
+
+    @property
+    def globals_used(self) -> set[str]:
+        """The names that functions inside the values use."""
+        return self._pickler.globals_used
+
+    def add(self, values: Any) -> None:
+        self._pickler.dump(values)
+
+    def buffers(self) -> list[bytes | memoryview]:
+        return [self._file.getvalue(), *(buffer.raw() for buffer in self._beside)]
+
+
+def unpack(buffers: Sequence[Any], namespace: dict[str, Any]) -> None:
+    """Bind in `namespace` the variables of a `Pack`."""
+    file = io.BytesIO(buffers[0])
+    unpickler = _Unpickler(file, namespace, buffers[1:])
+    while file.tell() < len(buffers[0]):
+        namespace.update(unpickler.load())
 
 
 def _is_on_accelerator(obj: Any) -> bool:

@@ -25,7 +25,7 @@ _READ_EVERY = 0.01
 _FLUSH_EVERY = 0.1
 # An interrupt that Python has not noticed after this long finds the main thread in C++ code.
 _NOTICE = 0.2
-_INSIST = 1.2
+_CLEAN_UP = 1.2
 
 
 @dataclass
@@ -41,7 +41,9 @@ class _Outgoing:
 class Interrupt:
     """An interrupt of the cell under way, and how far it got."""
 
+    request: str
     noticed: threading.Event = field(default_factory=threading.Event)
+    cleaning_up: bool = False
     next_step: float = 0.0
 
 
@@ -63,7 +65,7 @@ class RankLink(threading.Thread):
     ) -> None:
         super().__init__(name="accelnb-link", daemon=True)
         self.requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self.busy_with: str | None = None  # the request that the main thread runs
+        self.busy_with: str | None = None  # the request that the main thread runs or is about to
         self.interrupt: Interrupt | None = None
         self._dial = dial
         self._readers = readers
@@ -125,8 +127,10 @@ class RankLink(threading.Thread):
     def _on_message(self, message: Message) -> None:
         if message.kind == "interrupt_request":
             if self.busy_with and self.interrupt is None:
-                self.interrupt = Interrupt()
+                self.interrupt = Interrupt(self.busy_with)
         else:
+            if message.kind in ("execute_request", "call_request"):
+                self.busy_with, self.interrupt = message.id, None
             self.requests.put(message)
 
     def _step_interrupt(self) -> None:
@@ -135,16 +139,19 @@ class RankLink(threading.Thread):
         now = time.monotonic()
         if interrupt is None or now < interrupt.next_step:
             return
-        if not self.busy_with:
+        if self.busy_with != interrupt.request:
             self.interrupt = None
+            return
+        if interrupt.noticed.is_set() and not interrupt.cleaning_up:
+            interrupt.cleaning_up = True  # the cell's own `finally` gets a while
+            interrupt.next_step = now + _CLEAN_UP
             return
         if interrupt.next_step:
             self._unstick()
         main = threading.main_thread().ident
         assert main is not None
         signal.pthread_kill(main, signal.SIGINT)
-        # Once Python has noticed, the cell's own clean-up gets a while before we insist.
-        interrupt.next_step = now + (_INSIST if interrupt.noticed.is_set() else _NOTICE)
+        interrupt.next_step = now + _NOTICE
 
     def _send_what_can_be_sent(self) -> None:
         while self._link.writable():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import functools
 import gc
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from accelnb.engine.wire import Link, Message
 from accelnb.errors import AccelnbError
 from accelnb.worker.link import RankLink
 from accelnb.worker.process_group import RankProcessGroup
-from accelnb.worker.shell import CellError, RankShell, make_shell
+from accelnb.worker.shell import Cell, CellError, RankShell, make_shell
 from accelnb.worker.streams import PipeReader, flush_all, install_writers
 
 _shell: RankShell | None = None
@@ -80,7 +82,6 @@ class Rank:
         buffers: list[bytes | memoryview] = []
         self._stuck_in = None
         self._group.replaceable = True
-        self._link.busy_with = message.id
         try:
             self._interruptible = True
             reply, buffers = self._run(message)
@@ -89,7 +90,7 @@ class Rank:
             reply = self._error_reply(error)
         except AccelnbError as error:
             reply = self._error_reply(CellError(error, [], None))
-        except KeyboardInterrupt as error:  # it came outside the cell's own code
+        except (Exception, KeyboardInterrupt) as error:  # it came outside the cell's own code
             reply = self._error_reply(CellError(error, [], None))
         finally:
             self._interruptible = False
@@ -106,16 +107,25 @@ class Rank:
         self._shell.know_sources(request.get("sources", {}))
         namespace = self._shell.user_ns
         if message.kind == "call_request":
-            function, args, kwargs = tensors.loads(message.buffers)
-            value = self._shell.run_call(lambda: function(*args, **kwargs))
+            function, args, kwargs = self._rebuilt(lambda: tensors.loads(message.buffers))
+            value = self._shell.run_call(functools.partial(function, *args, **kwargs))
         else:
             if message.buffers:
-                namespace.update(tensors.loads(message.buffers, namespace))
+                self._rebuilt(lambda: tensors.unpack(message.buffers, namespace))
             value = self._shell.run_code_of_cell(
-                request["code"], request["name"], request["number"], not request["result"]
+                Cell(**request["cell"]), show_value=not request["result"]
             )
         flush_all()
         return {"status": "ok"}, self._brought_back(request, value)
+
+    def _rebuilt(self, rebuild: Callable[[], Any]) -> Any:
+        try:
+            return rebuild()
+        except Exception as error:
+            raise AccelnbError(
+                f"what the notebook sent cannot be rebuilt on rank {self.rank}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     def _brought_back(self, request: dict[str, Any], value: Any) -> list[bytes | memoryview]:
         back = {"result": value} if request["result"] else {}
@@ -126,7 +136,7 @@ class Rank:
         if not back:
             return []
         try:
-            return tensors.dumps(back)[0]
+            return tensors.dumps(back)
         except Exception as error:
             for name, part in back.items():
                 _check_picklable(name, part)
@@ -134,6 +144,7 @@ class Rank:
 
     def _error_reply(self, error: CellError) -> dict[str, Any]:
         where = error.where
+        self._group.broken |= error.lost_peer
         if self._stuck_in:
             where = f"{where or 'a collective'} (in {self._stuck_in})"
         return {
@@ -142,6 +153,7 @@ class Rank:
             "evalue": error.evalue,
             "traceback": error.traceback,
             "where": where,
+            "lost_peer": error.lost_peer,
         }
 
     def _send(self, kind: str, content: dict[str, Any]) -> None:
@@ -149,6 +161,7 @@ class Rank:
         self._link.send(kind, content)
 
     def _on_sigint(self, *_: Any) -> None:
+        __tracebackhide__ = True
         if self._link.interrupt is not None:
             self._link.interrupt.noticed.set()
         if self._interruptible:
@@ -234,7 +247,7 @@ def run_rank(spec: dict[str, Any], outputs: dict[str, int], listener: int | None
     listener
         Rank 0 only: the listening socket that its store will serve.
     """
-    faulthandler.enable(2)
+    faulthandler.enable(2, all_threads=False)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)

@@ -33,7 +33,7 @@ class RankProcessGroup:
         self._sockets: dict[int, str] = {}  # of gloo: descriptor -> what /proc calls it
         # A cell may call init_process_group as a script would; once a cell.
         self.replaceable = True
-        self.unstuck = False
+        self.broken = False  # a connection of it is gone: it has to be made anew
         self._init = dist.init_process_group
         self._install_hooks()
 
@@ -45,11 +45,11 @@ class RankProcessGroup:
         self._destroy()
         store = dist.PrefixStore(f"generation-{self._generation}", self._store)
         self._init(self._backend, store=store, rank=self._rank, world_size=self._world_size)
-        self.unstuck = False
+        self.broken = False
 
     @property
     def usable(self) -> bool:
-        return dist.is_initialized() and not self.unstuck
+        return dist.is_initialized() and not self.broken
 
     def sequences(self) -> dict[str, int]:
         """Return how many collectives each process group has made, by the group's name."""
@@ -75,7 +75,7 @@ class RankProcessGroup:
         sockets are not among them, for gloo ends the process when one of those fails. The
         group is unusable from then on.
         """
-        self.unstuck = True
+        self.broken = True
         for group in list(c10d._world.pg_map):
             if "nccl" in str(c10d._world.pg_map[group][0]):
                 with contextlib.suppress(RuntimeError):
@@ -104,7 +104,7 @@ class RankProcessGroup:
     def _destroy(self) -> None:
         if not dist.is_initialized():
             return
-        if self.unstuck:
+        if self.broken:
             with contextlib.suppress(RuntimeError):
                 c10d._abort_process_group()
         if dist.is_initialized():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import linecache
+import re
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from IPython.core.compilerop import CachingCompiler
@@ -16,16 +18,35 @@ from traitlets.config import Config
 
 Send = Callable[[str, dict[str, Any]], None]
 
-_REFUSED = "this code already runs on a rank; use %{name} in an ordinary notebook cell"
+_REFUSED = "this code already runs on a rank; start %{name} from an ordinary notebook cell"
+
+
+# How gloo and nccl say that another rank is no longer there.
+_LOST_PEER = re.compile(
+    r"Connection (closed|reset) by peer|Broken pipe|ncclRemoteError|remote process exited"
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the notebook: `code` is `source` with IPython's syntax transformed."""
+
+    code: str
+    source: str
+    name: str  # the file name that the notebook compiled it under
+    number: int
 
 
 class _Compiler(CachingCompiler):
     """Compiles a cell under the name it has in the notebook, so that tracebacks name its lines."""
 
-    cell_name = "<cell>"
+    cell = Cell("", "", "<cell>", 0)
 
-    def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
-        return self.cell_name
+    def cache(self, transformed_code: str, number: int = 0, raw_code: str | None = None) -> str:
+        if transformed_code is not self.cell.code:
+            return super().cache(transformed_code, number, raw_code)
+        self.know(self.cell.name, self.cell.number, self.cell.source)
+        return self.cell.name
 
     def know(self, name: str, number: int, source: str) -> None:
         """Let tracebacks show a cell of the notebook that defined a function sent here."""
@@ -79,6 +100,7 @@ class CellError(Exception):
         self.evalue = _text_of(error)
         self.traceback = traceback
         self.where = where
+        self.lost_peer = isinstance(error, RuntimeError) and bool(_LOST_PEER.search(self.evalue))
 
 
 class RankShell(InteractiveShell):
@@ -88,7 +110,6 @@ class RankShell(InteractiveShell):
     shows_value = True
 
     def __init__(self, **kwargs: Any) -> None:
-        self._cell: str | None = None
         self._rendered: list[str] = []
         super().__init__(**kwargs)
 
@@ -96,20 +117,19 @@ class RankShell(InteractiveShell):
         for name, (number, source) in sources.items():
             self.compile.know(name, number, source)
 
-    def run_code_of_cell(self, code: str, name: str, number: int, show_value: bool) -> Any:
-        """Run a transformed cell and return its last value.
+    def run_code_of_cell(self, cell: Cell, show_value: bool) -> Any:
+        """Run a cell and return its last value.
 
         Raises
         ------
         CellError
             The cell raised.
         """
-        self._cell = code
         self._rendered = []
-        self.compile.cell_name = name
-        self.execution_count = number
-        self.shows_value = show_value and not DisplayHook.semicolon_at_end_of_expression(code)
-        result = self.run_cell(code)
+        self.compile.cell = cell
+        self.execution_count = cell.number
+        self.shows_value = show_value and not DisplayHook.semicolon_at_end_of_expression(cell.code)
+        result = self.run_cell(cell.code)
         error = result.error_before_exec or result.error_in_exec
         if error is not None:
             raise self._cell_error(error)
@@ -117,13 +137,14 @@ class RankShell(InteractiveShell):
 
     def run_call(self, call: Callable[[], Any]) -> Any:
         """Return what `call` returns; raise CellError if it raises."""
+        __tracebackhide__ = "__ipython_bottom__"  # IPython hides this frame and those above it
         self._rendered = []
         with self.builtin_trap, self.display_trap:
             self.events.trigger("pre_execute")
             try:
                 return call()
             except BaseException as error:
-                self.showtraceback(tb_offset=2)
+                self.showtraceback()
                 raise self._cell_error(error) from None
             finally:
                 self.events.trigger("post_execute")
@@ -145,7 +166,8 @@ class RankShell(InteractiveShell):
 
     def transform_cell(self, raw_cell: str) -> str:
         # The notebook has transformed the cell itself; %timeit and others bring code of theirs.
-        return raw_cell if raw_cell is self._cell else super().transform_cell(raw_cell)
+        is_cell = raw_cell is self.compile.cell.code
+        return raw_cell if is_cell else super().transform_cell(raw_cell)
 
     def _showtraceback(self, etype: type, evalue: BaseException, stb: list[str]) -> None:
         self._rendered = "\n".join(stb).split("\n")
@@ -180,6 +202,10 @@ def make_shell(ipython_dir: str) -> RankShell:
     for name in ("distributed", "accelnb"):
         shell.register_magic_function(_refusal(name), "line_cell", name)
     shell.builtin_trap.auto_builtins["input"] = _no_input
+    try:  # what renders a traceback is slow to import: before a fork, not at the first error
+        raise AssertionError
+    except AssertionError as error:
+        shell.InteractiveTB.structured_traceback(AssertionError, error, error.__traceback__)
     return shell
 
 
@@ -191,6 +217,7 @@ def _refusal(name: str) -> Callable[..., None]:
 
 
 def _no_input(prompt: str = "") -> str:
+    __tracebackhide__ = True
     raise StdinNotImplementedError(
         "a rank has no keyboard: ask with input() in an ordinary cell and use the variable here"
     )

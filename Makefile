@@ -1,0 +1,53 @@
+# make demo · make test · make lab · make bench · make lint · make clean
+#
+# Each target sets up what it needs in $(VENV). On a fresh machine only make and Python >= 3.11
+# (with its venv module) are needed; the first run downloads PyTorch and takes some minutes.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test lab bench lint clean
+
+help:
+	@echo 'make demo    run notebooks/quickstart.ipynb headless and show what it did'
+	@echo 'make test    lint, type check and run the tests (PYTEST_ARGS="-k name" to choose)'
+	@echo 'make lab     open the quickstart in JupyterLab (LAB_ARGS="--no-browser --port 8899")'
+	@echo 'make bench   measure start and cell times beside other launchers (BENCH_ARGS=...)'
+	@echo 'make lint    ruff and pyright only'
+	@echo 'make clean   remove .venv, build outputs and caches'
+
+demo: $(VENV)/.with-test
+	$(BIN)/python notebooks/run_demo.py
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.with-test $(VENV)/.with-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+lab: $(VENV)/.with-test
+	$(BIN)/jupyter lab $(LAB_ARGS) notebooks/quickstart.ipynb
+
+bench: $(VENV)/.with-test $(VENV)/.with-bench
+	$(BIN)/python benchmarks/launch.py $(BENCH_ARGS)
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache
+	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+# $(VENV)/.with-EXTRA stands for "accelnb and its extra EXTRA are installed in $(VENV)".
+$(VENV)/.with-%: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'Installing accelnb[$*] in $(VENV) ...'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -e '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "accelnb needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)

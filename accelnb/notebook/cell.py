@@ -1,0 +1,79 @@
+"""One `%%distributed` cell on its way from the notebook to the ranks and back."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from IPython.core.interactiveshell import InteractiveShell
+
+from accelnb.errors import AccelnbError
+from accelnb.notebook.names import CellNames, analyse
+
+
+class CellSyntaxError(AccelnbError):
+    """The cell is not Python. It was not sent."""
+
+    def __init__(self, error: SyntaxError, rendered: list[str]) -> None:
+        super().__init__(str(error))
+        self._rendered = rendered
+
+    def _render_traceback_(self) -> list[str]:
+        return self._rendered
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell as the ranks get it.
+
+    `code` has IPython's syntax transformed and the same line numbers as the cell in the
+    notebook; `name` is the file name that the notebook compiled the cell under.
+    """
+
+    code: str
+    source: str
+    name: str
+    number: int
+    names: CellNames
+
+
+def read_cell(shell: InteractiveShell, above: str, body: str) -> Cell:
+    """Transform and check the text of a cell.
+
+    Parameters
+    ----------
+    above
+        The notebook's cell before `body`: the line with ``%%distributed``, or nothing.
+
+    Raises
+    ------
+    CellSyntaxError
+        The text is not Python; shown as the notebook shows it for any cell.
+    """
+    name, number = _current_cell(shell)
+    code = "\n" * above.count("\n") + shell.transform_cell(body)
+    try:
+        return Cell(code, above + body, name, number, analyse(code))
+    except (SyntaxError, ValueError) as error:
+        if not isinstance(error, SyntaxError):
+            error = SyntaxError(str(error))
+        error.filename = name
+        rendered = shell.SyntaxTB.structured_traceback(type(error), error, [])
+        raise CellSyntaxError(error, "\n".join(rendered).split("\n")) from None
+
+
+def cells_so_far(shell: InteractiveShell) -> dict[str, int]:
+    """Return the file name and number of every cell that the notebook has run."""
+    return getattr(shell.compile, "_filename_map", {})
+
+
+def _current_cell(shell: InteractiveShell) -> tuple[str, int]:
+    """Find the notebook's cell that is being run, by the frame that runs it."""
+    cells = cells_so_far(shell)
+    frame: Any = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename in cells:
+            return frame.f_code.co_filename, cells[frame.f_code.co_filename]
+        frame = frame.f_back
+    return "<cell>", shell.execution_count

@@ -1,0 +1,42 @@
+"""What `%load_ext accelnb` and `%unload_ext accelnb` do."""
+
+from __future__ import annotations
+
+import os
+
+from IPython.core.interactiveshell import InteractiveShell
+
+from accelnb.engine.launchers.local import close_fork_server, fork_server
+from accelnb.notebook.magics import AccelnbMagics, complete_options
+from accelnb.notebook.session import Session
+
+_sessions: dict[int, Session] = {}  # by the shell's id
+
+
+def load(shell: InteractiveShell) -> None:
+    """Bring the magics and start the fork server in the background."""
+    if in_rank():
+        return  # a rank's shell refuses the magics with its own message
+    if id(shell) in _sessions:
+        return
+    fork_server()
+    session = _sessions[id(shell)] = Session(shell)
+    shell.register_magics(AccelnbMagics(shell, session))
+    for magic in ("%%distributed", "%distributed"):
+        shell.set_hook("complete_command", complete_options, str_key=magic)
+
+
+def unload(shell: InteractiveShell) -> None:
+    """End the ranks and the fork server, and take the magics away."""
+    session = _sessions.pop(id(shell), None)
+    if session is None:
+        return
+    session.shutdown()
+    close_fork_server()
+    for kind, name in (("cell", "distributed"), ("line", "distributed"), ("line", "accelnb")):
+        shell.magics_manager.magics[kind].pop(name, None)
+
+
+def in_rank() -> bool:
+    """Return whether this process is a rank itself."""
+    return os.environ.get("ACCELNB_RANK", "").partition(":")[0] == str(os.getpid())

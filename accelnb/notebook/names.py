@@ -1,0 +1,234 @@
+"""Which names of the notebook a cell needs, from its code alone."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+_IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+@dataclass(frozen=True)
+class CellNames:
+    """The names that a cell reads before it has surely bound them, and those it binds.
+
+    `perhaps` are names that appear in a magic's or shell command's text only.
+    """
+
+    needed: frozenset[str]
+    perhaps: frozenset[str]
+    bound: frozenset[str]
+
+
+def analyse(code: str) -> CellNames:
+    """Find the names of a transformed cell.
+
+    Raises
+    ------
+    SyntaxError
+        The code does not parse.
+
+    Examples
+    --------
+    >>> names = analyse("model = Net()\\nfor x in data:\\n    loss = model(x)")
+    >>> sorted(names.needed), sorted(names.bound)
+    (['Net', 'data'], ['loss', 'model', 'x'])
+    """
+    tree = compile(
+        code, "<cell>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
+    )
+    reader = _Reader()
+    reader.read(tree.body)
+    later = {name for names in reader.later for name in names if name not in reader.surely}
+    needed = (reader.needed | later) - set(dir(builtins))
+    return CellNames(frozenset(needed), frozenset(reader.perhaps), frozenset(reader.bound))
+
+
+class _Reader(ast.NodeVisitor):
+    """Follows a cell in the order it runs."""
+
+    def __init__(self) -> None:
+        self.needed: set[str] = set()
+        self.perhaps: set[str] = set()
+        self.bound: set[str] = set()
+        self.surely: set[str] = set()  # bound on every path to here
+        self.later: list[set[str]] = []  # what function bodies read, at some later time
+
+    def read(self, nodes: Iterable[ast.AST]) -> None:
+        for node in nodes:
+            self.visit(node)
+
+    def visit_Name(self, node: ast.Name) -> None:
+        if isinstance(node.ctx, ast.Store):
+            self._bind(node.id)
+        elif node.id not in self.surely:
+            self.needed.add(node.id)
+
+    def _bind(self, name: str) -> None:
+        self.bound.add(name)
+        self.surely.add(name)
+
+    def _branches(self, *bodies: Sequence[ast.AST]) -> None:
+        """Read bodies of which one runs; what all of them bind is surely bound after."""
+        before = self.surely
+        after = []
+        for body in bodies:
+            self.surely = set(before)
+            self.read(body)
+            after.append(self.surely)
+        self.surely = set.intersection(*after)
+
+    # ---- the order of a statement's parts, where it is not that of the syntax tree ----
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        self.read([node.value, *node.targets])
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
+        if isinstance(node.target, ast.Name) and node.target.id not in self.surely:
+            self.needed.add(node.target.id)
+        self.read([node.value, node.target])
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        self.visit(node.annotation)
+        if node.value is not None:
+            self.read([node.value, node.target])
+
+    def visit_NamedExpr(self, node: ast.NamedExpr) -> None:
+        self.read([node.value, node.target])
+
+    def visit_For(self, node: ast.For | ast.AsyncFor) -> None:
+        self.visit(node.iter)
+        self._branches([node.target, *node.body], [])
+        self._branches(node.orelse, [])
+
+    visit_AsyncFor = visit_For
+
+    def visit_While(self, node: ast.While) -> None:
+        self.visit(node.test)
+        self._branches(node.body, [])
+        self._branches(node.orelse, [])
+
+    def visit_If(self, node: ast.If) -> None:
+        self.visit(node.test)
+        self._branches(node.body, node.orelse)
+
+    def visit_IfExp(self, node: ast.IfExp) -> None:
+        self.visit(node.test)
+        self._branches([node.body], [node.orelse])
+
+    def visit_Try(self, node: ast.Try | ast.TryStar) -> None:
+        self._branches([*node.body, *node.orelse], *([handler] for handler in node.handlers))
+        self.read(node.finalbody)
+
+    visit_TryStar = visit_Try
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
+        if node.type is not None:
+            self.visit(node.type)
+        if node.name:
+            self._bind(node.name)
+        self.read(node.body)
+
+    def visit_Match(self, node: ast.Match) -> None:
+        self.visit(node.subject)
+        self._branches([], *([case] for case in node.cases))
+
+    def visit_MatchAs(self, node: ast.MatchAs) -> None:
+        if node.pattern is not None:
+            self.visit(node.pattern)
+        if node.name:
+            self._bind(node.name)
+
+    def visit_MatchStar(self, node: ast.MatchStar) -> None:
+        if node.name:
+            self._bind(node.name)
+
+    def visit_MatchMapping(self, node: ast.MatchMapping) -> None:
+        self.generic_visit(node)
+        if node.rest:
+            self._bind(node.rest)
+
+    def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
+        for alias in node.names:
+            self._bind(alias.asname or alias.name.partition(".")[0])
+
+    visit_ImportFrom = visit_Import
+
+    # ---- scopes ----
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        self.read([*node.decorator_list, node.args])
+        if node.returns is not None:
+            self.visit(node.returns)
+        self.later.append(_free_names(node))
+        self._bind(node.name)
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_Lambda(self, node: ast.Lambda) -> None:
+        self.visit(node.args)
+        self.later.append(_free_names(node))
+
+    def visit_arguments(self, node: ast.arguments) -> None:
+        defaults = [*node.defaults, *(d for d in node.kw_defaults if d is not None)]
+        every = [*node.posonlyargs, *node.args, *node.kwonlyargs]
+        every += [arg for arg in (node.vararg, node.kwarg) if arg is not None]
+        self.read(defaults)
+        self.read(arg.annotation for arg in every if arg.annotation is not None)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        self.read([*node.decorator_list, *node.bases, *node.keywords])
+        inside = _Reader()
+        inside.read(node.body)
+        self.needed |= inside.needed - self.surely
+        self.perhaps |= inside.perhaps
+        self.later += inside.later  # a method does not see the names of its class
+        self._bind(node.name)
+
+    def _visit_comprehension(
+        self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+    ) -> None:
+        inside = _Reader()
+        inside.surely = set(self.surely)
+        for generator in node.generators:
+            inside.read([generator.iter, generator.target, *generator.ifs])
+        parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
+        inside.read(parts)
+        self.needed |= inside.needed
+        self.perhaps |= inside.perhaps
+        self.later += inside.later
+
+    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _visit_comprehension
+
+    # ---- IPython's own calls: `%timeit f(x)` is get_ipython().run_line_magic('timeit', 'f(x)') ----
+
+    def visit_Call(self, node: ast.Call) -> None:
+        self.generic_visit(node)
+        of = node.func.value if isinstance(node.func, ast.Attribute) else None
+        if not (isinstance(of, ast.Call) and getattr(of.func, "id", None) == "get_ipython"):
+            return
+        for arg in node.args:
+            if isinstance(arg, ast.Constant) and isinstance(arg.value, str):
+                self.perhaps.update(_IDENTIFIER.findall(arg.value))
+
+
+def _free_names(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> set[str]:
+    """Return the names that a function reads and neither it nor a function in it binds."""
+    args = function.args
+    own = {arg.arg for arg in [*args.posonlyargs, *args.args, *args.kwonlyargs]}
+    own |= {arg.arg for arg in (args.vararg, args.kwarg) if arg is not None}
+    inside = _Reader()
+    inside.read(function.body if isinstance(function.body, list) else [function.body])
+    declared = {
+        name
+        for node in ast.walk(function)
+        if isinstance(node, ast.Global)
+        for name in node.names
+    }
+    read = inside.needed | inside.perhaps | set().union(*inside.later)
+    return (read - own - inside.bound) | (read & declared)
