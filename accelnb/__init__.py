@@ -27,7 +27,7 @@ _HOMES = {
     "launch": "accelnb.notebook.functions",
     "notebook_launcher": "accelnb.notebook.functions",
 }
-__all__ = [*_HOMES]
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

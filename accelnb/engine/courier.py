@@ -72,7 +72,7 @@ class Courier(threading.Thread):
         self._failed_at: float | None = None
         self._stopping: _Stop | None = None
         self._late: collections.deque[Event] = collections.deque(maxlen=_LATE_EVENTS)
-        self._jobs: collections.deque[Callable[[], None]] = collections.deque()
+        self._jobs: collections.deque[Callable[[], object]] = collections.deque()
         self._woken, self._wake = os.pipe()
         self._closing = False
 
@@ -82,7 +82,7 @@ class Courier(threading.Thread):
     def busy(self) -> bool:
         return self._run is not None
 
-    def post(self, job: Callable[[], None]) -> None:
+    def post(self, job: Callable[[], object]) -> None:
         """Have `job` done in the courier's thread."""
         self._jobs.append(job)
         os.write(self._wake, b"x")

@@ -34,18 +34,19 @@ class _Pickler(cloudpickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (io.FileIO, io.BufferedIOBase, io.TextIOWrapper)) and self._is_open(obj):
-            raise pickle.PicklingError(f"cannot pickle the open file {obj.name!r}")
+            raise pickle.PicklingError(f"cannot pickle the open file {getattr(obj, 'name', '')!r}")
         reduced = super().reducer_override(obj)
         if isinstance(obj, types.FunctionType) and obj.__globals__ is self._namespace:
             return self._without_globals(reduced)
         if reduced is NotImplemented and _is_on_accelerator(obj):
-            return obj.detach().cpu().requires_grad_(obj.requires_grad).__reduce_ex__(5)
+            tensor: Any = obj
+            return tensor.detach().cpu().requires_grad_(tensor.requires_grad).__reduce_ex__(5)
         return reduced
 
     def _is_open(self, obj: Any) -> bool:
         # cloudpickle would send a file that is open for reading as the text it holds.
         standard = (sys.stdin, sys.stdout, sys.stderr)
-        return obj not in standard and not obj.closed and hasattr(obj, "name")
+        return obj not in standard and not obj.closed and getattr(obj, "name", None) is not None
 
     def _without_globals(self, reduced: Any) -> Any:
         if not isinstance(reduced, tuple):
@@ -125,7 +126,5 @@ def unpack(buffers: Sequence[Any], namespace: dict[str, Any]) -> None:
 def _is_on_accelerator(obj: Any) -> bool:
     torch = sys.modules.get("torch")
     return (
-        torch is not None
-        and type(obj) is torch.Tensor
-        and obj.device.type not in ("cpu", "meta")
+        torch is not None and type(obj) is torch.Tensor and obj.device.type not in ("cpu", "meta")
     )

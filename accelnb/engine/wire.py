@@ -79,7 +79,7 @@ class Link:
         message = self._session.msg(kind, content=content)
         if parent is not None:
             message["parent_header"] = {"msg_id": parent}
-        self._session.send(self.socket, message, ident=to, buffers=list(buffers))
+        self._session.send(self.socket, message, ident=to, buffers=list(buffers))  # type: ignore[arg-type]
         return message["header"]["msg_id"]
 
     def receive(self) -> Message | None:
@@ -105,7 +105,7 @@ class Link:
 
     def writable(self) -> bool:
         """Return whether a send would not wait."""
-        return bool(self.socket.getsockopt(zmq.EVENTS) & zmq.POLLOUT)
+        return bool(int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT)
 
     def close(self) -> None:
         self._context.destroy(linger=0)

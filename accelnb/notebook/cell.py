@@ -59,7 +59,7 @@ def read_cell(shell: InteractiveShell, above: str, body: str) -> Cell:
         if not isinstance(error, SyntaxError):
             error = SyntaxError(str(error))
         error.filename = name
-        rendered = shell.SyntaxTB.structured_traceback(type(error), error, [])
+        rendered = shell.SyntaxTB.structured_traceback(type(error), error, None)
         raise CellSyntaxError(error, "\n".join(rendered).split("\n")) from None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec
 
 from IPython.core.getipython import get_ipython
 
@@ -28,7 +28,6 @@ from accelnb.notebook.extension import in_rank
 from accelnb.notebook.views.plain import PlainView, follow
 
 P = ParamSpec("P")
-R = TypeVar("R")
 
 
 def launch(function: Callable[..., Any], *args: Any, **keywords: Any) -> RankResults:
@@ -78,7 +77,7 @@ def launch(function: Callable[..., Any], *args: Any, **keywords: Any) -> RankRes
     return _launch(function, args, passed, from_mapping(LaunchConfig, given))
 
 
-def distributed(**given: Any) -> Callable[[Callable[P, R]], Callable[P, RankResults]]:
+def distributed(**given: Any) -> Callable[[Callable[P, Any]], Callable[P, RankResults]]:
     """Make a function run on every rank of a new group when it is called.
 
     Parameters
@@ -98,7 +97,7 @@ def distributed(**given: Any) -> Callable[[Callable[P, R]], Callable[P, RankResu
     check_known(given, LaunchConfig)
     config = from_mapping(LaunchConfig, given)
 
-    def decorate(function: Callable[P, R]) -> Callable[P, RankResults]:
+    def decorate(function: Callable[P, Any]) -> Callable[P, RankResults]:
         @functools.wraps(function)
         def on_ranks(*args: P.args, **kwargs: P.kwargs) -> RankResults:
             return _launch(function, args, kwargs, config)
@@ -179,7 +178,7 @@ def _launch(
     group = WorkerGroup(config)
     try:
         run = group.run(
-            "call_request", {rank: (content, buffers) for rank in group.ranks}, config.timeout
+            "call_request", dict.fromkeys(group.ranks, (content, buffers)), config.timeout
         )
         follow(run, PlainView(group.ranks, config.logs))
         return run.results()

@@ -43,6 +43,8 @@ def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
 class AccelnbMagics(Magics):
     """The magics that `%load_ext accelnb` brings."""
 
+    shell: InteractiveShell
+
     def __init__(self, shell: InteractiveShell, session: Session) -> None:
         super().__init__(shell)
         self._session = session
@@ -86,7 +88,9 @@ class AccelnbMagics(Magics):
         try:
             return vars(parse_argstring(self.distributed, expanded))
         except UsageError as error:
-            raise ConfigError(f"%%distributed: {error}; see %%distributed? for its options") from None
+            raise ConfigError(
+                f"%%distributed: {error}; see %%distributed? for its options"
+            ) from None
 
     def _status(self) -> None:
         group = self._session.group
@@ -95,7 +99,9 @@ class AccelnbMagics(Magics):
             return
         print(f"{len(group.ranks)} ranks on {group.config.device}, started by {group.config.start}")
         for member in group.members:
-            state = f"ended ({member.exit.code})" if member.exit else "busy" if group.busy else "idle"
+            state = (
+                f"ended ({member.exit.code})" if member.exit else "busy" if group.busy else "idle"
+            )
             print(f"rank {member.rank}: pid {member.pid}, {state}")
 
 

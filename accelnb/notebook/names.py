@@ -40,7 +40,11 @@ def analyse(code: str) -> CellNames:
     (['Net', 'data'], ['loss', 'model', 'x'])
     """
     tree = compile(
-        code, "<cell>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
+        code,
+        "<cell>",
+        "exec",
+        ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+        dont_inherit=True,
     )
     reader = _Reader()
     reader.read(tree.body)
@@ -205,7 +209,7 @@ class _Reader(ast.NodeVisitor):
 
     visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _visit_comprehension
 
-    # ---- IPython's own calls: `%timeit f(x)` is get_ipython().run_line_magic('timeit', 'f(x)') ----
+    # ---- IPython's calls: `%timeit f(x)` is get_ipython().run_line_magic('timeit', 'f(x)') ----
 
     def visit_Call(self, node: ast.Call) -> None:
         self.generic_visit(node)
@@ -225,10 +229,7 @@ def _free_names(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -
     inside = _Reader()
     inside.read(function.body if isinstance(function.body, list) else [function.body])
     declared = {
-        name
-        for node in ast.walk(function)
-        if isinstance(node, ast.Global)
-        for name in node.names
+        name for node in ast.walk(function) if isinstance(node, ast.Global) for name in node.names
     }
     read = inside.needed | inside.perhaps | set().union(*inside.later)
     return (read - own - inside.bound) | (read & declared)

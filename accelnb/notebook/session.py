@@ -62,8 +62,9 @@ class Session:
         assert self.group is not None
         self._replace_dead(self.group)
         self._distributed.add(cell.name)
-        run = self.group.run("execute_request", self._requests(cell, config, options, ranks),
-                             config.timeout)
+        run = self.group.run(
+            "execute_request", self._requests(cell, config, options, ranks), config.timeout
+        )
         follow(run, PlainView(ranks, config.logs))
         self._bring_back(run, options)
 
@@ -149,5 +150,3 @@ def _chosen(options: CellOptions, procs: int) -> tuple[int, ...]:
 
 def _say(text: str) -> None:
     print(f"accelnb: {text}", file=sys.stderr)
-
-

@@ -9,8 +9,8 @@ import pickle
 import socket
 from typing import Any
 
-import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import _dump_fr_trace  # pyright: ignore
 from torch.distributed import distributed_c10d as c10d
 
 _BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}
@@ -56,7 +56,7 @@ class RankProcessGroup:
         counts = {}
         for group, name in c10d._world.pg_names.items():
             with contextlib.suppress(RuntimeError):  # a backend that does not count
-                counts[name] = group._get_sequence_number_for_group()
+                counts[name] = group._get_sequence_number_for_group()  # pyright: ignore
         return counts
 
     def collective_under_way(self) -> str | None:
@@ -64,7 +64,7 @@ class RankProcessGroup:
 
         To be called from any thread, also while the main thread is in C++ code.
         """
-        trace = pickle.loads(torch._C._distributed_c10d._dump_fr_trace())  # our own memory
+        trace = pickle.loads(_dump_fr_trace())  # our own memory
         waiting = [e["profiling_name"] for e in trace["entries"][-100:] if not e["retired"]]
         return waiting[-1].rpartition(":")[2] if waiting else None
 
@@ -143,9 +143,7 @@ class RankProcessGroup:
                 prefix = f"generation-{self._generation}/{self._user_groups}"
                 store, init_method = dist.PrefixStore(prefix, self._store), None
                 rank, world_size = self._rank, self._world_size
-            self._init(
-                backend, init_method, timeout, world_size, rank, store, *args, **kwargs
-            )
+            self._init(backend, init_method, timeout, world_size, rank, store, *args, **kwargs)
 
         c10d._new_process_group_helper = make_and_note
         c10d.init_process_group = dist.init_process_group = init_process_group

@@ -107,6 +107,7 @@ class RankShell(InteractiveShell):
     """Runs cells and calls; made once in the fork server and inherited by every rank."""
 
     send: Send
+    compile: _Compiler
     shows_value = True
 
     def __init__(self, **kwargs: Any) -> None:
@@ -198,9 +199,10 @@ def make_shell(ipython_dir: str) -> RankShell:
         displayhook_class=_DisplayHook,
         compiler_class=_Compiler,
     )
-    InteractiveShell._instance = RankShell._instance = shell  # what get_ipython() returns
+    for singleton in (InteractiveShell, RankShell):  # what get_ipython() returns
+        singleton._instance = shell  # type: ignore[assignment]
     for name in ("distributed", "accelnb"):
-        shell.register_magic_function(_refusal(name), "line_cell", name)
+        shell.register_magic_function(_refusal(name), "line_cell", name)  # type: ignore[arg-type]
     shell.builtin_trap.auto_builtins["input"] = _no_input
     try:  # what renders a traceback is slow to import: before a fork, not at the first error
         raise AssertionError
@@ -228,5 +230,3 @@ def _text_of(error: BaseException) -> str:
         return str(error)
     except Exception as broken:
         return f"<its text cannot be made: {type(broken).__name__}>"
-
-

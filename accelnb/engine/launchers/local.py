@@ -65,9 +65,7 @@ class ForkServer:
         theirs.close()
         here = ("", os.getcwd())
         path = [package, *(entry for entry in sys.path if entry not in here)]
-        self._control.send(
-            {"sys_path": path, "modules": list(modules), "folder": str(self.folder)}
-        )
+        self._control.send({"sys_path": path, "modules": list(modules), "folder": str(self.folder)})
         self._ready = threading.Event()
         self._reading = threading.Lock()
 
@@ -89,7 +87,9 @@ class ForkServer:
             try:
                 self._control.receive()
             except (EOFError, OSError) as exc:
-                raise AccelnbError(f"the fork server did not get ready: {self.last_words()}") from exc
+                raise AccelnbError(
+                    f"the fork server did not get ready: {self.last_words()}"
+                ) from exc
             finally:
                 self._control.settimeout(None)
             self._ready.set()

@@ -23,7 +23,7 @@ import sys
 import threading
 import traceback
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from accelnb.engine.launchers.channel import Channel
 
@@ -82,7 +82,7 @@ class Server:
                 except (EOFError, ConnectionError):
                     if key.data is self._control:
                         return
-                    self._close_group(key.data)
+                    self._close_group(cast(_Group, key.data))
 
     def end(self) -> None:
         for group in list(self._groups.values()):

@@ -56,7 +56,7 @@ class PlainView:
     """
 
     def __init__(self, ranks: Sequence[int], logs: str) -> None:
-        self._ranks = tuple(ranks)
+        self._ranks: Sequence[int] = tuple(ranks)
         self._merges = logs == "merged" and len(self._ranks) > 1
         self._only = self._ranks[0] if logs == "rank0" else None
         self._waiting = {rank: collections.deque[_Item]() for rank in self._ranks}
@@ -147,7 +147,7 @@ class PlainView:
             return
         data, metadata, wait = item.body
         if item.name == "clear_output":
-            if ranks[0] == self._ranks[0]:
+            if self._ranks[0] in ranks:
                 clear_output(wait=bool(wait))
             return
         self._live.make_way()
