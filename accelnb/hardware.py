@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import re
@@ -66,6 +67,7 @@ def probe() -> Hardware:
     return Hardware({kind: count for kind, count in devices.items() if count})
 
 
+@functools.cache
 def torch_build() -> str | None:
     """Return torch's version with its build, e.g. ``2.13.0+cpu``, without importing it."""
     spec = importlib.util.find_spec("torch")

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
 from IPython.core.getipython import get_ipython
 from IPython.display import clear_output, publish_display_data
@@ -58,11 +58,12 @@ class PlainView:
     def __init__(self, ranks: Sequence[int], logs: str) -> None:
         self._ranks: Sequence[int] = tuple(ranks)
         self._merges = logs == "merged" and len(self._ranks) > 1
-        self._only = self._ranks[0] if logs == "rank0" else None
+        self._only = min(ranks) if logs == "rank0" else None
         self._waiting = {rank: collections.deque[_Item]() for rank in self._ranks}
         self._partial: dict[tuple[int, str], _Partial] = collections.defaultdict(_Partial)
         self._live: LiveText = live_text(self._label)
         self._flushed_at = 0.0
+        self._written: set[TextIO] = set()
 
     def show(self, event: Event) -> None:
         if event.rank not in self._waiting or self._only not in (None, event.rank):
@@ -79,7 +80,7 @@ class PlainView:
         self._emit_ready(now)
         if now - self._flushed_at >= _FLUSH_EVERY:
             self._show_partials(now)
-            _flush()
+            self._flush()
             self._flushed_at = now
         held = any(self._waiting.values()) or any(p.text for p in self._partial.values())
         return _FLUSH_EVERY / 2 if held else 10.0
@@ -91,7 +92,7 @@ class PlainView:
                 self._finish_line(rank, name, "")
         self._emit_ready(float("inf"))
         self._live.close()
-        _flush()
+        self._flush()
 
     # ---- taking ----
 
@@ -143,7 +144,7 @@ class PlainView:
         if item.name in ("stdout", "stderr"):
             self._live.make_way()
             stream = sys.stdout if item.name == "stdout" else sys.stderr
-            stream.write(f"{label}{item.body}\n")
+            self._write(stream, f"{label}{item.body}\n")
             return
         data, metadata, wait = item.body
         if item.name == "clear_output":
@@ -151,17 +152,17 @@ class PlainView:
                 clear_output(wait=bool(wait))
             return
         self._live.make_way()
-        _flush()
+        self._flush()
         if item.name == "update_display_data":
             publish_display_data(data, metadata, transient=item.transient, update=True)
         elif set(data) == {"text/plain"} or get_ipython() is None:
             text = data.get("text/plain", "")
             newline = "\n" if "\n" in text and label else ""
-            sys.stdout.write(f"{label.rstrip() if newline else label}{newline}{text}\n")
+            self._write(sys.stdout, f"{label.rstrip() if newline else label}{newline}{text}\n")
         else:
             if label:
-                sys.stdout.write(f"{label.rstrip()}\n")
-                _flush()
+                self._write(sys.stdout, f"{label.rstrip()}\n")
+                self._flush()
             publish_display_data(data, metadata, transient=item.transient)
 
     def _show_partials(self, now: float) -> None:
@@ -169,6 +170,16 @@ class PlainView:
             if partial.text and (now - partial.since >= _HOLD or self._live.has((rank, name))):
                 self._live.update((rank, name), partial.text)
         self._live.draw()
+
+    def _write(self, stream: TextIO, text: str) -> None:
+        stream.write(text)
+        self._written.add(stream)
+
+    def _flush(self) -> None:
+        """Flush what was written to: a flush in a kernel waits for its output thread."""
+        for stream in self._written:
+            stream.flush()
+        self._written.clear()
 
     def _label(self, ranks: Sequence[int]) -> str:
         return "" if self._only is not None else f"[{rank_list(ranks)}] "
@@ -205,8 +216,3 @@ def _after_returns(text: str) -> str:
         return text
     ends = "\r" if text.endswith("\r") else ""
     return text.rstrip("\r").rpartition("\r")[2] + ends
-
-
-def _flush() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()

@@ -1,0 +1,231 @@
+"""How fast do ranks start, and how fast is a cell on them? accelnb beside its peers.
+
+Each contender (``peers.py``) is driven in a real Jupyter kernel of its own (``kernel.py``), with
+the cells that its users write. All run CPU ranks with gloo; every figure is from the same run on
+the same machine. The contenders take turns, ``--kernels`` times, each time in a fresh kernel.
+
+What is measured, for each number of ranks:
+
+load
+    The cell with ``%load_ext`` or the import; and whether it imported torch into the kernel.
+start
+    From sending the cell that asks for the ranks until the first all_reduce was done on the last
+    rank. The kernel has done its load; accelnb's fork server is warm.
+cold
+    The same with the load cell, and without any wait between the two.
+first
+    The cell in which the first all_reduce ran, as the front end sees it.
+warm
+    A cell with one all_reduce of a scalar, repeated: p50 and p99. A launcher keeps no ranks, so
+    that its warm cell is another call of it.
+pass
+    A cell with ``pass`` in the same kernel, before ranks were started: the floor. Warm and pass
+    cells are timed from sending the ``execute_request`` to receiving the ``idle`` status.
+memory
+    PSS of a rank (mean), read by the ranks while all are alive; and of the contender's other
+    processes together (fork server, controller, nannies), without the kernel.
+
+Times are medians over all kernels. A contender that is missing, fails or hangs is reported with
+the reason, and the others run on. Linux only (it reads /proc).
+
+    python benchmarks/launch.py --ranks 2,8 --repeats 100 --json launch.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean
+
+from kernel import Cell, CellError, Kernel, pss
+from peers import CONTENDERS, Contender
+from report import Result, Samples, show
+from rich.console import Console
+
+IMPORT = "import time; t = time.perf_counter(); import accelnb; print(time.perf_counter() - t)"
+
+
+def stamps(kernel: Kernel, kind: str, ranks: int) -> list[str]:
+    """What the ranks wrote to their files of one kind."""
+    found = [path.read_text() for path in kernel.folder.glob(f"{kind}-*")]
+    if len(found) != ranks:
+        raise CellError(f"{len(found)} of {ranks} ranks finished the cell")
+    return found
+
+
+def start_ranks(kernel: Kernel, contender: Contender, ranks: int) -> tuple[Cell, float, float]:
+    """Send the cells up to the first all_reduce.
+
+    Returns
+    -------
+    tuple
+        The first cell; when the first request was sent; when the last rank was done.
+    """
+    cells = [cell.replace("<N>", str(ranks)) for cell in (*contender.start, contender.first)]
+    done = [kernel.run(cell) for cell in cells]
+    return done[-1], done[0].sent, max(map(float, stamps(kernel, "first", ranks)))
+
+
+def measure(contender: Contender, result: Result, repeats: int, timeout: float) -> None:
+    """Run one contender in one fresh kernel and add the samples to `result`."""
+    ranks = result.ranks
+    with Kernel(timeout) as kernel:
+        try:
+            load = kernel.run(contender.load)
+            result.load.append(load.seconds)
+            if "True" in kernel.run("import sys; print('torch' in sys.modules)").output:
+                result.torch_imported = True
+            if contender.ready:
+                kernel.run(contender.ready)
+            floor = [kernel.run("pass").seconds for _ in range(repeats + 10)]
+            result.floor += floor[10:]
+            first, asked, reduced = start_ranks(kernel, contender, ranks)
+            result.start.append(reduced - asked)
+            result.first.append(first.seconds)
+            if not contender.ready:
+                result.cold.append(load.seconds + reduced - asked)
+            for repeat in range(repeats + 2):
+                cell = kernel.run(contender.warm.replace("<N>", str(ranks)))
+                if repeat >= 2:
+                    result.warm.append(cell.seconds)
+            kernel.run(contender.memory.replace("<N>", str(ranks)))
+            texts = [text.split() for text in stamps(kernel, "memory", ranks)]
+            own = {int(pid): int(kilobytes) for pid, kilobytes in texts}
+            result.memory.append(mean(own.values()) * 1024 / 1e6)
+            result.helpers.append(sum(pss(pid) for pid in kernel.processes() if pid not in own))
+            if contender.stop:
+                kernel.run(contender.stop)
+        except CellError as error:
+            result.notes.append(str(error))
+    if kernel.left_behind:
+        result.notes.append(
+            f"left {kernel.left_behind} processes behind, 2 s after the kernel's end"
+        )
+
+
+def measure_cold(contender: Contender, result: Result, timeout: float) -> None:
+    """Load and start at once, for a contender that could have warmed up."""
+    with Kernel(timeout) as kernel:
+        try:
+            load = kernel.run(contender.load)
+            _, _, reduced = start_ranks(kernel, contender, result.ranks)
+            result.cold.append(reduced - load.sent)
+        except CellError as error:
+            result.notes.append(f"cold start: {error}")
+
+
+def measure_import(times: int = 7) -> Samples:
+    """Seconds of ``import accelnb`` in fresh interpreters; the first one is not counted."""
+    if importlib.util.find_spec("accelnb") is None:
+        return []
+    command = [sys.executable, "-c", IMPORT]
+    runs = [
+        subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        for _ in range(times + 1)
+    ]
+    return [float(run.stdout) for run in runs[1:] if run.returncode == 0]
+
+
+def machine() -> dict[str, str]:
+    """What the figures depend on: processor, system, versions."""
+    model = platform.processor()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+            break
+    found = {
+        "cores": str(len(os.sched_getaffinity(0))),
+        "cpu": model or "unknown",
+        "system": platform.platform(terse=True),
+        "load average": f"{os.getloadavg()[0]:.2f} at the start",
+        "python": platform.python_version(),
+    }
+    for name in ("torch", "ipykernel", "accelnb", "accelerate", "ipyparallel", "nbdistributed"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "-"
+    return found
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    def counts(text: str) -> list[int]:
+        values = [int(part) for part in text.split(",")]
+        if min(values) < 2:
+            raise argparse.ArgumentTypeError("at least 2 ranks")
+        return values
+
+    def positive(text: str) -> int:
+        if int(text) < 1:
+            raise argparse.ArgumentTypeError("at least 1")
+        return int(text)
+
+    names = [contender.name for contender in CONTENDERS]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ranks", type=counts, default=[2, 8], help="default: 2,8")
+    parser.add_argument(
+        "--repeats", type=positive, default=100, help="warm cells at 2 ranks; half beyond (100)"
+    )
+    parser.add_argument(
+        "--kernels", type=positive, default=3, help="fresh kernels a contender (default: 3)"
+    )
+    listed = ", ".join(names)
+    parser.add_argument("--only", action="append", choices=names, metavar="NAME", help=listed)
+    parser.add_argument("--timeout", type=positive, default=60, help="seconds a cell may take (60)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all samples here")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = arguments(argv)
+    console = Console() if sys.stdout.isatty() else Console(width=132)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    began, facts = time.monotonic(), machine()
+    results: list[Result] = []
+    chosen = [c for c in CONTENDERS if not options.only or c.name in options.only]
+    with console.status("import accelnb") as status:
+        imports = measure_import()
+        for ranks in options.ranks:
+            repeats = math.ceil(options.repeats / (1 if ranks == 2 else 2) / options.kernels)
+            rows = {c.name: Result(c.name, ranks) for c in chosen}
+            results += rows.values()
+            for turn in range(options.kernels):
+                for contender in chosen:
+                    row = rows[contender.name]
+                    if importlib.util.find_spec(contender.module) is None:
+                        row.notes = [f"{contender.module} is not installed"]
+                        continue
+                    where = f"{ranks} ranks, kernel {turn + 1} of {options.kernels}"
+                    status.update(f"{contender.name}: {where}")
+                    measure(contender, row, repeats, options.timeout)
+                    if contender.ready:
+                        measure_cold(contender, row, options.timeout)
+    budgets = show(console, facts, results, imports)
+    console.print(f"{time.monotonic() - began:.0f} s", style="dim")
+    if options.json:
+        report = {
+            "machine": facts,
+            "import_accelnb": imports,
+            "budgets": [asdict(budget) for budget in budgets],
+            "results": [asdict(result) for result in results],
+        }
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
