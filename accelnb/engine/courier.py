@@ -19,6 +19,7 @@ import zmq
 
 from accelnb.engine.launchers.local import Exit, LocalRanks
 from accelnb.engine.run import Display, Event, Failure, Run, Stream, died
+from accelnb.engine.tensors import Received
 from accelnb.engine.wire import Link, Message
 
 # A rank that failed leaves the others this long to fail or finish too, then they are stopped.
@@ -205,7 +206,8 @@ class Courier(threading.Thread):
         self.regroup |= content["regroup"]
         self._sequences[rank] = content["sequences"]
         if content["status"] == "ok":
-            self._run.rank_done(rank, buffers)
+            self._take_values(self._run, rank, content, buffers)
+            self._run.rank_done(rank)
         else:
             self._fail(
                 Failure(
@@ -219,6 +221,18 @@ class Courier(threading.Thread):
                 )
             )
         self._finish_if_over()
+
+    def _take_values(
+        self, run: Run, rank: int, content: dict[str, Any], buffers: list[memoryview]
+    ) -> None:
+        if not buffers:
+            return
+        try:
+            run.received[rank] = Received(content, buffers)
+        except OSError as error:  # it is not there, or this process is out of descriptors
+            said = f"the rank's values cannot be mapped here: {error}"
+            run.rank_failed(Failure(rank, "AccelnbError", said))
+        self._send("release_request", {}, [rank])
 
     def _on_exit(self, exit: Exit) -> None:
         member = self.members[exit.rank]

@@ -7,13 +7,14 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from accelnb.config import LaunchConfig
 from accelnb.engine.courier import Courier, Member, Request
 from accelnb.engine.launchers.local import fork_server
 from accelnb.engine.run import Run, died, name_ranks
+from accelnb.engine.tensors import Packed
 from accelnb.engine.wire import Link
 from accelnb.errors import AccelnbError
 
@@ -98,7 +99,13 @@ class WorkerGroup:
             raise
         return dead
 
-    def run(self, kind: str, requests: Mapping[int, Request], timeout: float | None = None) -> Run:
+    def run(
+        self,
+        kind: str,
+        requests: Mapping[int, Request],
+        timeout: float | None = None,
+        lent: Iterable[Packed | None] = (),
+    ) -> Run:
         """Start a request on some ranks and return its `Run`.
 
         Parameters
@@ -110,10 +117,12 @@ class WorkerGroup:
             content and its buffers.
         timeout
             Seconds after which the ranks are interrupted.
+        lent
+            What the requests refer to in shared memory; closed when the run is over.
         """
         self.make_ready()
         changes = self._changes_of_context()
-        run = Run(tuple(requests), timeout, self._courier.stop)
+        run = Run(tuple(requests), timeout, self._courier.stop, lent)
         with_changes = {rank: (c | changes, buffers) for rank, (c, buffers) in requests.items()}
         self._courier.begin(run, kind, with_changes)
         return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 import signal
 import threading
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from accelnb.engine import tensors
+from accelnb.engine.tensors import Packed, Received
 from accelnb.errors import AccelnbError
 
 # A run's events that may wait for the view; past that the ranks wait.
@@ -168,14 +169,20 @@ class Run:
     """
 
     def __init__(
-        self, ranks: Sequence[int], timeout: float | None, stop: Callable[[Run, str], None]
+        self,
+        ranks: Sequence[int],
+        timeout: float | None,
+        stop: Callable[[Run, str], None],
+        lent: Iterable[Packed | None] = (),
     ) -> None:
         self.ranks = tuple(ranks)
         self.failures: list[Failure] = []
         self.replaced: list[int] = []  # ranks whose variables are lost
         self.stopped_by: str | None = None  # "user", "timeout" or "failure"
         self._pending = set(ranks)
-        self._replies: dict[int, list[memoryview]] = {}
+        self.received: dict[int, Received] = {}  # what each rank brought back
+        self._loaded: dict[int, Any] = {}  # the same, rebuilt
+        self._lent = [pack for pack in lent if pack is not None]
         self._timeout = timeout
         self.deadline = time.monotonic() + timeout if timeout else None
         self._stop = stop
@@ -239,14 +246,16 @@ class Run:
 
     def results(self, part: str = "result") -> RankResults:
         """Return each rank's value of ``result``, or of a name that was pulled."""
-        loaded: dict[int, Any] = {}
+        loaded = self._loaded
 
-        def load(rank: int) -> Any:
+        def load(rank: int, received: Received) -> Any:
             if rank not in loaded:
-                loaded[rank] = tensors.loads(self._replies[rank])
+                loaded[rank] = received.load()
             return loaded[rank][part]
 
-        return RankResults({rank: lambda rank=rank: load(rank) for rank in self._replies})
+        return RankResults(
+            {rank: functools.partial(load, rank, it) for rank, it in self.received.items()}
+        )
 
     def _interrupted_text(self) -> str:
         kept = [rank for rank in self.ranks if rank not in self.replaced]
@@ -271,9 +280,7 @@ class Run:
             except queue.Full:
                 continue
 
-    def rank_done(self, rank: int, buffers: list[memoryview]) -> None:
-        if rank in self._pending and buffers:
-            self._replies[rank] = buffers
+    def rank_done(self, rank: int) -> None:
         self._over(rank)
 
     def rank_failed(self, failure: Failure) -> None:
@@ -284,6 +291,8 @@ class Run:
     def _over(self, rank: int) -> None:
         self._pending.discard(rank)
         if not self._pending:
+            for pack in self._lent:
+                pack.close()
             self._finished.set()
             with contextlib.suppress(queue.Full):
                 self._events.put_nowait(None)  # wakes whoever waits for an event

@@ -7,6 +7,8 @@ so that it sees what the rank's cells assign, as it would in the notebook.
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import io
 import pickle
 import sys
@@ -16,18 +18,69 @@ from typing import Any
 
 import cloudpickle
 
+from accelnb.engine.shared_memory import SharedBuffers, map_shared
+
 _NAMESPACE = "accelnb.namespace"
+_LARGE = 1 << 16  # bytes from which a buffer travels in shared memory
+
+
+class Packed:
+    """A pickled value: a small message, and large buffers in shared memory beside it.
+
+    Attributes
+    ----------
+    content, buffers
+        What the message to the other process has to hold, for its `Received`.
+    """
+
+    def __init__(self, pickled: bytes, large: Sequence[memoryview]) -> None:
+        self.buffers: list[bytes | memoryview] = [pickled]
+        self._shared = SharedBuffers(large) if large else None
+        self.content = {"shared": self._shared.describe()} if self._shared else {}
+
+    def close(self) -> None:
+        """Give up the shared memory, once the receivers have mapped it."""
+        if self._shared is not None:
+            self._shared.close()
+
+
+class Received:
+    """A pickled value that came in a message; its shared memory is mapped at once."""
+
+    def __init__(self, content: dict[str, Any], buffers: Sequence[Any]) -> None:
+        self._pickled = buffers[0]
+        self._large = map_shared(content["shared"]) if "shared" in content else []
+
+    def load(self) -> Any:
+        """Return the value that `dumps` packed."""
+        return _Unpickler(io.BytesIO(self._pickled), None, self._large).load()
+
+    def unpack(self, namespace: dict[str, Any]) -> None:
+        """Bind in `namespace` the variables of a `Pack`; its functions use that namespace."""
+        file = io.BytesIO(self._pickled)
+        unpickler = _Unpickler(file, namespace, self._large)
+        while file.tell() < len(self._pickled):
+            namespace.update(unpickler.load())
 
 
 class _Pickler(cloudpickle.Pickler):
-    def __init__(self, file: io.BytesIO, namespace: dict[str, Any] | None, buffers: list) -> None:
-        super().__init__(file, protocol=5, buffer_callback=buffers.append)
+    def __init__(self, file: io.BytesIO, namespace: dict[str, Any] | None) -> None:
+        super().__init__(file, protocol=5, buffer_callback=self._keep_small)
+        self.large: list[memoryview] = []
+        self._storages: dict[int, Any] = {}  # by the address of torch's own object
         self._namespace = namespace
         self._reference: dict[str, Any] = {"__name__": _NAMESPACE}
         self.globals_used: set[str] = set()
         if namespace is not None:
             # cloudpickle gives all functions with these globals this one dict instead.
             self.globals_ref[id(namespace)] = self._reference
+
+    def _keep_small(self, buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < _LARGE:
+            return True
+        self.large.append(view)
+        return False
 
     def persistent_id(self, obj: Any) -> str | None:
         return _NAMESPACE if obj is self._reference else None
@@ -38,10 +91,29 @@ class _Pickler(cloudpickle.Pickler):
         reduced = super().reducer_override(obj)
         if isinstance(obj, types.FunctionType) and obj.__globals__ is self._namespace:
             return self._without_globals(reduced)
-        if reduced is NotImplemented and _is_on_accelerator(obj):
-            tensor: Any = obj
-            return tensor.detach().cpu().requires_grad_(tensor.requires_grad).__reduce_ex__(5)
+        if reduced is NotImplemented and "torch" in sys.modules:
+            return self._reduce_of_torch(obj)
         return reduced
+
+    def _reduce_of_torch(self, obj: Any) -> Any:
+        import torch
+
+        if isinstance(obj, torch.storage.TypedStorage):
+            untyped = obj._untyped_storage
+            # Tensors that share memory make wrappers of their own of the one storage.
+            untyped = self._storages.setdefault(untyped._cdata, untyped)
+            return _rebuild_typed_storage, (untyped, obj.dtype)
+        if isinstance(obj, torch.UntypedStorage) and obj.device.type != "meta":
+            on_cpu = self._storages.setdefault(-obj._cdata, obj.cpu())  # itself if it is there
+            if not on_cpu.nbytes():
+                return _rebuild_storage, (b"",)
+            memory = (ctypes.c_char * on_cpu.nbytes()).from_address(on_cpu.data_ptr())
+            return _rebuild_storage, (pickle.PickleBuffer(memory),)
+        tensor_module = sys.modules.get("torch.distributed.tensor")
+        if tensor_module is not None and isinstance(obj, tensor_module.DTensor):
+            full: Any = obj.full_tensor()  # pyright: ignore[reportAttributeAccessIssue]
+            return full.__reduce_ex__(5)
+        return NotImplemented
 
     def _is_open(self, obj: Any) -> bool:
         # cloudpickle would send a file that is open for reading as the text it holds.
@@ -69,22 +141,16 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"unknown reference {pid!r}")
 
 
-def dumps(value: Any) -> list[bytes | memoryview]:
-    """Serialize `value` on its own; tensors on an accelerator become CPU tensors.
+def dumps(value: Any) -> Packed:
+    """Pack `value` on its own.
 
-    Returns
-    -------
-    buffers
-        The pickle, then the buffers that were left out of it.
+    Tensors keep their dtype, strides, shared memory and ``requires_grad``. Those on an
+    accelerator become CPU tensors; a DTensor becomes the full tensor, for which every rank of
+    its mesh has to pack it.
     """
     pack = Pack(None)
     pack.add(value)
-    return pack.buffers()
-
-
-def loads(buffers: Sequence[Any]) -> Any:
-    """Return the value that `dumps` serialized."""
-    return _Unpickler(io.BytesIO(buffers[0]), None, buffers[1:]).load()
+    return pack.packed()
 
 
 class Pack:
@@ -100,8 +166,7 @@ class Pack:
 
     def __init__(self, namespace: dict[str, Any] | None) -> None:
         self._file = io.BytesIO()
-        self._beside: list[pickle.PickleBuffer] = []
-        self._pickler = _Pickler(self._file, namespace, self._beside)
+        self._pickler = _Pickler(self._file, namespace)
 
     @property
     def globals_used(self) -> set[str]:
@@ -111,20 +176,30 @@ class Pack:
     def add(self, values: Any) -> None:
         self._pickler.dump(values)
 
-    def buffers(self) -> list[bytes | memoryview]:
-        return [self._file.getvalue(), *(buffer.raw() for buffer in self._beside)]
+    def size(self) -> int:
+        """Return how many bytes have to travel."""
+        return self._file.tell() + sum(view.nbytes for view in self._pickler.large)
+
+    def digest(self) -> bytes:
+        """Return a digest of the pickle without its large buffers."""
+        return hashlib.blake2b(self._file.getvalue()).digest()
+
+    def packed(self) -> Packed:
+        return Packed(self._file.getvalue(), self._pickler.large)
 
 
-def unpack(buffers: Sequence[Any], namespace: dict[str, Any]) -> None:
-    """Bind in `namespace` the variables of a `Pack`."""
-    file = io.BytesIO(buffers[0])
-    unpickler = _Unpickler(file, namespace, buffers[1:])
-    while file.tell() < len(buffers[0]):
-        namespace.update(unpickler.load())
+def _rebuild_storage(memory: Any) -> Any:
+    import torch
+
+    if isinstance(memory, memoryview):  # mapped: the storage keeps the mapping
+        return torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
+    storage = torch.UntypedStorage(len(memory))
+    if memory:
+        ctypes.memmove(storage.data_ptr(), bytes(memory), len(memory))
+    return storage
 
 
-def _is_on_accelerator(obj: Any) -> bool:
-    torch = sys.modules.get("torch")
-    return (
-        torch is not None and type(obj) is torch.Tensor and obj.device.type not in ("cpu", "meta")
-    )
+def _rebuild_typed_storage(untyped: Any, dtype: Any) -> Any:
+    import torch
+
+    return torch.storage.TypedStorage(wrap_storage=untyped, dtype=dtype, _internal=True)

@@ -6,14 +6,13 @@ rebinds it. What a rank's cells assign stays theirs until then.
 
 from __future__ import annotations
 
-import hashlib
 import linecache
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from accelnb.engine.tensors import Pack
+from accelnb.engine.tensors import Pack, Packed
 from accelnb.errors import AccelnbError
 from accelnb.notebook.names import CellNames
 
@@ -35,7 +34,7 @@ class _Known:
 
     value: Any  # or a weak reference to it
     is_weak: bool
-    content: str | None
+    content: bytes | None
     uses: frozenset[str]  # names that functions inside it refer to
 
     @classmethod
@@ -71,8 +70,8 @@ class Capture:
         for rank in ranks:
             self._known.pop(rank, None)
 
-    def pack(self, names: CellNames, ranks: Iterable[int]) -> dict[int, list[bytes | memoryview]]:
-        """Return for each rank the buffers that bring it the values which `names` needs.
+    def pack(self, names: CellNames, ranks: Iterable[int]) -> dict[int, Packed | None]:
+        """Return for each rank a pack of the values which `names` needs, if any.
 
         Ranks that lack the same values share one pack. Nothing is taken as sent when this
         raises.
@@ -83,7 +82,7 @@ class Capture:
             A value cannot be serialized; names the variable and its type.
         """
         optional = names.perhaps | (names.needed & names.bound)
-        packs: dict[frozenset[str], tuple[list[bytes | memoryview], dict[str, _Known]]] = {}
+        packs: dict[frozenset[str], tuple[Packed | None, dict[str, _Known]]] = {}
         chosen = {}
         for rank in ranks:
             known = self._known.get(rank, {})
@@ -130,9 +129,9 @@ class Capture:
 
     def _pack(
         self, names: frozenset[str], optional: frozenset[str], known: Mapping[str, _Known]
-    ) -> tuple[list[bytes | memoryview], dict[str, _Known]]:
+    ) -> tuple[Packed | None, dict[str, _Known]]:
         if not names:
-            return [], {}
+            return None, {}
         names = frozenset(n for n in names if n not in optional or self._refusal(n) is None)
         pack = Pack(self._namespace)
         sent: set[str] = set()
@@ -149,7 +148,11 @@ class Capture:
             sent |= more
             more = self._missing(pack.globals_used, known) - sent
         uses = pack.globals_used
-        return pack.buffers(), {n: _Known.of(self._namespace[n], uses) for n in sent}
+        try:
+            packed = pack.packed()
+        except MemoryError as error:
+            raise AccelnbError(f"the notebook's values cannot be sent: {error}") from error
+        return packed, {n: _Known.of(self._namespace[n], uses) for n in sent}
 
     def _refusal(self, name: str) -> Exception | None:
         """Return why a variable cannot be serialized, or None if it can."""
@@ -188,7 +191,7 @@ class Sources:
         }
 
 
-def _content(value: Any) -> str | None:
+def _content(value: Any) -> bytes | None:
     """Return a digest of a small plain container, None for any other value."""
     if type(value) not in (dict, list, set) or len(value) > _COMPARED_ITEMS:
         return None
@@ -197,5 +200,4 @@ def _content(value: Any) -> str | None:
         pack.add(value)
     except Exception:
         return None  # the value itself is refused where it is sent
-    data = pack.buffers()[0]
-    return hashlib.blake2b(data).hexdigest() if len(data) <= _COMPARED_BYTES else None
+    return pack.digest() if pack.size() <= _COMPARED_BYTES else None

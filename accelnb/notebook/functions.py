@@ -17,9 +17,9 @@ from accelnb.config import (
     options,
     resolve,
 )
-from accelnb.engine import tensors
 from accelnb.engine.group import WorkerGroup
 from accelnb.engine.run import RankResults
+from accelnb.engine.tensors import dumps
 from accelnb.errors import AccelnbError
 from accelnb.hardware import probe
 from accelnb.notebook.capture import Sources
@@ -166,7 +166,7 @@ def _launch(
         raise AccelnbError("this code already runs on a rank; launch from the notebook instead")
     config = resolve(config, probe())
     try:
-        buffers = tensors.dumps((function, args, dict(kwargs)))
+        packed = dumps((function, args, dict(kwargs)))
     except Exception as error:
         raise AccelnbError(
             f"{getattr(function, '__name__', 'the function')} or its arguments cannot be sent to "
@@ -174,11 +174,12 @@ def _launch(
         ) from error
     shell = get_ipython()
     sources = Sources().for_rank(0, cells_so_far(shell)) if shell is not None else {}
-    content = {"precision": config.precision, "sources": sources, "result": True}
+    options = {"precision": config.precision, "sources": sources, "result": True}
+    request = (options | packed.content, packed.buffers)
     group = WorkerGroup(config)
     try:
         run = group.run(
-            "call_request", dict.fromkeys(group.ranks, (content, buffers)), config.timeout
+            "call_request", dict.fromkeys(group.ranks, request), config.timeout, [packed]
         )
         follow(run, PlainView(group.ranks, config.logs))
         return run.results()

@@ -17,8 +17,10 @@ from accelnb.config import (
     from_mapping,
     resolve,
 )
+from accelnb.engine.courier import Request
 from accelnb.engine.group import WorkerGroup
 from accelnb.engine.run import Run, name_ranks
+from accelnb.engine.tensors import Packed
 from accelnb.hardware import probe
 from accelnb.notebook.capture import Capture, Sources
 from accelnb.notebook.cell import Cell, cells_so_far
@@ -62,9 +64,9 @@ class Session:
         assert self.group is not None
         self._replace_dead(self.group)
         self._distributed.add(cell.name)
-        run = self.group.run(
-            "execute_request", self._requests(cell, config, options, ranks), config.timeout
-        )
+        packs = self._capture.pack(cell.names, ranks)
+        requests = self._requests(cell, config, options, packs)
+        run = self.group.run("execute_request", requests, config.timeout, packs.values())
         follow(run, PlainView(ranks, config.logs))
         self._bring_back(run, options)
 
@@ -112,9 +114,12 @@ class Session:
         self._sources = Sources()
 
     def _requests(
-        self, cell: Cell, config: LaunchConfig, options: CellOptions, ranks: tuple[int, ...]
-    ) -> dict[int, tuple[dict[str, Any], list[bytes | memoryview]]]:
-        packs = self._capture.pack(cell.names, ranks)
+        self,
+        cell: Cell,
+        config: LaunchConfig,
+        options: CellOptions,
+        packs: Mapping[int, Packed | None],
+    ) -> dict[int, Request]:
         known = {n: c for n, c in cells_so_far(self._shell).items() if n not in self._distributed}
         content = {
             "cell": {
@@ -127,10 +132,11 @@ class Session:
             "result": options.out is not None,
             "pull": options.pull,
         }
-        return {
-            rank: (content | {"sources": self._sources.for_rank(rank, known)}, packs[rank])
-            for rank in ranks
-        }
+        requests: dict[int, Request] = {}
+        for rank, pack in packs.items():
+            own = content | {"sources": self._sources.for_rank(rank, known)}
+            requests[rank] = (own | pack.content, pack.buffers) if pack else (own, [])
+        return requests
 
     def _bring_back(self, run: Run, options: CellOptions) -> None:
         if options.out is not None:

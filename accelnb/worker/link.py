@@ -17,6 +17,7 @@ from typing import Any
 
 import zmq
 
+from accelnb.engine.tensors import Packed
 from accelnb.engine.wire import Link, Message
 from accelnb.worker.streams import PipeReader, PipeWriter
 
@@ -67,6 +68,7 @@ class RankLink(threading.Thread):
         self.requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.busy_with: str | None = None  # the request that the main thread runs or is about to
         self.interrupt: Interrupt | None = None
+        self.lent: Packed | None = None  # values in shared memory until the notebook has them
         self._dial = dial
         self._readers = readers
         self._writers = writers
@@ -125,7 +127,11 @@ class RankLink(threading.Thread):
         return max(0, int((min(due) - now) * 1000) + 1) if due else None
 
     def _on_message(self, message: Message) -> None:
-        if message.kind == "interrupt_request":
+        if message.kind == "release_request":
+            if self.lent is not None:
+                self.lent.close()
+                self.lent = None
+        elif message.kind == "interrupt_request":
             if self.busy_with and self.interrupt is None:
                 self.interrupt = Interrupt(self.busy_with)
         else:

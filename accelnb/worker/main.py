@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from accelnb.engine import tensors
+from accelnb.engine.tensors import Packed, Received, dumps
 from accelnb.engine.wire import Link, Message
 from accelnb.errors import AccelnbError
 from accelnb.worker.link import RankLink
@@ -79,13 +79,14 @@ class Rank:
         self._send("formed", {"generation": rendezvous["generation"]})
 
     def _answer(self, message: Message) -> None:
-        buffers: list[bytes | memoryview] = []
+        packed: Packed | None = None
         self._stuck_in = None
         self._group.replaceable = True
         try:
             self._interruptible = True
-            reply, buffers = self._run(message)
+            packed = self._run(message)
             self._interruptible = False
+            reply: dict[str, Any] = {"status": "ok"}
         except CellError as error:
             reply = self._error_reply(error)
         except AccelnbError as error:
@@ -97,26 +98,32 @@ class Rank:
             self._link.busy_with = None
         reply |= {"sequences": self._group.sequences(), "regroup": not self._group.usable}
         flush_all()
-        self._link.send("execute_reply", reply, message.id, buffers)
+        if packed is None:
+            self._link.send("execute_reply", reply, message.id)
+        else:
+            self._link.lent = packed
+            self._link.send("execute_reply", reply | packed.content, message.id, packed.buffers)
         gc.collect(0)
 
-    def _run(self, message: Message) -> tuple[dict[str, Any], list[bytes | memoryview]]:
+    def _run(self, message: Message) -> Packed | None:
         request = message.content
         _apply_context(request.get("context", {}))
         os.environ["ACCELERATE_MIXED_PRECISION"] = request.get("precision", "no")
         self._shell.know_sources(request.get("sources", {}))
         namespace = self._shell.user_ns
         if message.kind == "call_request":
-            function, args, kwargs = self._rebuilt(lambda: tensors.loads(message.buffers))
+            function, args, kwargs = self._rebuilt(
+                lambda: Received(request, message.buffers).load()
+            )
             value = self._shell.run_call(functools.partial(function, *args, **kwargs))
         else:
             if message.buffers:
-                self._rebuilt(lambda: tensors.unpack(message.buffers, namespace))
+                self._rebuilt(lambda: Received(request, message.buffers).unpack(namespace))
             value = self._shell.run_code_of_cell(
                 Cell(**request["cell"]), show_value=not request["result"]
             )
         flush_all()
-        return {"status": "ok"}, self._brought_back(request, value)
+        return self._brought_back(request, value)
 
     def _rebuilt(self, rebuild: Callable[[], Any]) -> Any:
         try:
@@ -127,16 +134,16 @@ class Rank:
                 f"{type(error).__name__}: {error}"
             ) from error
 
-    def _brought_back(self, request: dict[str, Any], value: Any) -> list[bytes | memoryview]:
+    def _brought_back(self, request: dict[str, Any], value: Any) -> Packed | None:
         back = {"result": value} if request["result"] else {}
         for name in request.get("pull", ()):
             if name not in self._shell.user_ns:
                 raise AccelnbError(f"there is no variable {name} on rank {self.rank} to pull")
             back[name] = self._shell.user_ns[name]
         if not back:
-            return []
+            return None
         try:
-            return tensors.dumps(back)
+            return dumps(back)
         except Exception as error:
             for name, part in back.items():
                 _check_picklable(name, part)
@@ -228,7 +235,7 @@ def _apply_context(context: dict[str, Any]) -> None:
 
 def _check_picklable(name: str, value: Any) -> None:
     try:
-        tensors.dumps(value)
+        dumps(value).close()
     except Exception as error:
         what = "the cell's last value" if name == "result" else f"the variable {name}"
         raise AccelnbError(
