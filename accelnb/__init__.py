@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from accelnb.config import ConfigError as ConfigError
     from accelnb.config import LaunchConfig as LaunchConfig
-    from accelnb.engine.run import RankError as RankError
+    from accelnb.engine.failure import RankError as RankError
     from accelnb.errors import AccelnbError as AccelnbError
     from accelnb.notebook.functions import distributed as distributed
     from accelnb.notebook.functions import launch as launch
     from accelnb.notebook.functions import notebook_launcher as notebook_launcher
+    from accelnb.notebook.variables import last_run as last_run
+    from accelnb.notebook.variables import pull as pull
+    from accelnb.notebook.variables import push as push
+    from accelnb.streaming import stream as stream
 
 __version__ = "0.1.0.dev0"
 
@@ -22,10 +26,14 @@ _HOMES = {
     "AccelnbError": "accelnb.errors",
     "ConfigError": "accelnb.config",
     "LaunchConfig": "accelnb.config",
-    "RankError": "accelnb.engine.run",
+    "RankError": "accelnb.engine.failure",
     "distributed": "accelnb.notebook.functions",
+    "last_run": "accelnb.notebook.variables",
     "launch": "accelnb.notebook.functions",
     "notebook_launcher": "accelnb.notebook.functions",
+    "pull": "accelnb.notebook.variables",
+    "push": "accelnb.notebook.variables",
+    "stream": "accelnb.streaming",
 }
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -132,6 +132,13 @@ class LaunchConfig:
         parse=_seconds,
         expects="a number of seconds above 0",
     )
+    stall: float = _option(
+        30.0,
+        "after this many seconds without progress on any rank, say where each of them is",
+        flags="--stall",
+        parse=_seconds,
+        expects="a number of seconds above 0",
+    )
     logs: str = _option(
         "merged",
         "which output is shown: merged (equal lines of several ranks once), "
@@ -165,6 +172,11 @@ class CellOptions:
         flags="--pull",
         parse=_names,
         expects="variable names such as a,b",
+    )
+    detach: bool = _option(
+        False,
+        "return a Run at once; the cell goes on in the background (--out NAME binds the Run)",
+        flags="--detach",
     )
     fresh: bool = _option(
         False,

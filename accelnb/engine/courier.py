@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import pickle
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +18,12 @@ from typing import Any
 
 import zmq
 
+from accelnb.engine.doctor import Place, StallWatch, place_of, silent_place
+from accelnb.engine.events import Display, Event, Stalled, Stream
+from accelnb.engine.failure import DIED, Failure, died
 from accelnb.engine.launchers.local import Exit, LocalRanks
-from accelnb.engine.run import Display, Event, Failure, Run, Stream, died
+from accelnb.engine.metrics import Packet
+from accelnb.engine.run import Run
 from accelnb.engine.tensors import Received
 from accelnb.engine.wire import Link, Message
 
@@ -26,6 +31,8 @@ from accelnb.engine.wire import Link, Message
 _GRACE = 0.5
 # A rank that was interrupted and has not answered after this long is killed and replaced.
 _ANSWER = 2.2
+# A rank whose link thread has not said where it is after this long cannot.
+_SAY_WHERE = 1.0
 _LATE_EVENTS = 1000
 _LAST_OUTPUT = 4000
 
@@ -68,6 +75,8 @@ class Courier(threading.Thread):
         self._link = link
         self._launched = launched
         self._run: Run | None = None
+        self._stall = StallWatch(None)
+        self._places: dict[int, tuple[float, Place]] = {}  # when each rank last said it
         self._requests: set[str] = set()
         self._sequences: dict[int, dict[str, int]] = {}
         self._failed_at: float | None = None
@@ -97,7 +106,20 @@ class Courier(threading.Thread):
 
     def stop(self, run: Run, reason: str) -> None:
         """Interrupt `run` on every rank that has not finished."""
-        self.post(lambda: self._interrupt(run, reason))
+        if not self._closing:
+            self.post(lambda: self._interrupt(run, reason))
+
+    def where(self) -> list[Place]:
+        """Ask every rank where it is; return within a second or so."""
+        asked = time.monotonic()
+        self.broadcast("where_request", {}, tuple(self.members))
+
+        def all_answered() -> bool:
+            return all(r in self._places and self._places[r][0] >= asked for r in self.members)
+
+        with self.changed:
+            self.changed.wait_for(all_answered, _SAY_WHERE)
+            return self._places_since(asked, tuple(self.members))
 
     def close(self) -> None:
         if self._closing:
@@ -110,7 +132,8 @@ class Courier(threading.Thread):
         for fd in (self._woken, self._wake):
             os.close(fd)
         if self._run is not None:
-            self._run.abandon()
+            for rank in sorted(self._run.pending):
+                self._run.rank_failed(Failure(rank, DIED, "was shut down"))
 
     # ---- the thread ----
 
@@ -164,6 +187,7 @@ class Courier(threading.Thread):
 
     def _begin(self, run: Run, kind: str, requests: Mapping[int, Request]) -> None:
         self._failed_at = self._stopping = None
+        self._stall = StallWatch(run.stall)
         self._sequences = {}
         for member in self.members.values():
             member.last_output = ""
@@ -186,6 +210,12 @@ class Courier(threading.Thread):
         if message.kind == "stream":
             member.last_output = (member.last_output + content["text"])[-_LAST_OUTPUT:]
             self._emit(Stream(member.rank, content["name"], content["text"]))
+        elif message.kind == "streamed":
+            self._take_streamed(member.rank, message)
+        elif message.kind == "where":
+            with self.changed:
+                self._places[member.rank] = time.monotonic(), place_of(member.rank, content)
+                self.changed.notify_all()
         elif message.kind == "formed":
             with self.changed:
                 member.formed = content["generation"]
@@ -195,8 +225,15 @@ class Courier(threading.Thread):
         elif message.parent in self._requests:
             self._on_reply(member.rank, content, message.buffers)
 
+    def _take_streamed(self, rank: int, message: Message) -> None:
+        if self._run is not None:
+            packets = [Packet(*packet) for packet in pickle.loads(message.buffers[0])]
+            self._run.take_streamed(rank, packets, message.content["dropped"])
+            self._stall.moved()
+
     def _emit(self, event: Event) -> None:
         if self._run is not None:
+            self._stall.moved()
             self._run.deliver(event)
         else:
             self._late.append(event)
@@ -207,6 +244,8 @@ class Courier(threading.Thread):
         self._sequences[rank] = content["sequences"]
         if content["status"] == "ok":
             self._take_values(self._run, rank, content, buffers)
+            for name in content["missing"]:
+                self._run.missing.setdefault(name, []).append(rank)
             self._run.rank_done(rank)
         else:
             self._fail(
@@ -293,14 +332,33 @@ class Courier(threading.Thread):
             self._interrupt(run, "failure")
         elif run.deadline is not None and now >= run.deadline:
             self._interrupt(run, "timeout")
+        elif now >= self._stall.next_step:
+            self._look_for_stall(run, now)
+
+    def _look_for_stall(self, run: Run, now: float) -> None:
+        if self._stall.asked is None:
+            self._stall.asked = now
+            self._stall.next_step = now + min(_SAY_WHERE, self._stall.every)
+            self._send("where_request", {}, run.ranks)
+            return
+        report = self._stall.compare(self._places_since(self._stall.asked, run.ranks), now)
+        if report:
+            run.deliver(Stalled(report))
+
+    def _places_since(self, asked: float, ranks: Sequence[int]) -> list[Place]:
+        told = {rank: place for rank, (at, place) in self._places.items() if at >= asked}
+        return [told.get(rank) or silent_place(rank, self.members[rank].pid) for rank in ranks]
 
     def _wait_ms(self) -> int | None:
         run = self._run
         if run is None:
             return None
-        due = [run.deadline] if run.deadline is not None else []
+        due = [self._stall.next_step]
+        if run.deadline is not None:
+            due.append(run.deadline)
         if self._stopping is not None:
             due = [self._stopping.at + _ANSWER]
         elif self._failed_at is not None:
             due.append(self._failed_at + _GRACE)
-        return max(0, int((min(due) - time.monotonic()) * 1000) + 1) if due else None
+        until = min(due) - time.monotonic()
+        return max(0, int(until * 1000) + 1) if until < float("inf") else None

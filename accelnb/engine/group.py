@@ -12,8 +12,11 @@ from typing import Any
 
 from accelnb.config import LaunchConfig
 from accelnb.engine.courier import Courier, Member, Request
+from accelnb.engine.doctor import Place
+from accelnb.engine.failure import died, name_ranks
 from accelnb.engine.launchers.local import fork_server
-from accelnb.engine.run import Run, died, name_ranks
+from accelnb.engine.logs import new_log
+from accelnb.engine.run import Run
 from accelnb.engine.tensors import Packed
 from accelnb.engine.wire import Link
 from accelnb.errors import AccelnbError
@@ -103,7 +106,9 @@ class WorkerGroup:
         self,
         kind: str,
         requests: Mapping[int, Request],
+        *,
         timeout: float | None = None,
+        stall: float | None = None,
         lent: Iterable[Packed | None] = (),
     ) -> Run:
         """Start a request on some ranks and return its `Run`.
@@ -117,15 +122,22 @@ class WorkerGroup:
             content and its buffers.
         timeout
             Seconds after which the ranks are interrupted.
+        stall
+            Seconds without any progress after which the run says where every rank is.
         lent
             What the requests refer to in shared memory; closed when the run is over.
         """
         self.make_ready()
         changes = self._changes_of_context()
-        run = Run(tuple(requests), timeout, self._courier.stop, lent)
+        log = new_log(self._server.folder / "logs")
+        run = Run(tuple(requests), log, self._courier.stop, timeout, stall, lent)
         with_changes = {rank: (c | changes, buffers) for rank, (c, buffers) in requests.items()}
         self._courier.begin(run, kind, with_changes)
         return run
+
+    def where(self) -> list[Place]:
+        """Return where every rank is, also while it runs a cell or is inside C++ code."""
+        return self._courier.where()
 
     def shutdown(self, grace: float = 1.0) -> None:
         """End every rank: asked first, killed after `grace` seconds. Wait until all are gone."""

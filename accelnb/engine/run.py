@@ -2,111 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
+import collections
 import functools
-import queue
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
+from accelnb.engine.events import Event, Skipped, Stalled, Stream, Streamed
+from accelnb.engine.failure import Failure, RankError, RunInterrupted, name_ranks, stopped_lines
+from accelnb.engine.logs import RunLog
+from accelnb.engine.metrics import Packet, Series, Streams
 from accelnb.engine.tensors import Packed, Received
 from accelnb.errors import AccelnbError
 
-# A run's events that may wait for the view; past that the ranks wait.
-_EVENTS_WAITING = 512
-DIED = "RankDied"
-
-
-@dataclass(frozen=True)
-class Stream:
-    """Text that a rank wrote; `name` is ``stdout`` or ``stderr``."""
-
-    rank: int
-    name: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Display:
-    """A Jupyter display message of a rank: display_data, execute_result, clear_output ..."""
-
-    rank: int
-    kind: str
-    content: dict[str, Any]
-
-
-Event = Stream | Display
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a cell ended badly on one rank."""
-
-    rank: int
-    ename: str
-    evalue: str
-    traceback: tuple[str, ...] = ()
-    where: str | None = None  # e.g. "Cell In[5], line 7"
-    # It ended because another rank failed or the user stopped it, not by its own fault.
-    secondary: bool = False
-    lost_peer: bool = False  # a collective found that another rank had gone
-
-
-class RankError(AccelnbError):
-    """A cell failed on one or more ranks.
-
-    Attributes
-    ----------
-    failures : tuple of Failure
-        One for each rank that did not finish, those at fault first.
-    """
-
-    def __init__(self, failures: Sequence[Failure]) -> None:
-        if not all(f.secondary or f.lost_peer for f in failures):
-            failures = [replace(f, secondary=f.secondary or f.lost_peer) for f in failures]
-        self.failures = tuple(sorted(failures, key=lambda f: (f.secondary, f.rank)))
-        super().__init__(self._headline())
-
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        """Return the ranks that failed by their own fault."""
-        return tuple(failure.rank for failure in self._primary())
-
-    def _primary(self) -> list[Failure]:
-        return [f for f in self.failures if not f.secondary] or list(self.failures)
-
-    def _headline(self) -> str:
-        lines = []
-        for failures in _equal(self._primary(), lambda f: (f.ename, f.evalue, f.where)):
-            first = failures[0]
-            where = f" ({first.where})" if first.where else ""
-            said = f": {first.evalue}" if first.evalue else ""
-            said = f" {first.evalue}" if first.ename == DIED else f": {first.ename}{said}"
-            lines.append(f"{name_ranks(f.rank for f in failures)}{said}{where}")
-        dead = [f.rank for f in self.failures if f.ename == DIED]
-        if dead:
-            its = "their" if len(dead) > 1 else "its"
-            lines.append(f"{name_ranks(dead)} will be replaced; {its} variables are lost")
-        return "\n".join(lines)
-
-    def _render_traceback_(self) -> list[str]:
-        lines = []
-        for failures in _equal(self._primary(), lambda f: f.traceback):
-            if failures[0].traceback:
-                lines += [f"--- {name_ranks(f.rank for f in failures)} ---"]
-                lines += failures[0].traceback
-        lines += stopped_lines(f for f in self.failures if f.secondary)
-        return [*lines, f"RankError: {self}"]
-
-
-class RunInterrupted(KeyboardInterrupt):
-    """The user stopped a cell. The ranks keep their variables unless the text says otherwise."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"KeyboardInterrupt: {self}"]
+# Text that may wait for the view; past that it is in the log only.
+_TEXT_WAITING = 8 << 20
+_EVENTS_WAITING = 10_000
 
 
 class RankResults(Sequence[Any]):
@@ -162,64 +74,136 @@ def _results_of(values: dict[int, Any]) -> RankResults:
 
 
 class Run:
-    """A cell (or function call) under way on `ranks`.
+    """A cell (or function call) on some ranks, under way or over.
 
-    The group's link thread delivers what the ranks send; the notebook takes it with
-    `next_event` until `finished`, then asks for `results`.
+    A ``%%distributed --detach`` cell returns it at once. Its `metrics` and its logs can be
+    read while it runs.
+
+    Attributes
+    ----------
+    ranks : tuple of int
+        Those that take part.
+    streamed : Streams
+        What the ranks streamed with `accelnb.stream`, by name.
+    log : RunLog
+        Where the whole output lies on disk.
     """
 
     def __init__(
         self,
         ranks: Sequence[int],
-        timeout: float | None,
+        log: RunLog,
         stop: Callable[[Run, str], None],
+        timeout: float | None = None,
+        stall: float | None = None,
         lent: Iterable[Packed | None] = (),
     ) -> None:
         self.ranks = tuple(ranks)
+        self.log = log
+        self.streamed = Streams()
+        self.started = time.monotonic()
+        self.ended: float | None = None
         self.failures: list[Failure] = []
         self.replaced: list[int] = []  # ranks whose variables are lost
         self.stopped_by: str | None = None  # "user", "timeout" or "failure"
-        self._pending = set(ranks)
+        self.deadline = self.started + timeout if timeout else None
+        self.stall = stall
         self.received: dict[int, Received] = {}  # what each rank brought back
-        self._loaded: dict[int, Any] = {}  # the same, rebuilt
+        self.missing: dict[str, list[int]] = {}  # names to pull that ranks do not have
+        self._loaded: dict[int, Any] = {}  # what was received, rebuilt
+        self._pending = set(ranks)
         self._lent = [pack for pack in lent if pack is not None]
         self._timeout = timeout
-        self.deadline = time.monotonic() + timeout if timeout else None
         self._stop = stop
-        self._events: queue.Queue[Event | None] = queue.Queue(_EVENTS_WAITING)
-        self._finished = threading.Event()
+        self._events: collections.deque[Event] = collections.deque()
+        self._changed = threading.Condition()  # guards the events
+        self._text_waiting = 0
+        self._skipping: dict[tuple[int, str], int] = {}
         self._abandoned = False
 
-    # ---- the notebook's side ----
+    # ---- for the user ----
 
     @property
-    def finished(self) -> bool:
-        """Whether every rank is done and every event was taken."""
-        return self._finished.is_set() and self._events.empty()
+    def metrics(self) -> Mapping[str, Series]:
+        """Return the streamed scalars: ``run.metrics["loss"]`` is a table by step and rank."""
+        return self.streamed.scalars()
 
-    def next_event(self, timeout: float) -> Event | None:
-        """Return the next event, or None if there is none for `timeout` seconds."""
-        deadline = time.monotonic() + timeout
-        while not self.finished and (left := deadline - time.monotonic()) > 0:
-            with contextlib.suppress(queue.Empty):
-                if event := self._events.get(timeout=min(left, 0.5)):
-                    return event
-        return None
+    def __getitem__(self, name: str) -> Series:
+        """Return what was streamed under `name`, of whatever kind."""
+        return self.streamed[name]
+
+    @property
+    def done(self) -> bool:
+        """Whether every rank has finished, well or badly."""
+        return self.ended is not None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the run is over, at most `timeout` seconds; return whether it is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.done, timeout)
 
     def interrupt(self) -> None:
         """Stop the cell on every rank; it is over within 3 s, whatever the ranks do."""
         self._stop(self, "user")
 
-    def abandon(self) -> None:
-        """Take no more events; what still arrives is dropped."""
-        self._abandoned = True
+    @property
+    def result(self) -> RankResults:
+        """Wait for the run and return each rank's last value.
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Take and drop events until the run is over; return whether it is."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not self.finished and (deadline is None or time.monotonic() < deadline):
-            self.next_event(0.05)
-        return self.finished
+        Raises
+        ------
+        RankError, RunInterrupted
+            As the run ended.
+        """
+        self.wait()
+        self.raise_if_failed()
+        return self.results()
+
+    def logs(self, rank: int, stream: str = "stdout") -> str:
+        """Return all that a rank has written so far to ``stdout`` or ``stderr``."""
+        if rank not in self.ranks:
+            raise AccelnbError(f"rank {rank} takes no part in this run; {name_ranks(self.ranks)}")
+        return self.log.read(rank, stream)
+
+    @property
+    def state(self) -> str:
+        if not self.done:
+            return "running"
+        if self.stopped_by == "user":
+            return "stopped"
+        return "failed" if self.failures else "done"
+
+    @property
+    def seconds(self) -> float:
+        return (self.ended or time.monotonic()) - self.started
+
+    def __repr__(self) -> str:
+        streamed = f", streamed {', '.join(self.streamed)}" if self.streamed else ""
+        return f"<Run on {name_ranks(self.ranks)}: {self.state}, {self.seconds:.1f} s{streamed}>"
+
+    # ---- for a view ----
+
+    @property
+    def finished(self) -> bool:
+        """Whether every rank is done and every event was taken."""
+        return self.done and not self._events
+
+    def next_event(self, timeout: float) -> Event | None:
+        """Return the next event, or None if there is none for `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._events or self.done, timeout)
+            if not self._events:
+                return None
+            event = self._events.popleft()
+            if isinstance(event, Stream):
+                self._text_waiting -= len(event.text)
+            return event
+
+    def abandon(self) -> None:
+        """Take no more events; what still arrives goes to the log only."""
+        with self._changed:
+            self._abandoned = True
+            self._events.clear()
 
     def raise_if_failed(self) -> None:
         """Raise what the cell ended with, if not with success.
@@ -266,19 +250,28 @@ class Run:
             text.append(f"{name_ranks(self.replaced)} did not answer: replaced, variables lost")
         return "\n".join(["; ".join(text), *stopped_lines(self.failures)])
 
-    # ---- the link thread's side ----
+    # ---- for the courier's thread, which never waits here ----
 
     @property
     def pending(self) -> frozenset[int]:
         return frozenset(self._pending)
 
     def deliver(self, event: Event) -> None:
-        """Hand `event` to the notebook; wait while it is far behind."""
-        while not self._abandoned:
-            try:
-                return self._events.put(event, timeout=0.2)
-            except queue.Full:
-                continue
+        """Log `event` and hand it to the view, unless that is far behind."""
+        if isinstance(event, Stream):
+            self.log.write(event.rank, event.name, event.text)
+        with self._changed:
+            if self._abandoned:
+                return
+            if isinstance(event, Stream):
+                self._queue_text(event)
+            elif len(self._events) < _EVENTS_WAITING or isinstance(event, Stalled):
+                self._events.append(event)
+            self._changed.notify_all()
+
+    def take_streamed(self, rank: int, packets: Sequence[Packet], dropped: int) -> None:
+        names = self.streamed.take(rank, packets, dropped)
+        self.deliver(Streamed(rank, names))
 
     def rank_done(self, rank: int) -> None:
         self._over(rank)
@@ -288,66 +281,31 @@ class Run:
             self.failures.append(failure)
         self._over(failure.rank)
 
+    def _queue_text(self, event: Stream) -> None:
+        key = (event.rank, event.name)
+        if self._text_waiting + len(event.text) > _TEXT_WAITING:
+            self._skipping[key] = self._skipping.get(key, 0) + event.text.count("\n")
+            return
+        if key in self._skipping:
+            # Go on with a whole line.
+            _, newline, text = event.text.partition("\n")
+            if not newline:
+                return
+            self._events.append(Skipped(*key, self._skipping.pop(key) + 1))
+            event = Stream(*key, text)
+        self._text_waiting += len(event.text)
+        self._events.append(event)
+
     def _over(self, rank: int) -> None:
         self._pending.discard(rank)
-        if not self._pending:
-            for pack in self._lent:
-                pack.close()
-            self._finished.set()
-            with contextlib.suppress(queue.Full):
-                self._events.put_nowait(None)  # wakes whoever waits for an event
-
-
-def died(rank: int, code: int, last_output: str, secondary: bool = False) -> Failure:
-    """Return the failure of a rank process that ended with `code` (negative: by a signal)."""
-    if code < 0:
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        said = f"was killed by {name}"
-        if name == "SIGKILL":
-            said += " (the system's out-of-memory killer, or another process)"
-    else:
-        said = f"ended its process with exit code {code}"
-    last = _last_words(last_output)
-    if last:
-        said += "; its last output:\n" + "\n".join(f"  {line}" for line in last)
-    return Failure(rank, DIED, said, secondary=secondary)
-
-
-def _last_words(output: str, most: int = 8) -> list[str]:
-    lines = output.strip().splitlines()
-    for at, line in enumerate(lines):
-        if line.startswith("Fatal Python error"):  # faulthandler: what follows is deeper and deeper
-            return lines[at : at + most]
-    return lines[-most:]
-
-
-def name_ranks(ranks: Iterable[int]) -> str:
-    """Return ``rank 1`` or ``ranks 0, 2-3``."""
-    ordered = sorted(ranks)
-    return f"rank{'s' * (len(ordered) != 1)} {rank_list(ordered, ', ')}"
-
-
-def rank_list(ranks: Sequence[int], separator: str = ",") -> str:
-    """Return sorted `ranks` with runs of them shortened: ``0,2-3``."""
-    parts: list[list[int]] = []
-    for rank in ranks:
-        if parts and parts[-1][-1] == rank - 1:
-            parts[-1][1:] = [rank]
-        else:
-            parts.append([rank])
-    return separator.join("-".join(map(str, part)) for part in parts)
-
-
-def stopped_lines(failures: Iterable[Failure]) -> list[str]:
-    """Return a line for each place where ranks were stopped."""
-    return [
-        f"{name_ranks(f.rank for f in group)} stopped at {group[0].where or 'an unknown place'}"
-        for group in _equal((f for f in failures if f.ename != DIED), lambda f: f.where)
-    ]
-
-
-def _equal(failures: Iterable[Failure], key: Callable[[Failure], Any]) -> list[list[Failure]]:
-    groups: dict[Any, list[Failure]] = {}
-    for failure in failures:
-        groups.setdefault(key(failure), []).append(failure)
-    return list(groups.values())
+        if self._pending or self.done:
+            return
+        for pack in self._lent:
+            pack.close()
+        self.log.close()
+        with self._changed:
+            for key, lines in self._skipping.items():
+                self._events.append(Skipped(*key, lines))
+            self._skipping.clear()
+            self.ended = time.monotonic()
+            self._changed.notify_all()

@@ -64,8 +64,11 @@ class Received:
 
 
 class _Pickler(cloudpickle.Pickler):
-    def __init__(self, file: io.BytesIO, namespace: dict[str, Any] | None) -> None:
-        super().__init__(file, protocol=5, buffer_callback=self._keep_small)
+    def __init__(
+        self, file: io.BytesIO, namespace: dict[str, Any] | None, in_band: bool = False
+    ) -> None:
+        keep = None if in_band else self._keep_small
+        super().__init__(file, protocol=5, buffer_callback=keep)
         self.large: list[memoryview] = []
         self._storages: dict[int, Any] = {}  # by the address of torch's own object
         self._namespace = namespace
@@ -151,6 +154,13 @@ def dumps(value: Any) -> Packed:
     pack = Pack(None)
     pack.add(value)
     return pack.packed()
+
+
+def pickled(value: Any) -> bytes:
+    """Return `value`, a small one, as bytes that plain `pickle.loads` reads."""
+    file = io.BytesIO()
+    _Pickler(file, None, in_band=True).dump(value)
+    return file.getvalue()
 
 
 class Pack:

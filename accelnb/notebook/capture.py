@@ -70,6 +70,12 @@ class Capture:
         for rank in ranks:
             self._known.pop(rank, None)
 
+    def send_again(self, names: Iterable[str]) -> None:
+        """Take note that these names are to be sent, whatever the ranks have."""
+        for known in self._known.values():
+            for name in names:
+                known.pop(name, None)
+
     def pack(self, names: CellNames, ranks: Iterable[int]) -> dict[int, Packed | None]:
         """Return for each rank a pack of the values which `names` needs, if any.
 

@@ -63,6 +63,11 @@ def read_cell(shell: InteractiveShell, above: str, body: str) -> Cell:
         raise CellSyntaxError(error, "\n".join(rendered).split("\n")) from None
 
 
+def empty_cell() -> Cell:
+    """Return a cell that does nothing: what it is sent and asked for is all it is for."""
+    return Cell("", "", "<accelnb>", 0, CellNames())
+
+
 def cells_so_far(shell: InteractiveShell) -> dict[str, int]:
     """Return the file name and number of every cell that the notebook has run."""
     return getattr(shell.compile, "_filename_map", {})

@@ -37,6 +37,11 @@ def unload(shell: InteractiveShell) -> None:
         shell.magics_manager.magics[kind].pop(name, None)
 
 
+def session_of(shell: InteractiveShell | None) -> Session | None:
+    """Return what the extension keeps for a notebook that loaded it."""
+    return _sessions.get(id(shell))
+
+
 def in_rank() -> bool:
     """Return whether this process is a rank itself."""
     return os.environ.get("ACCELNB_RANK", "").partition(":")[0] == str(os.getpid())

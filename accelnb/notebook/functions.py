@@ -179,9 +179,13 @@ def _launch(
     group = WorkerGroup(config)
     try:
         run = group.run(
-            "call_request", dict.fromkeys(group.ranks, request), config.timeout, [packed]
+            "call_request",
+            dict.fromkeys(group.ranks, request),
+            timeout=config.timeout,
+            stall=config.stall,
+            lent=[packed],
         )
-        follow(run, PlainView(group.ranks, config.logs))
+        follow(run, PlainView(run, config.logs))
         return run.results()
     finally:
         group.shutdown()

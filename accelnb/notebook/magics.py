@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -18,12 +18,14 @@ from IPython.core.magic import (
 )
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
-from accelnb.config import CellOptions, ConfigError, LaunchConfig, options
+from accelnb.config import CellOptions, ConfigError, LaunchConfig, from_mapping, options
+from accelnb.engine.doctor import stacks_report
+from accelnb.engine.run import Run
 from accelnb.notebook.cell import read_cell
 from accelnb.notebook.session import Session
 
 _OPTIONS = options(LaunchConfig, CellOptions)
-_COMMANDS = ("status", "restart", "shutdown")
+_COMMANDS = ("status", "stacks", "pull", "push", "interrupt", "restart", "shutdown")
 _WORD = re.compile(r"\s*(?P<flag>--?[\w-]+)(?P<equals>=)?")
 
 
@@ -54,7 +56,7 @@ class AccelnbMagics(Magics):
     @no_var_expand
     @_with_options
     @line_cell_magic
-    def distributed(self, line: str, cell: str | None = None) -> None:
+    def distributed(self, line: str, cell: str | None = None) -> Run | None:
         """Run a cell, or the expression on the line, on every rank.
 
         The last expression is each rank's value. `rank`, `local_rank`, `world_size` and
@@ -70,18 +72,42 @@ class AccelnbMagics(Magics):
         given = self._parse(line)
         if not cell.strip():
             raise ConfigError("%distributed: there is no code to run; see %%distributed?")
-        self._session.run_cell(read_cell(self.shell, above, cell), given)
+        return self._session.run_cell(read_cell(self.shell, above, cell), given)
 
     @line_magic
-    def accelnb(self, line: str) -> str | None:
-        """Look after the ranks: `%accelnb status`, `restart` or `shutdown`."""
-        command = line.strip() or "status"
-        if command == "status":
-            return self._status()
+    def accelnb(self, line: str) -> None:
+        """Look after the ranks.
+
+        %accelnb status              each rank: process, memory, what it runs
+        %accelnb stacks              where each rank is, also when it hangs
+        %accelnb pull a,b            bring variables back, each as a sequence over ranks
+        %accelnb push a,b            send the notebook's variables to the ranks
+        %accelnb interrupt           stop a detached cell
+        %accelnb restart             start the ranks anew; their variables are lost
+        %accelnb shutdown            end them
+
+        pull and push take --ranks 0,2-3.
+        """
+        command, _, rest = (line.strip() or "status").partition(" ")
         if command not in _COMMANDS:
             raise ConfigError(f"%accelnb {command}: choose one of {', '.join(_COMMANDS)}")
-        getattr(self._session, command)()
-        return None
+        if command in ("pull", "push"):
+            names, ranks = _names_and_ranks(command, rest)
+            getattr(self, f"_{command}")(names, ranks)
+        elif rest:
+            raise ConfigError(f"%accelnb {command} takes nothing more, so not {rest.strip()}")
+        elif command == "status":
+            print(self._status())
+        elif command == "stacks":
+            print(stacks_report(self._session.where()))
+        else:
+            getattr(self._session, command)()
+
+    def _pull(self, names: Sequence[str], ranks: tuple[int, ...] | None) -> None:
+        self.shell.push(self._session.pull(names, ranks))
+
+    def _push(self, names: Sequence[str], ranks: tuple[int, ...] | None) -> None:
+        self._session.push(names, ranks)
 
     def _parse(self, line: str) -> dict[str, Any]:
         expanded = self.shell.var_expand(line, depth=3) if line else ""
@@ -92,17 +118,42 @@ class AccelnbMagics(Magics):
                 f"%%distributed: {error}; see %%distributed? for its options"
             ) from None
 
-    def _status(self) -> None:
+    def _status(self) -> str:
         group = self._session.group
         if group is None or not group.alive:
-            print("no ranks: the next %%distributed cell starts them")
-            return
-        print(f"{len(group.ranks)} ranks on {group.config.device}, started by {group.config.start}")
-        for member in group.members:
-            state = (
-                f"ended ({member.exit.code})" if member.exit else "busy" if group.busy else "idle"
-            )
-            print(f"rank {member.rank}: pid {member.pid}, {state}")
+            return "no ranks: the next %%distributed cell starts them"
+        run = self._session.last_run
+        busy = f"busy for {run.seconds:.0f} s" if group.busy and run is not None else "idle"
+        lines = [
+            f"{len(group.ranks)} ranks on {group.config.device}, "
+            f"started by {group.config.start}, {busy}"
+        ]
+        for member, place in zip(group.members, group.where(), strict=True):
+            if member.exit:
+                lines.append(f"rank {member.rank}: ended ({member.exit.code}), will be replaced")
+                continue
+            memory = [f"{_mib(place.memory)} memory"] if place.memory else []
+            if place.device_memory is not None:
+                memory.append(f"{_mib(place.device_memory)} on the device")
+            said = [f"pid {member.pid}", *memory, place.describe()]
+            lines.append(f"rank {member.rank}: {', '.join(said)}")
+        return "\n".join(lines)
+
+
+def _names_and_ranks(command: str, rest: str) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
+    """Read `a,b --ranks 0` behind a command, by the rules that config.py has for cells."""
+    names, _, ranks = rest.partition("--ranks")
+    given = {"pull": ",".join(names.replace(",", " ").split())}
+    if ranks.strip():
+        given["ranks"] = ranks.strip()
+    if not given["pull"]:
+        raise ConfigError(f"%accelnb {command}: say which variables, such as a,b")
+    options = from_mapping(CellOptions, given)
+    return options.pull, options.ranks
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):,.0f} MiB"
 
 
 def split_options(line: str) -> tuple[str, str]:

@@ -20,9 +20,9 @@ class CellNames:
     `perhaps` are names that appear in a magic's or shell command's text only.
     """
 
-    needed: frozenset[str]
-    perhaps: frozenset[str]
-    bound: frozenset[str]
+    needed: frozenset[str] = frozenset()
+    perhaps: frozenset[str] = frozenset()
+    bound: frozenset[str] = frozenset()
 
 
 def analyse(code: str) -> CellNames:

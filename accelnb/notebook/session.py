@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -18,12 +18,17 @@ from accelnb.config import (
     resolve,
 )
 from accelnb.engine.courier import Request
+from accelnb.engine.doctor import Place
+from accelnb.engine.failure import name_ranks
 from accelnb.engine.group import WorkerGroup
-from accelnb.engine.run import Run, name_ranks
+from accelnb.engine.run import RankResults, Run
 from accelnb.engine.tensors import Packed
+from accelnb.errors import AccelnbError
 from accelnb.hardware import probe
 from accelnb.notebook.capture import Capture, Sources
-from accelnb.notebook.cell import Cell, cells_so_far
+from accelnb.notebook.cell import Cell, cells_so_far, empty_cell
+from accelnb.notebook.names import CellNames
+from accelnb.notebook.views.detached import DetachedView, follow_in_background
 from accelnb.notebook.views.plain import PlainView, follow
 
 
@@ -42,9 +47,15 @@ class Session:
         self._capture = Capture(shell.user_ns, shell.user_ns_hidden)
         self._sources = Sources()
         self._distributed: set[str] = set()  # cells that ran on the ranks: they know them
+        self.last_run: Run | None = None
 
-    def run_cell(self, cell: Cell, given: Mapping[str, Any]) -> None:
+    def run_cell(self, cell: Cell, given: Mapping[str, Any]) -> Run | None:
         """Run `cell` on the ranks with the options that its magic line gave.
+
+        Returns
+        -------
+        run : Run or None
+            A run that goes on, if ``--detach`` asked for it and ``--out`` did not name it.
 
         Raises
         ------
@@ -56,19 +67,73 @@ class Session:
             As the run ended.
         """
         options = from_mapping(CellOptions, given)
+        if options.detach and options.pull:
+            raise ConfigError(
+                "pull: a detached cell has nothing to bring back yet; "
+                "use %accelnb pull when its run is done"
+            )
         config = resolve(from_mapping(LaunchConfig, given, self._shape_in_use()), probe())
         assert config.procs is not None
-        ranks = _chosen(options, config.procs)
+        ranks = _chosen(options.ranks, config.procs)
+        self._refuse_if_busy()
         if options.fresh or not self._fits(config):
             self._start(config)
         assert self.group is not None
         self._replace_dead(self.group)
         self._distributed.add(cell.name)
-        packs = self._capture.pack(cell.names, ranks)
-        requests = self._requests(cell, config, options, packs)
-        run = self.group.run("execute_request", requests, config.timeout, packs.values())
-        follow(run, PlainView(ranks, config.logs))
+        run = self._begin(cell, ranks, config, options)
+        if options.detach:
+            return self._detach(run, cell, options)
+        follow(run, PlainView(run, config.logs))
         self._bring_back(run, options)
+        return None
+
+    def pull(self, names: Sequence[str], ranks: tuple[int, ...] | None) -> dict[str, RankResults]:
+        """Return the values that variables have on the ranks.
+
+        Raises
+        ------
+        AccelnbError
+            There are no ranks, they are busy, or a rank lacks a name; says which have it.
+        """
+        options = CellOptions(ranks=ranks, pull=tuple(names))
+        run = self._run_on_idle(empty_cell(), options)
+        _refuse_missing(run)
+        return {name: run.results(name) for name in names}
+
+    def push(self, names: Sequence[str], ranks: tuple[int, ...] | None) -> None:
+        """Bind variables on the ranks to the values that they have in the notebook.
+
+        Raises
+        ------
+        AccelnbError
+            There are no ranks, they are busy, or the notebook has no such variable.
+        CannotSend
+            A value cannot be serialized.
+        """
+        for name in names:
+            if name not in self._shell.user_ns:
+                raise AccelnbError(f"there is no variable {name} in the notebook")
+        self._capture.send_again(names)
+        cell = dataclasses.replace(empty_cell(), names=CellNames(needed=frozenset(names)))
+        self._run_on_idle(cell, CellOptions(ranks=ranks))
+
+    def interrupt(self) -> None:
+        """Stop the run that goes on in the background, if there is one."""
+        if self.last_run is not None:
+            self.last_run.interrupt()
+
+    def where(self) -> list[Place]:
+        """Return where each rank is.
+
+        Raises
+        ------
+        AccelnbError
+            There are no ranks.
+        """
+        if self.group is None or not self.group.alive:
+            raise AccelnbError("there are no ranks yet: the first %%distributed cell starts them")
+        return self.group.where()
 
     def shutdown(self) -> None:
         """End the ranks; the next cell starts new ones."""
@@ -97,8 +162,6 @@ class Session:
         return all(getattr(self.group.config, n) == getattr(config, n) for n in SHAPE)
 
     def _start(self, config: LaunchConfig) -> None:
-        if self.group is not None and self.group.busy:
-            raise ConfigError("the ranks are busy with another cell: stop it or wait for it")
         self.shutdown()
         self.group = WorkerGroup(dataclasses.replace(config, timeout=None))
 
@@ -129,7 +192,7 @@ class Session:
                 "number": cell.number,
             },
             "precision": config.precision,
-            "result": options.out is not None,
+            "result": options.out is not None or options.detach,
             "pull": options.pull,
         }
         requests: dict[int, Request] = {}
@@ -138,20 +201,69 @@ class Session:
             requests[rank] = (own | pack.content, pack.buffers) if pack else (own, [])
         return requests
 
+    def _begin(
+        self, cell: Cell, ranks: Sequence[int], config: LaunchConfig, options: CellOptions
+    ) -> Run:
+        assert self.group is not None
+        packs = self._capture.pack(cell.names, ranks)
+        self.last_run = self.group.run(
+            "execute_request",
+            self._requests(cell, config, options, packs),
+            timeout=config.timeout,
+            stall=config.stall,
+            lent=packs.values(),
+        )
+        return self.last_run
+
+    def _run_on_idle(self, cell: Cell, options: CellOptions) -> Run:
+        """Run a short request of ours on the ranks that are there."""
+        if self.group is None or not self.group.alive:
+            raise AccelnbError("there are no ranks yet: the first %%distributed cell starts them")
+        self._refuse_if_busy()
+        self._replace_dead(self.group)
+        ranks = _chosen(options.ranks, len(self.group.ranks))
+        run = self._begin(cell, ranks, self.group.config, options)
+        follow(run, PlainView(run, "merged"))
+        return run
+
+    def _detach(self, run: Run, cell: Cell, options: CellOptions) -> Run | None:
+        follow_in_background(run, DetachedView(run, f"cell {cell.number}"))
+        if options.out is None:
+            return run
+        self._shell.push({options.out: run})
+        return None
+
+    def _refuse_if_busy(self) -> None:
+        if self.group is not None and self.group.busy and self.last_run is not None:
+            raise AccelnbError(
+                f"the ranks are busy for {self.last_run.seconds:.0f} s with a detached cell: wait "
+                "for its run (run.wait()) or stop it (run.interrupt(), %accelnb interrupt)"
+            )
+
     def _bring_back(self, run: Run, options: CellOptions) -> None:
         if options.out is not None:
             self._shell.push({options.out: run.results()})
         for name in options.pull:
-            self._shell.push({name: run.results(name)})
-            self._capture.holds_already(name, run.ranks)
+            if name not in run.missing:
+                self._shell.push({name: run.results(name)})
+                self._capture.holds_already(name, run.ranks)
+        _refuse_missing(run)
 
 
-def _chosen(options: CellOptions, procs: int) -> tuple[int, ...]:
+def _refuse_missing(run: Run) -> None:
+    for name, lacking in run.missing.items():
+        have = [rank for rank in run.ranks if rank not in lacking]
+        said = f"{name_ranks(have)} have it" if have else "no rank has it"
+        said = said.replace("have", "has") if len(have) == 1 else said
+        raise AccelnbError(f"there is no variable {name} on {name_ranks(lacking)}; {said}")
+
+
+def _chosen(asked: tuple[int, ...] | None, procs: int) -> tuple[int, ...]:
     every = tuple(range(procs))
-    for rank in options.ranks or ():
+    for rank in asked or ():
         if rank not in every:
             raise ConfigError(f"ranks={rank}: there is no such rank; there are {name_ranks(every)}")
-    return options.ranks or every
+    return asked or every
 
 
 def _say(text: str) -> None:

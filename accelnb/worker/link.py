@@ -19,11 +19,13 @@ import zmq
 
 from accelnb.engine.tensors import Packed
 from accelnb.engine.wire import Link, Message
+from accelnb.worker.streamed import StreamedValues, packed
 from accelnb.worker.streams import PipeReader, PipeWriter
 
 # Output is read at most this often: a flood costs few, large messages.
 _READ_EVERY = 0.01
 _FLUSH_EVERY = 0.1
+_STREAM_EVERY = 0.1
 # An interrupt that Python has not noticed after this long finds the main thread in C++ code.
 _NOTICE = 0.2
 _CLEAN_UP = 1.2
@@ -55,6 +57,8 @@ class RankLink(threading.Thread):
     ----------
     unstick
         Called from this thread when an interrupt finds the main thread in a collective.
+    where
+        Called from this thread: says where the main thread is.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class RankLink(threading.Thread):
         readers: Sequence[PipeReader],
         writers: Sequence[PipeWriter],
         unstick: Callable[[], None],
+        where: Callable[[], dict[str, Any]],
     ) -> None:
         super().__init__(name="accelnb-link", daemon=True)
         self.requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
@@ -73,9 +78,12 @@ class RankLink(threading.Thread):
         self._readers = readers
         self._writers = writers
         self._unstick = unstick
+        self._where = where
+        self.streamed = StreamedValues()
         self._outgoing: collections.deque[_Outgoing] = collections.deque()
         self._woken, self._wake = os.pipe()
         self._next_read = 0.0
+        self._next_streamed = 0.0
 
     # ---- for the main thread ----
 
@@ -131,6 +139,8 @@ class RankLink(threading.Thread):
             if self.lent is not None:
                 self.lent.close()
                 self.lent = None
+        elif message.kind == "where_request":
+            self._outgoing.append(_Outgoing("where", self._where(), message.id, (), 0))
         elif message.kind == "interrupt_request":
             if self.busy_with and self.interrupt is None:
                 self.interrupt = Interrupt(self.busy_with)
@@ -163,6 +173,8 @@ class RankLink(threading.Thread):
         while self._link.writable():
             if self._outgoing:
                 self._send_next(self._outgoing[0])
+            elif self.streamed and time.monotonic() >= self._next_streamed:
+                self._send_streamed()
             elif time.monotonic() >= self._next_read and self._send_output():
                 self._next_read = time.monotonic() + _READ_EVERY
             else:
@@ -174,10 +186,19 @@ class RankLink(threading.Thread):
         if message.output_before and (sent := self._send_output()):
             message.output_before = max(0, message.output_before - sent)
             return
+        if message.kind == "execute_reply" and self.streamed:
+            self._send_streamed()
+            return
         self._outgoing.popleft()
         self._link.send(
             message.kind, message.content, parent=message.parent, buffers=message.buffers
         )
+
+    def _send_streamed(self) -> None:
+        values = [packed(self.streamed.take())]
+        self._link.send("streamed", {"dropped": self.streamed.dropped}, buffers=values)
+        if not self.streamed:
+            self._next_streamed = time.monotonic() + _STREAM_EVERY
 
     def _send_output(self) -> int:
         """Send what is in the pipes, at most one message of each; return how many bytes."""

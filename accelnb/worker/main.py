@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 
+from accelnb import streaming
 from accelnb.engine.tensors import Packed, Received, dumps
 from accelnb.engine.wire import Link, Message
 from accelnb.errors import AccelnbError
+from accelnb.worker import where
 from accelnb.worker.link import RankLink
-from accelnb.worker.process_group import RankProcessGroup
+from accelnb.worker.process_group import LOST_PEER, RankProcessGroup
 from accelnb.worker.shell import Cell, CellError, RankShell, make_shell
 from accelnb.worker.streams import PipeReader, flush_all, install_writers
 
@@ -51,8 +53,10 @@ class Rank:
             [PipeReader(name, fd) for name, fd in outputs.items()],
             writers,
             self._unstick,
+            self._where,
         )
         self._link.start()
+        streaming.send_to(self._link.streamed.add)
         self._shell = _shell or make_shell(spec["context"]["cwd"])
         self._shell.send = self._send
         self._shell.user_ns.update(
@@ -82,11 +86,12 @@ class Rank:
         packed: Packed | None = None
         self._stuck_in = None
         self._group.replaceable = True
+        self._link.streamed.begin()
         try:
             self._interruptible = True
             packed = self._run(message)
             self._interruptible = False
-            reply: dict[str, Any] = {"status": "ok"}
+            reply: dict[str, Any] = {"status": "ok", "missing": self._missing(message.content)}
         except CellError as error:
             reply = self._error_reply(error)
         except AccelnbError as error:
@@ -136,10 +141,8 @@ class Rank:
 
     def _brought_back(self, request: dict[str, Any], value: Any) -> Packed | None:
         back = {"result": value} if request["result"] else {}
-        for name in request.get("pull", ()):
-            if name not in self._shell.user_ns:
-                raise AccelnbError(f"there is no variable {name} on rank {self.rank} to pull")
-            back[name] = self._shell.user_ns[name]
+        variables = self._shell.user_ns
+        back |= {name: variables[name] for name in request.get("pull", ()) if name in variables}
         if not back:
             return None
         try:
@@ -149,18 +152,24 @@ class Rank:
                 _check_picklable(name, part)
             raise AccelnbError(f"the values cannot be brought back: {error}") from error
 
+    def _missing(self, request: dict[str, Any]) -> list[str]:
+        return [name for name in request.get("pull", ()) if name not in self._shell.user_ns]
+
     def _error_reply(self, error: CellError) -> dict[str, Any]:
-        where = error.where
-        self._group.broken |= error.lost_peer
+        place, said = error.where, error.evalue
+        lost_peer = error.is_runtime_error and bool(LOST_PEER.search(said))
+        if hint := self._group.wrapped_on_old(said, self._shell.user_ns):
+            said, lost_peer = hint, False
+        self._group.broken |= lost_peer
         if self._stuck_in:
-            where = f"{where or 'a collective'} (in {self._stuck_in})"
+            place = f"{place or 'a collective'} (in {self._stuck_in})"
         return {
             "status": "error",
             "ename": error.ename,
-            "evalue": error.evalue,
+            "evalue": said,
             "traceback": error.traceback,
-            "where": where,
-            "lost_peer": error.lost_peer,
+            "where": place,
+            "lost_peer": lost_peer,
         }
 
     def _send(self, kind: str, content: dict[str, Any]) -> None:
@@ -175,10 +184,12 @@ class Rank:
             raise KeyboardInterrupt
 
     def _unstick(self) -> None:
-        collective = self._group.collective_under_way()
-        if collective is not None:
-            self._stuck_in = collective
+        if (collective := where.collective_under_way()) is not None:
+            self._stuck_in = collective["name"]
             self._group.unstick()
+
+    def _where(self) -> dict[str, Any]:
+        return where.report(self._shell.compile, self._link.busy_with is not None)
 
 
 def _environment(spec: dict[str, Any]) -> dict[str, str]:

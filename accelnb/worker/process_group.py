@@ -5,14 +5,22 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import pickle
+import re
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 import torch.distributed as dist
-from torch._C._distributed_c10d import _dump_fr_trace  # pyright: ignore
 from torch.distributed import distributed_c10d as c10d
+from torch.nn.parallel import DistributedDataParallel
 
+# How gloo and nccl say that another rank is no longer there.
+LOST_PEER = re.compile(
+    r"Connection (closed|reset) by peer|Broken pipe|ncclRemoteError|remote process exited"
+)
+_NO_SUCH_GROUP = re.compile(
+    r"is not initialized in the world group map|Could not resolve the process group"
+)
 _BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}
 
 
@@ -59,14 +67,19 @@ class RankProcessGroup:
                 counts[name] = group._get_sequence_number_for_group()  # pyright: ignore
         return counts
 
-    def collective_under_way(self) -> str | None:
-        """Return the name of the operation that waits, by torch's flight recorder.
-
-        To be called from any thread, also while the main thread is in C++ code.
-        """
-        trace = pickle.loads(_dump_fr_trace())  # our own memory
-        waiting = [e["profiling_name"] for e in trace["entries"][-100:] if not e["retired"]]
-        return waiting[-1].rpartition(":")[2] if waiting else None
+    def wrapped_on_old(self, error: str, variables: Mapping[str, Any]) -> str | None:
+        """Say that a model was wrapped on a group that is gone, if `error` came of that."""
+        if _NO_SUCH_GROUP.search(error):
+            what, again = "a model, optimizer or mesh", "make the mesh and fully_shard(model) again"
+        elif LOST_PEER.search(error) and (gone := _on_old_groups(variables)):
+            what = " and ".join(gone)
+            again = f"wrap the model again, as in DistributedDataParallel({gone[0]}.module)"
+        else:
+            return None
+        return (
+            f"{what} was made on a process group that ended when ranks were interrupted or lost: "
+            f"{again}"
+        )
 
     def unstick(self) -> None:
         """Make the collective that the main thread waits in raise; call from another thread.
@@ -162,6 +175,15 @@ class RankProcessGroup:
                 return self._port not in ports
         except OSError:
             return False
+
+
+def _on_old_groups(variables: Mapping[str, Any]) -> list[str]:
+    return [
+        name
+        for name, value in variables.items()
+        if isinstance(value, DistributedDataParallel)
+        and value.process_group not in c10d._world.pg_map
+    ]
 
 
 def _open_sockets() -> dict[int, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import linecache
-import re
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,12 +18,6 @@ from traitlets.config import Config
 Send = Callable[[str, dict[str, Any]], None]
 
 _REFUSED = "this code already runs on a rank; start %{name} from an ordinary notebook cell"
-
-
-# How gloo and nccl say that another rank is no longer there.
-_LOST_PEER = re.compile(
-    r"Connection (closed|reset) by peer|Broken pipe|ncclRemoteError|remote process exited"
-)
 
 
 @dataclass(frozen=True)
@@ -47,6 +40,15 @@ class _Compiler(CachingCompiler):
             return super().cache(transformed_code, number, raw_code)
         self.know(self.cell.name, self.cell.number, self.cell.source)
         return self.cell.name
+
+    def label(self, file: str) -> str | None:
+        """Return e.g. ``Cell In[5]`` for the file name of a cell, None for any other file."""
+        label = self.format_code_name(file)
+        return " ".join(label) if label else None
+
+    def code(self, file: str) -> str:
+        """Return the code of a cell, as far as it is known here."""
+        return self.cell.code if file == self.cell.name else "".join(linecache.getlines(file))
 
     def know(self, name: str, number: int, source: str) -> None:
         """Let tracebacks show a cell of the notebook that defined a function sent here."""
@@ -100,7 +102,7 @@ class CellError(Exception):
         self.evalue = _text_of(error)
         self.traceback = traceback
         self.where = where
-        self.lost_peer = isinstance(error, RuntimeError) and bool(_LOST_PEER.search(self.evalue))
+        self.is_runtime_error = isinstance(error, RuntimeError)
 
 
 class RankShell(InteractiveShell):
@@ -157,9 +159,8 @@ class RankShell(InteractiveShell):
         """Return e.g. ``Cell In[5], line 7``: the innermost line of the notebook in it."""
         where = None
         while traceback is not None:
-            label = self.compile.format_code_name(traceback.tb_frame.f_code.co_filename)
-            if label:
-                where = f"{' '.join(label)}, line {traceback.tb_lineno}"
+            if label := self.compile.label(traceback.tb_frame.f_code.co_filename):
+                where = f"{label}, line {traceback.tb_lineno}"
             traceback = traceback.tb_next
         return where
 

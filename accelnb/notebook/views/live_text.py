@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-from IPython.core.getipython import get_ipython
-from IPython.display import publish_display_data
+from accelnb.notebook.views.area import NotebookArea, in_kernel
 
 _MOST_LINES = 10
 
@@ -42,9 +40,7 @@ class LiveText(Protocol):
 
 def live_text(label: Label) -> LiveText:
     """Return what suits the front end: a display that is updated, or a terminal's last line."""
-    shell = get_ipython()
-    in_kernel = shell is not None and hasattr(shell, "kernel")
-    return NotebookLines(label) if in_kernel else TerminalLine(label)
+    return NotebookLines(label) if in_kernel() else TerminalLine(label)
 
 
 class NotebookLines:
@@ -57,7 +53,7 @@ class NotebookLines:
         self._label = label
         self._growing: dict[Key, str] = {}
         self._finished: list[tuple[int, str]] = []
-        self._display_id: str | None = None
+        self._area = NotebookArea()
         self._changed = False
 
     def has(self, key: Key) -> bool:
@@ -71,13 +67,9 @@ class NotebookLines:
         if not self._changed:
             return
         self._changed = False
-        data: dict[str, Any] = {"text/plain": "\n".join(self._lines())}
-        is_new = self._display_id is None
-        self._display_id = self._display_id or uuid.uuid4().hex
-        transient = {"display_id": self._display_id}
-        publish_display_data(data, transient=transient, update=not is_new)
+        self._area.show("\n".join(self._lines()))
         if not self._growing:
-            self._finished, self._display_id = [], None
+            self._finished, self._area = [], NotebookArea()
 
     def finish(self, key: Key, text: str) -> bool:
         if self._growing.pop(key, None) is None:

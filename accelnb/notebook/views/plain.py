@@ -16,11 +16,21 @@ from typing import Any, TextIO
 from IPython.core.getipython import get_ipython
 from IPython.display import clear_output, publish_display_data
 
-from accelnb.engine.run import Display, Event, Run, Stream, rank_list
+from accelnb.engine.events import Display, Event, Skipped, Stalled, Stream, Streamed
+from accelnb.engine.failure import rank_list
+from accelnb.engine.run import Run
+from accelnb.notebook.views.area import in_kernel
+from accelnb.notebook.views.board import Board
 from accelnb.notebook.views.live_text import LiveText, live_text
+from accelnb.notebook.views.tail import Tail
 
 _HOLD = 0.15  # s that a line waits for the same line of other ranks
 _FLUSH_EVERY = 0.1
+_REDRAW_EVERY = 0.5
+# What a notebook's document gets line by line; from there on only the last lines are shown.
+_HEAD_LINES = 2_000
+_HEAD_CHARACTERS = 400_000
+_LONGEST_LINE = 10_000
 
 
 @dataclass
@@ -38,10 +48,21 @@ class _Item:
 
 @dataclass
 class _Partial:
-    """The unfinished line of one rank's stream."""
+    """The unfinished line of one rank's stream, and how much of it is left out."""
 
     text: str = ""
     since: float = 0.0
+    more: int = 0
+
+    def add(self, text: str) -> None:
+        """Append `text`; after a carriage return it overwrites, as in a terminal."""
+        text = self.text + text
+        if "\r" in text.rstrip("\r"):
+            ends = "\r" if text.endswith("\r") else ""
+            text = text.rstrip("\r").rpartition("\r")[2] + ends
+            self.more = 0
+        self.text = text[:_LONGEST_LINE]
+        self.more += len(text) - len(self.text)
 
 
 class PlainView:
@@ -49,26 +70,36 @@ class PlainView:
 
     Parameters
     ----------
-    ranks
-        The ranks that take part.
     logs
         ``merged``, ``all`` or ``rank0``, see `accelnb.config.LaunchConfig`.
     """
 
-    def __init__(self, ranks: Sequence[int], logs: str) -> None:
-        self._ranks: Sequence[int] = tuple(ranks)
+    def __init__(self, run: Run, logs: str) -> None:
+        self._run = run
+        self._ranks: Sequence[int] = run.ranks
         self._merges = logs == "merged" and len(self._ranks) > 1
-        self._only = min(ranks) if logs == "rank0" else None
+        self._only = min(run.ranks) if logs == "rank0" else None
         self._waiting = {rank: collections.deque[_Item]() for rank in self._ranks}
         self._partial: dict[tuple[int, str], _Partial] = collections.defaultdict(_Partial)
         self._live: LiveText = live_text(self._label)
         self._flushed_at = 0.0
+        self._redrawn_at = 0.0
         self._written: set[TextIO] = set()
+        self._board = Board(run.streamed, self._label)
+        self._tail: Tail | None = None
+        self._lines_left = _HEAD_LINES
+        self._characters_left = _HEAD_CHARACTERS
 
     def show(self, event: Event) -> None:
-        if event.rank not in self._waiting or self._only not in (None, event.rank):
+        if isinstance(event, Stalled):
+            self._say(event.report)
+        elif event.rank not in self._waiting or self._only not in (None, event.rank):
             return
-        if isinstance(event, Stream):
+        elif isinstance(event, Streamed):
+            self._board.changed(event.names)
+        elif isinstance(event, Skipped):
+            self._skip(event)
+        elif isinstance(event, Stream):
             self._take_text(event)
         else:
             self._take_display(event)
@@ -82,35 +113,79 @@ class PlainView:
             self._show_partials(now)
             self._flush()
             self._flushed_at = now
+        if now - self._redrawn_at >= _REDRAW_EVERY:
+            self._board.draw()
+            if self._tail is not None:
+                self._tail.draw()
+            self._redrawn_at = now
         held = any(self._waiting.values()) or any(p.text for p in self._partial.values())
         return _FLUSH_EVERY / 2 if held else 10.0
 
     def close(self) -> None:
         """Show all that is left."""
-        for (rank, name), partial in self._partial.items():
+        for (rank, name), partial in list(self._partial.items()):
             if partial.text:
                 self._finish_line(rank, name, "")
         self._emit_ready(float("inf"))
         self._live.close()
         self._flush()
+        if self._tail is not None:
+            self._tail.close()
+        self._board.close()
+        if self._run.log.problem:
+            self._say(self._run.log.problem)
+        self._flush()
 
     # ---- taking ----
 
     def _take_text(self, event: Stream) -> None:
-        *lines, rest = event.text.split("\n")
-        for line in lines:
-            self._finish_line(event.rank, event.name, line)
-        if rest:
+        if self._tail is not None:
+            self._tail.add((event.rank, event.name), event.text)
+            return
+        at = 0
+        while (end := event.text.find("\n", at)) >= 0:
+            self._finish_line(event.rank, event.name, event.text[at:end])
+            at = end + 1
+            if self._lines_left <= 0 or self._characters_left <= 0:
+                self._begin_tail()
+                self._take_text(Stream(event.rank, event.name, event.text[at:]))
+                return
+        if at < len(event.text):
             partial = self._partial[event.rank, event.name]
             partial.since = partial.since if partial.text else time.monotonic()
-            partial.text = _after_returns(partial.text + rest)
+            partial.add(event.text[at:])
 
     def _finish_line(self, rank: int, name: str, line: str) -> None:
         partial = self._partial.pop((rank, name), _Partial())
-        text = _after_returns(partial.text + line).rstrip("\r")
+        partial.add(line)
+        text = partial.text.rstrip("\r")
+        if partial.more:
+            text += f" [... {partial.more:,} more characters, in full in {self._run.log.folder}]"
+        self._lines_left -= 1
+        self._characters_left -= len(text)
         # A line that was shown while it grew, such as a progress bar, stays where it is.
         if not self._live.finish((rank, name), text):
             self._waiting[rank].append(_Item(name, text, time.monotonic()))
+
+    def _begin_tail(self) -> None:
+        """From here on show the end of the output only."""
+        if not in_kernel():
+            self._lines_left, self._characters_left = _HEAD_LINES, _HEAD_CHARACTERS
+            return
+        self._emit_ready(float("inf"))
+        self._tail = Tail(self._label, self._run.log.folder)
+        for key, partial in self._partial.items():
+            self._tail.add(key, partial.text)
+        self._partial.clear()
+        self._flush()
+
+    def _skip(self, event: Skipped) -> None:
+        if self._tail is not None:
+            self._tail.skip(event.lines)
+            return
+        said = f"[... {event.lines:,} more lines, in full in {self._run.log.folder}]"
+        self._finish_line(event.rank, event.name, "")
+        self._finish_line(event.rank, event.name, said)
 
     def _take_display(self, event: Display) -> None:
         content = event.content
@@ -175,6 +250,10 @@ class PlainView:
         stream.write(text)
         self._written.add(stream)
 
+    def _say(self, text: str) -> None:
+        self._live.make_way()
+        self._write(sys.stderr, f"accelnb: {text}\n")
+
     def _flush(self) -> None:
         """Flush what was written to: a flush in a kernel waits for its output thread."""
         for stream in self._written:
@@ -208,11 +287,3 @@ def _show_all(run: Run, view: PlainView) -> None:
         if event is not None:
             view.show(event)
         patience = view.tick()
-
-
-def _after_returns(text: str) -> str:
-    """Return what a terminal would show of a line with carriage returns in it."""
-    if "\r" not in text.rstrip("\r"):
-        return text
-    ends = "\r" if text.endswith("\r") else ""
-    return text.rstrip("\r").rpartition("\r")[2] + ends

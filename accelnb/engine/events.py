@@ -1,0 +1,51 @@
+"""What a run tells its view while it is under way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Text that a rank wrote; `name` is ``stdout`` or ``stderr``."""
+
+    rank: int
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Lines that are in the run's log only, for the view was too far behind."""
+
+    rank: int
+    name: str
+    lines: int
+
+
+@dataclass(frozen=True)
+class Display:
+    """A Jupyter display message of a rank: display_data, execute_result, clear_output ..."""
+
+    rank: int
+    kind: str
+    content: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Values of `accelnb.stream` arrived; they are in the run's `streamed`."""
+
+    rank: int
+    names: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Stalled:
+    """No rank has made progress for a while; `report` says where each is."""
+
+    report: str
+
+
+Event = Stream | Skipped | Display | Streamed | Stalled

@@ -1,0 +1,66 @@
+"""A piece of output that is redrawn in place while it changes."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from typing import Any, Protocol
+
+from IPython.core.getipython import get_ipython
+from IPython.display import publish_display_data
+
+
+class Area(Protocol):
+    """Where changing text is shown."""
+
+    def show(self, text: str, **formats: Any) -> None:
+        """Show `text`, or one of `formats` (by MIME type) where the front end can."""
+        ...
+
+    def close(self) -> None:
+        """Leave the last state for good."""
+        ...
+
+
+def in_kernel() -> bool:
+    """Return whether output goes into a notebook's document rather than to a terminal."""
+    return hasattr(get_ipython(), "kernel")
+
+
+def new_area() -> Area:
+    return NotebookArea() if in_kernel() else TerminalArea()
+
+
+class NotebookArea:
+    """A display output of the cell; it stays where it was first shown."""
+
+    def __init__(self) -> None:
+        self._display_id: str | None = None
+        self._shown: dict[str, Any] = {}
+
+    def show(self, text: str, **formats: Any) -> None:
+        data = {"text/plain": text, **{kind.replace("_", "/"): d for kind, d in formats.items()}}
+        if data == self._shown:
+            return
+        self._shown = data
+        is_new = self._display_id is None
+        self._display_id = self._display_id or uuid.uuid4().hex
+        publish_display_data(data, transient={"display_id": self._display_id}, update=not is_new)
+
+    def close(self) -> None:
+        pass
+
+
+class TerminalArea:
+    """A terminal's output cannot be changed: the last state is printed at the end."""
+
+    def __init__(self) -> None:
+        self._text = ""
+
+    def show(self, text: str, **formats: Any) -> None:
+        self._text = text
+
+    def close(self) -> None:
+        if self._text:
+            sys.stdout.write(self._text + "\n")
+            self._text = ""

@@ -1,0 +1,140 @@
+"""Streamed values, drawn in place: the latest numbers, their course, images."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from accelnb.engine.metrics import SCALAR, Series, Streams
+from accelnb.notebook.views.area import Area, in_kernel, new_area
+
+_BARS = "▁▂▃▄▅▆▇█"
+_COURSE = 24  # bars
+_RANKS_SHOWN = 4
+
+
+class Board:
+    """Draws what the ranks of one run stream.
+
+    Parameters
+    ----------
+    label
+        Gives what to write before something of some ranks.
+    """
+
+    def __init__(self, streamed: Streams, label: Callable[[Sequence[int]], str]) -> None:
+        self._streamed = streamed
+        self._label = label
+        self._area: Area | None = None
+        self._images: dict[tuple[str, int], Area] = {}
+        self._changed: set[str] = set()
+
+    def changed(self, names: Iterable[str]) -> None:
+        self._changed.update(names)
+
+    def draw(self) -> None:
+        if not self._changed:
+            return
+        self._area = self._area or new_area()
+        self._area.show("\n".join(self.lines()))
+        self.draw_images()
+
+    def draw_images(self) -> None:
+        """Draw the images that changed, each at a place of its own."""
+        changed, self._changed = self._changed, set()
+        for name in changed:
+            if self._streamed[name].kind == "image" and in_kernel():
+                self._draw_images(self._streamed[name])
+
+    def close(self) -> None:
+        self.draw()
+        if self._area is not None:
+            self._area.close()
+
+    def lines(self) -> list[str]:
+        """Return a line for each name."""
+        width = max((len(name) for name in self._streamed), default=0)
+        lines = [
+            f"{name:<{width}}  {self._latest(self._streamed[name])}" for name in self._streamed
+        ]
+        for rank, count in sorted(self._streamed.dropped.items()):
+            lines.append(
+                f"{self._label([rank])}dropped {count:,} values: the notebook was too slow"
+            )
+        return lines
+
+    def _latest(self, series: Series) -> str:
+        ranks = list(series)
+        step = max(series[rank][-1].step for rank in ranks)
+        shown = [f"step {step:<6}"]
+        for rank in ranks[:_RANKS_SHOWN]:
+            shown.append(f"{self._label([rank])}{_said(series.kind, series[rank][-1].value)}")
+        if len(ranks) > _RANKS_SHOWN:
+            shown.append(f"... {len(ranks) - _RANKS_SHOWN} more")
+        if series.kind == SCALAR:
+            shown.append(_course([point.value for point in _thinned(series[ranks[0]], _COURSE)]))
+        return "  ".join(shown)
+
+    def _draw_images(self, series: Series) -> None:
+        for rank in series:
+            png = _png(series[rank][-1].value)
+            if png is None:
+                continue
+            area = self._images.setdefault((series.name, rank), new_area())
+            text = f"{self._label([rank])}{series.name}, step {series[rank][-1].step}"
+            area.show(text, image_png=base64.b64encode(png).decode())
+
+
+def _said(kind: str, value: Any) -> str:
+    if kind == SCALAR:
+        return f"{value:.5g}"
+    if kind == "histogram":
+        counts, edges = value
+        return f"{edges[0]:.3g} {_course(counts)} {edges[-1]:.3g}" if counts else "no finite number"
+    shape = "×".join(str(size) for size in value.shape)
+    return f"{kind} {shape} {str(value.dtype).removeprefix('torch.')}"
+
+
+def _course(values: Sequence[float]) -> str:
+    """Return the values as bars between the least and the greatest."""
+    finite = [value for value in values if value - value == 0]
+    if len(finite) < 2:
+        return ""
+    low, span = min(finite), max(finite) - min(finite)
+    top = len(_BARS) - 1
+    return "".join(
+        _BARS[round((value - low) / span * top) if span else 0] if value - value == 0 else "?"
+        for value in values
+    )
+
+
+def _thinned(points: Sequence[Any], most: int) -> list[Any]:
+    if len(points) <= most:
+        return list(points)
+    last = len(points) - 1
+    return [points[round(at * last / (most - 1))] for at in range(most)]
+
+
+def _png(image: Any) -> bytes | None:
+    """Return an array or tensor as a PNG; None if it is no image or Pillow is not there."""
+    try:
+        import numpy
+        from PIL import Image
+    except ImportError:
+        return None
+    pixels = numpy.asarray(image.float() if hasattr(image, "is_floating_point") else image)
+    if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[2] not in (1, 3, 4):
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim == 3 and pixels.shape[2] not in (3, 4):
+        return None
+    if not str(image.dtype).endswith("uint8") and pixels.max(initial=0) <= 1:
+        pixels = pixels * 255  # floating point, from 0 to 1
+    file = io.BytesIO()
+    small = Image.fromarray(numpy.nan_to_num(pixels).clip(0, 255).astype("uint8"))
+    scale = max(1, 128 // max(small.size))  # a digit of 8 × 8 pixels is to be seen too
+    small.resize((small.width * scale, small.height * scale), 0).save(file, "PNG")
+    return file.getvalue()
