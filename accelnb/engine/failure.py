@@ -55,7 +55,10 @@ class RankError(AccelnbError):
             first = failures[0]
             where = f" ({first.where})" if first.where else ""
             said = f": {first.evalue}" if first.evalue else ""
-            said = f" {first.evalue}" if first.ename == DIED else f": {first.ename}{said}"
+            if first.ename == DIED:
+                said = f" {first.evalue}"
+            elif first.ename != AccelnbError.__name__:  # which says all itself
+                said = f": {first.ename}{said}"
             lines.append(f"{name_ranks(f.rank for f in failures)}{said}{where}")
         dead = [f.rank for f in self.failures if f.ename == DIED]
         if dead:

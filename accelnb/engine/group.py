@@ -128,11 +128,11 @@ class WorkerGroup:
             What the requests refer to in shared memory; closed when the run is over.
         """
         self.make_ready()
-        changes = self._changes_of_context()
+        everyone = self._changes_of_context() | {"ranks": list(requests)}
         log = new_log(self._server.folder / "logs")
         run = Run(tuple(requests), log, self._courier.stop, timeout, stall, lent)
-        with_changes = {rank: (c | changes, buffers) for rank, (c, buffers) in requests.items()}
-        self._courier.begin(run, kind, with_changes)
+        completed = {rank: (c | everyone, buffers) for rank, (c, buffers) in requests.items()}
+        self._courier.begin(run, kind, completed)
         return run
 
     def where(self) -> list[Place]:

@@ -13,7 +13,7 @@ import io
 import pickle
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import cloudpickle
@@ -65,13 +65,18 @@ class Received:
 
 class _Pickler(cloudpickle.Pickler):
     def __init__(
-        self, file: io.BytesIO, namespace: dict[str, Any] | None, in_band: bool = False
+        self,
+        file: io.BytesIO,
+        namespace: dict[str, Any] | None,
+        ranks: Collection[int] | None = None,
+        in_band: bool = False,
     ) -> None:
         keep = None if in_band else self._keep_small
         super().__init__(file, protocol=5, buffer_callback=keep)
         self.large: list[memoryview] = []
         self._storages: dict[int, Any] = {}  # by the address of torch's own object
         self._namespace = namespace
+        self._ranks = ranks
         self._reference: dict[str, Any] = {"__name__": _NAMESPACE}
         self.globals_used: set[str] = set()
         if namespace is not None:
@@ -114,9 +119,17 @@ class _Pickler(cloudpickle.Pickler):
             return _rebuild_storage, (pickle.PickleBuffer(memory),)
         tensor_module = sys.modules.get("torch.distributed.tensor")
         if tensor_module is not None and isinstance(obj, tensor_module.DTensor):
-            full: Any = obj.full_tensor()  # pyright: ignore[reportAttributeAccessIssue]
-            return full.__reduce_ex__(5)
+            return self._gathered(obj).__reduce_ex__(5)
         return NotImplemented
+
+    def _gathered(self, dtensor: Any) -> Any:
+        of_mesh = dtensor.device_mesh.mesh.flatten().tolist()
+        if self._ranks is not None and not set(of_mesh) <= set(self._ranks):
+            raise pickle.PicklingError(
+                f"a DTensor over the ranks {of_mesh} is gathered by all of them, "
+                f"but only {sorted(self._ranks)} take part"
+            )
+        return dtensor.full_tensor()
 
     def _is_open(self, obj: Any) -> bool:
         # cloudpickle would send a file that is open for reading as the text it holds.
@@ -144,14 +157,19 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"unknown reference {pid!r}")
 
 
-def dumps(value: Any) -> Packed:
+def dumps(value: Any, ranks: Collection[int] | None = None) -> Packed:
     """Pack `value` on its own.
 
     Tensors keep their dtype, strides, shared memory and ``requires_grad``. Those on an
     accelerator become CPU tensors; a DTensor becomes the full tensor, for which every rank of
     its mesh has to pack it.
+
+    Parameters
+    ----------
+    ranks
+        Those that pack their value now; a DTensor over others too is refused.
     """
-    pack = Pack(None)
+    pack = Pack(None, ranks)
     pack.add(value)
     return pack.packed()
 
@@ -172,11 +190,15 @@ class Pack:
     ----------
     namespace
         The notebook's variables. Functions defined there refer to them by name.
+    ranks
+        See `dumps`.
     """
 
-    def __init__(self, namespace: dict[str, Any] | None) -> None:
+    def __init__(
+        self, namespace: dict[str, Any] | None, ranks: Collection[int] | None = None
+    ) -> None:
         self._file = io.BytesIO()
-        self._pickler = _Pickler(self._file, namespace)
+        self._pickler = _Pickler(self._file, namespace, ranks)
 
     @property
     def globals_used(self) -> set[str]:

@@ -9,7 +9,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -146,10 +146,10 @@ class Rank:
         if not back:
             return None
         try:
-            return dumps(back)
+            return dumps(back, request["ranks"])
         except Exception as error:
             for name, part in back.items():
-                _check_picklable(name, part)
+                _check_picklable(name, part, request["ranks"])
             raise AccelnbError(f"the values cannot be brought back: {error}") from error
 
     def _missing(self, request: dict[str, Any]) -> list[str]:
@@ -244,9 +244,9 @@ def _apply_context(context: dict[str, Any]) -> None:
             os.environ[name] = value
 
 
-def _check_picklable(name: str, value: Any) -> None:
+def _check_picklable(name: str, value: Any, ranks: Collection[int]) -> None:
     try:
-        dumps(value).close()
+        dumps(value, ranks).close()
     except Exception as error:
         what = "the cell's last value" if name == "result" else f"the variable {name}"
         raise AccelnbError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -13,6 +14,11 @@ from accelnb.notebook.views.area import Area, in_kernel, new_area
 _BARS = "▁▂▃▄▅▆▇█"
 _COURSE = 24  # bars
 _RANKS_SHOWN = 4
+_PICTURE = (
+    '<figure style="display: inline-block; margin: 0 1em 0 0">'
+    '<img src="data:image/png;base64,{data}" style="image-rendering: pixelated">'
+    "<figcaption>{said}</figcaption></figure>"
+)
 
 
 class Board:
@@ -28,7 +34,7 @@ class Board:
         self._streamed = streamed
         self._label = label
         self._area: Area | None = None
-        self._images: dict[tuple[str, int], Area] = {}
+        self._images: dict[str, Area] = {}
         self._changed: set[str] = set()
 
     def changed(self, names: Iterable[str]) -> None:
@@ -78,13 +84,16 @@ class Board:
         return "  ".join(shown)
 
     def _draw_images(self, series: Series) -> None:
+        pictures = []
         for rank in series:
-            png = _png(series[rank][-1].value)
-            if png is None:
-                continue
-            area = self._images.setdefault((series.name, rank), new_area())
-            text = f"{self._label([rank])}{series.name}, step {series[rank][-1].step}"
-            area.show(text, image_png=base64.b64encode(png).decode())
+            step, image, _ = series[rank][-1]
+            if (png := _png(image)) is not None:
+                said = html.escape(f"{self._label([rank])}{series.name}, step {step}")
+                data = base64.b64encode(png).decode()
+                pictures.append(_PICTURE.format(said=said, data=data))
+        if pictures:
+            area = self._images.setdefault(series.name, new_area())
+            area.show(f"{series.name}: images", text_html="".join(pictures))
 
 
 def _said(kind: str, value: Any) -> str:
