@@ -13,7 +13,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
@@ -50,6 +50,7 @@ class Member:
     formed: int = 0  # the generation of the process group it is in
     exit: Exit | None = None
     last_output: str = ""
+    received: dict[str, int] = field(default_factory=dict)  # bytes of stdout and stderr
 
     @property
     def identity(self) -> bytes:
@@ -208,8 +209,8 @@ class Courier(threading.Thread):
             return  # the last words of a rank that was replaced
         content = message.content
         if message.kind == "stream":
-            member.last_output = (member.last_output + content["text"])[-_LAST_OUTPUT:]
-            self._emit(Stream(member.rank, content["name"], content["text"]))
+            member.received[content["name"]] = content["upto"]
+            self._take_output(member, content["name"], content["text"])
         elif message.kind == "streamed":
             self._take_streamed(member.rank, message)
         elif message.kind == "where":
@@ -224,6 +225,10 @@ class Courier(threading.Thread):
             self._emit(Display(member.rank, message.kind, content))
         elif message.parent in self._requests:
             self._on_reply(member.rank, content, message.buffers)
+
+    def _take_output(self, member: Member, name: str, text: str) -> None:
+        member.last_output = (member.last_output + text)[-_LAST_OUTPUT:]
+        self._emit(Stream(member.rank, name, text))
 
     def _take_streamed(self, rank: int, message: Message) -> None:
         if self._run is not None:
@@ -278,10 +283,9 @@ class Courier(threading.Thread):
         if exit.pid != (member.pid or exit.pid):
             return
         self.regroup = True
-        for name, text in exit.tail.items():
-            if text:
-                member.last_output = (member.last_output + text)[-_LAST_OUTPUT:]
-                self._emit(Stream(exit.rank, name, text))
+        for name, rest in exit.rest.items():
+            if text := rest.after(member.received.get(name, 0)):
+                self._take_output(member, name, text)
         if self._run is not None and exit.rank in self._run.pending:
             was_stopped = self._was_stopped(exit.rank)
             self._run.replaced.append(exit.rank)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import secrets
@@ -152,6 +153,8 @@ class WorkerGroup:
         self._wait_for_exits(2)
         self._courier.close()
         self._launched.close()
+        with contextlib.suppress(FileNotFoundError):  # it ended with its fork server
+            os.unlink(self._address.removeprefix("ipc://"))
 
     def _wait_for_exits(self, timeout: float) -> None:
         with self._courier.changed:

@@ -207,7 +207,8 @@ class RankLink(threading.Thread):
             text, count = reader.read()
             total += count
             if text:
-                self._link.send("stream", {"name": reader.name, "text": text})
+                content = {"name": reader.name, "text": text, "upto": reader.total}
+                self._link.send("stream", content)
         return total
 
 

@@ -9,12 +9,13 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 
 from accelnb import streaming
+from accelnb.engine.launchers.outputs import Output
 from accelnb.engine.tensors import Packed, Received, dumps
 from accelnb.engine.wire import Link, Message
 from accelnb.errors import AccelnbError
@@ -36,7 +37,9 @@ def prepare(folder: str) -> None:
 class Rank:
     """One rank: its shell, its process group, its link to the notebook."""
 
-    def __init__(self, spec: dict[str, Any], outputs: dict[str, int], listener: int | None) -> None:
+    def __init__(
+        self, spec: dict[str, Any], outputs: Sequence[Output], listener: int | None
+    ) -> None:
         self.rank, self.world_size = spec["rank"], spec["world_size"]
         writers = install_writers()
         self._interruptible = False
@@ -50,7 +53,7 @@ class Rank:
         key, identity = bytes.fromhex(spec["key"]), spec["identity"].encode()
         self._link = RankLink(
             lambda: Link.dial(spec["address"], key, identity),
-            [PipeReader(name, fd) for name, fd in outputs.items()],
+            [PipeReader(output) for output in outputs],
             writers,
             self._unstick,
             self._where,
@@ -255,13 +258,13 @@ def _check_picklable(name: str, value: Any, ranks: Collection[int]) -> None:
         ) from error
 
 
-def run_rank(spec: dict[str, Any], outputs: dict[str, int], listener: int | None) -> int:
+def run_rank(spec: dict[str, Any], outputs: Sequence[Output], listener: int | None) -> int:
     """Be the rank that `spec` describes until the notebook is done with it; return 0.
 
     Parameters
     ----------
     outputs
-        Descriptors to read what is written to this process's stdout and stderr.
+        Where to read what is written to this process's stdout and stderr.
     listener
         Rank 0 only: the listening socket that its store will serve.
     """
@@ -284,6 +287,5 @@ def main(start_fd: int) -> None:
     channel = Channel.from_fd(start_fd)
     start, _ = channel.receive()
     channel.close()
-    for fd in start["outputs"].values():
-        os.set_blocking(fd, False)
-    sys.exit(run_rank(start["spec"], start["outputs"], start["listener"]))
+    outputs = [Output(**output) for output in start["outputs"]]
+    sys.exit(run_rank(start["spec"], outputs, start["listener"]))

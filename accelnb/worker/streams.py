@@ -10,9 +10,12 @@ import select
 import sys
 import threading
 
+from accelnb.engine.launchers.outputs import Output, Record
+
 _CHUNK = 1 << 18
 _SAFE_WRITE = 4096  # what POLLOUT on a pipe promises to take without waiting (pipe(7))
 _libc = ctypes.CDLL(None)
+_keeping_lock = ctypes.PyDLL(None)
 
 
 class PipeWriter(io.TextIOBase):
@@ -68,20 +71,30 @@ class PipeWriter(io.TextIOBase):
 class PipeReader:
     """The reading end of one output pipe, as text."""
 
-    def __init__(self, name: str, fd: int) -> None:
-        self.name = name
-        self.fd = fd
+    def __init__(self, output: Output) -> None:
+        self.name = output.name
+        self.fd = output.pipe
         self.ended = False  # the cell closed descriptor 1 or 2
+        self._record = Record(output.record)
+        self._buffer = ctypes.create_string_buffer(_CHUNK)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    @property
+    def total(self) -> int:
+        """How many bytes were read so far."""
+        return self._record.total
 
     def read(self) -> tuple[str, int]:
         """Return text that was written meanwhile, and how many bytes it took; never wait."""
-        try:
-            data = os.read(self.fd, _CHUNK)
-        except BlockingIOError:
+        # Keeps Python's lock, unlike os.read: the cell cannot end the process between the read
+        # and its record.
+        count = _keeping_lock.read(self.fd, self._buffer, _CHUNK)
+        if count < 0:
             return "", 0
+        data = ctypes.string_at(self._buffer, count)
+        self._record.add(data)
         self.ended = not data
-        return self._decoder.decode(data), len(data)
+        return self._decoder.decode(data), count
 
 
 def install_writers() -> tuple[PipeWriter, PipeWriter]:

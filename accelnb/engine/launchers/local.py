@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from accelnb.engine.launchers.channel import Channel
+from accelnb.engine.launchers.outputs import Rest
 from accelnb.errors import AccelnbError
 
 # Imported before any rank starts. torch._dynamo is what the first DDP constructor imports.
@@ -34,7 +35,7 @@ class Exit:
     rank: int
     pid: int
     code: int
-    tail: dict[str, str]
+    rest: dict[str, Rest]  # of its stdout and stderr
 
 
 class ForkServer:
@@ -146,7 +147,8 @@ class LocalRanks:
             raise EOFError from None
         if message["event"] == "started":
             return message["rank"], message["pid"]
-        return Exit(message["rank"], message["pid"], message["code"], message["tail"])
+        rest = {name: Rest.from_json(content) for name, content in message["rest"].items()}
+        return Exit(message["rank"], message["pid"], message["code"], rest)
 
     def close(self) -> None:
         self._channel.close()

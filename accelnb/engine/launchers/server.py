@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
+import dataclasses
 import gc
 import importlib
 import os
@@ -26,18 +26,18 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from accelnb.engine.launchers.channel import Channel
+from accelnb.engine.launchers.outputs import Output, Rest, open_outputs
 
-_PIPE_BYTES = 1 << 20
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass
 class _Rank:
-    """A rank process this server started, and our copies of its output pipes."""
+    """A rank process this server started, and our copies of its outputs."""
 
     rank: int
     pid: int
-    outputs: dict[str, int]
+    outputs: tuple[Output, ...]
 
 
 @dataclass
@@ -114,24 +114,26 @@ class Server:
                 _kill_session(pid)
 
     def _start(self, group: _Group, message: dict[str, Any], fds: list[int]) -> None:
-        reads_out, writes_out = _pipe()
-        reads_err, writes_err = _pipe()
-        outputs = {"stdout": reads_out, "stderr": reads_err}
+        outputs, writes = open_outputs()
         if message["method"] == "fork":
             gc.disable()
             pid = os.fork()
             if pid == 0:
-                self._become_rank(message["spec"], fds, outputs, (writes_out, writes_err))
+                self._become_rank(message["spec"], fds, outputs, writes)
             gc.enable()
         else:
-            pid = self._spawn(message["spec"], fds, outputs, (writes_out, writes_err))
-        for fd in (writes_out, writes_err, *fds):
+            pid = self._spawn(message["spec"], fds, outputs, writes)
+        for fd in (*writes, *fds):
             os.close(fd)
         group.ranks[pid] = _Rank(message["rank"], pid, outputs)
         group.channel.send({"event": "started", "rank": message["rank"], "pid": pid})
 
     def _become_rank(
-        self, spec: dict[str, Any], fds: list[int], outputs: dict[str, int], writes: tuple[int, int]
+        self,
+        spec: dict[str, Any],
+        fds: list[int],
+        outputs: tuple[Output, ...],
+        writes: tuple[int, ...],
     ) -> None:
         """In the child: drop everything that is the server's and run the rank; never return."""
         status = 1
@@ -148,8 +150,8 @@ class Server:
             for group in self._groups.values():
                 group.channel.close()
                 for sibling in group.ranks.values():
-                    for fd in sibling.outputs.values():
-                        os.close(fd)
+                    for output in sibling.outputs:
+                        output.close()
             os.dup2(writes[0], 1)
             os.dup2(writes[1], 2)
             for fd in writes:
@@ -166,16 +168,22 @@ class Server:
             os._exit(status)
 
     def _spawn(
-        self, spec: dict[str, Any], fds: list[int], outputs: dict[str, int], writes: tuple[int, int]
+        self,
+        spec: dict[str, Any],
+        fds: list[int],
+        outputs: tuple[Output, ...],
+        writes: tuple[int, ...],
     ) -> int:
         channel, theirs = Channel.pair()
-        start = {"spec": spec, "outputs": outputs, "listener": fds[0] if fds else None}
+        inherited = [dataclasses.asdict(output) for output in outputs]
+        start = {"spec": spec, "outputs": inherited, "listener": fds[0] if fds else None}
+        output_fds = [fd for output in outputs for fd in (output.pipe, output.record)]
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", _bootstrap("accelnb.worker.main"), str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=writes[0],
             stderr=writes[1],
-            pass_fds=(theirs.fileno(), *outputs.values(), *fds),
+            pass_fds=(theirs.fileno(), *output_fds, *fds),
             start_new_session=True,
         )
         self._popens[process.pid] = process
@@ -196,17 +204,16 @@ class Server:
 
     def _report_exit(self, group: _Group, pid: int, code: int) -> None:
         rank = group.ranks[pid]
-        # What the rank had written and not read itself, such as the last words of a crash.
-        tail = {name: _drain(fd).decode(errors="replace") for name, fd in rank.outputs.items()}
+        rest = {output.name: Rest.of(output).to_json() for output in rank.outputs}
         self._forget(group, pid)
         with contextlib.suppress(OSError):
             group.channel.send(
-                {"event": "exited", "rank": rank.rank, "pid": pid, "code": code, "tail": tail}
+                {"event": "exited", "rank": rank.rank, "pid": pid, "code": code, "rest": rest}
             )
 
     def _forget(self, group: _Group, pid: int) -> None:
-        for fd in group.ranks.pop(pid).outputs.values():
-            os.close(fd)
+        for output in group.ranks.pop(pid).outputs:
+            output.close()
         if popen := self._popens.pop(pid, None):
             popen.returncode = 0  # reaped here, not by subprocess
 
@@ -237,23 +244,6 @@ def _owner_fd() -> int | None:
     with contextlib.suppress(OSError):
         return os.pidfd_open(os.getppid())
     return None
-
-
-def _pipe() -> tuple[int, int]:
-    reads, writes = os.pipe()
-    if hasattr(fcntl, "F_SETPIPE_SZ"):
-        with contextlib.suppress(OSError):  # the user's pipe budget is used up: 64 KiB do
-            fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    os.set_blocking(reads, False)
-    return reads, writes
-
-
-def _drain(fd: int) -> bytes:
-    data = b""
-    with contextlib.suppress(BlockingIOError):
-        while len(data) < _PIPE_BYTES and (chunk := os.read(fd, _PIPE_BYTES)):
-            data += chunk
-    return data
 
 
 def _bootstrap(module: str) -> str:

@@ -7,9 +7,10 @@ see whether the others print it too, a line is held for a moment.
 from __future__ import annotations
 
 import collections
+import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -24,7 +25,10 @@ from accelnb.notebook.views.board import Board
 from accelnb.notebook.views.live_text import LiveText, live_text
 from accelnb.notebook.views.tail import Tail
 
-_HOLD = 0.15  # s that a line waits for the same line of other ranks
+# A line waits this long (s) for the same line of other ranks, unless so many wait behind it.
+_HOLD = 0.15
+_WAITING = 200
+_LOOK_AHEAD = 50
 _FLUSH_EVERY = 0.1
 _REDRAW_EVERY = 0.5
 # What a notebook's document gets line by line; from there on only the last lines are shown.
@@ -43,7 +47,10 @@ class _Item:
     transient: dict[str, Any] = field(default_factory=dict)
 
     def same_as(self, other: _Item) -> bool:
-        return self.name == other.name and self.body == other.body
+        if self is other:
+            return True
+        same = self.name == other.name and self.body == other.body
+        return same and not self.transient and not other.transient
 
 
 @dataclass
@@ -79,7 +86,11 @@ class PlainView:
         self._ranks: Sequence[int] = run.ranks
         self._merges = logs == "merged" and len(self._ranks) > 1
         self._only = min(run.ranks) if logs == "rank0" else None
-        self._waiting = {rank: collections.deque[_Item]() for rank in self._ranks}
+        # By stream, for what ranks write to stderr is in no order with their stdout.
+        self._waiting = {
+            name: {rank: collections.deque[_Item]() for rank in self._ranks}
+            for name in ("stdout", "stderr")
+        }
         self._partial: dict[tuple[int, str], _Partial] = collections.defaultdict(_Partial)
         self._live: LiveText = live_text(self._label)
         self._flushed_at = 0.0
@@ -93,7 +104,7 @@ class PlainView:
     def show(self, event: Event) -> None:
         if isinstance(event, Stalled):
             self._say(event.report)
-        elif event.rank not in self._waiting or self._only not in (None, event.rank):
+        elif event.rank not in self._ranks or self._only not in (None, event.rank):
             return
         elif isinstance(event, Streamed):
             self._board.changed(event.names)
@@ -118,7 +129,8 @@ class PlainView:
             if self._tail is not None:
                 self._tail.draw()
             self._redrawn_at = now
-        held = any(self._waiting.values()) or any(p.text for p in self._partial.values())
+        held = any(items for lane in self._waiting.values() for items in lane.values())
+        held = held or any(partial.text for partial in self._partial.values())
         return _FLUSH_EVERY / 2 if held else 10.0
 
     def close(self) -> None:
@@ -165,7 +177,7 @@ class PlainView:
         self._characters_left -= len(text)
         # A line that was shown while it grew, such as a progress bar, stays where it is.
         if not self._live.finish((rank, name), text):
-            self._waiting[rank].append(_Item(name, text, time.monotonic()))
+            self._waiting[name][rank].append(_Item(name, text, time.monotonic()))
 
     def _begin_tail(self) -> None:
         """From here on show the end of the output only."""
@@ -193,26 +205,37 @@ class PlainView:
         transient = content.get("transient") or {}
         if display_id := transient.get("display_id"):
             transient = {"display_id": f"rank{event.rank}-{display_id}"}
-        self._waiting[event.rank].append(_Item(event.kind, body, time.monotonic(), transient))
+        item = _Item(event.kind, body, time.monotonic(), transient)
+        self._waiting["stdout"][event.rank].append(item)
 
     # ---- showing ----
 
     def _emit_ready(self, now: float) -> None:
-        while True:
-            heads = {rank: items[0] for rank, items in self._waiting.items() if items}
-            if not heads:
-                return
-            every = len(heads) == len(self._ranks)
-            first = min(heads) if every else min(heads, key=lambda rank: heads[rank].at)
-            item = heads[first]
-            same = [first]
-            if self._merges and not item.transient:
-                same = [rank for rank, head in heads.items() if head.same_as(item)]
-                if not every and len(same) < len(self._ranks) and now - item.at < _HOLD:
-                    return
-            for rank in same:
-                self._waiting[rank].popleft()
-            self._emit(item, sorted(same))
+        for lane in self._waiting.values():
+            while (ranks := self._next_of(lane, now)) is not None:
+                items = [lane[rank].popleft() for rank in ranks]
+                self._emit(items[0], ranks)
+
+    def _next_of(self, lane: Mapping[int, Sequence[_Item]], now: float) -> list[int] | None:
+        """Return the ranks whose next item, the same for all of them, is to be shown now."""
+        heads = {rank: items[0] for rank, items in lane.items() if items}
+        if not heads:
+            return None
+        if not self._merges:
+            return [min(heads, key=lambda rank: heads[rank].at)]
+        first = heads[min(heads)]
+        if len(heads) == len(self._ranks) and all(first.same_as(h) for h in heads.values()):
+            return sorted(heads)
+        due = now - _HOLD
+        if all(head.at > due and len(lane[rank]) < _WAITING for rank, head in heads.items()):
+            return None
+        # What others have yet to show too goes after what they show before it.
+        alone = {rank: head for rank, head in heads.items() if not _comes_later(head, rank, lane)}
+        pool = {rank: head for rank, head in (alone or heads).items() if head.at <= due + _HOLD / 2}
+        pool = pool or heads
+        every = len(heads) == len(self._ranks)
+        chosen = pool[min(pool) if every else min(pool, key=lambda rank: pool[rank].at)]
+        return sorted(rank for rank, head in heads.items() if head.same_as(chosen))
 
     def _emit(self, item: _Item, ranks: Sequence[int]) -> None:
         label = self._label(ranks)
@@ -262,6 +285,16 @@ class PlainView:
 
     def _label(self, ranks: Sequence[int]) -> str:
         return "" if self._only is not None else f"[{rank_list(ranks)}] "
+
+
+def _comes_later(item: _Item, rank: int, lane: Mapping[int, Sequence[_Item]]) -> bool:
+    """Return whether another rank shows the same item behind others."""
+    return any(
+        item.same_as(later)
+        for other, items in lane.items()
+        if other != rank
+        for later in itertools.islice(items, 1, _LOOK_AHEAD)
+    )
 
 
 def follow(run: Run, view: PlainView) -> None:

@@ -1,0 +1,144 @@
+"""What goes wrong on a rank reads like an error of the notebook, and the next cell runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+from conftest import wait_until
+
+ALL_REDUCE = (
+    "%%distributed\nimport torch, torch.distributed as dist\n"
+    "t = torch.ones(1); dist.all_reduce(t); t.item()"
+)
+SOON = 6.0  # s; promised are 2
+
+
+def test_an_error_on_one_rank_ends_the_cell_on_all(shared_notebook):
+    output = shared_notebook.run(
+        "%%distributed\nimport torch.distributed as dist\nkept = 3\n"
+        "if rank == 1:\n    1 / 0\ndist.barrier()  # rank 1 never comes",
+        fails=True,
+    )
+    assert output.seconds < SOON
+    assert output.ename == "RankError"
+    assert "RankError: rank 1: ZeroDivisionError: division by zero (Cell In[" in output.error
+    assert "----> 5     1 / 0" in output.error
+    assert "rank 0 stopped at Cell In[" in output.error
+    assert "accelnb/" not in output.error
+    assert shared_notebook.run(ALL_REDUCE).lines == ["[0-1] 2.0"]
+    assert shared_notebook.run("%distributed kept").lines == ["[0-1] 3"]
+
+
+def test_equal_errors_are_shown_once_and_name_the_cell_that_defined_the_function(shared_notebook):
+    shared_notebook.run("def broken(x):\n    y = x\n    raise ValueError(f'no {y}')")
+    number = shared_notebook.run("len(In) - 2").value
+    output = shared_notebook.run("%%distributed\nbroken('luck')", fails=True)
+    assert output.error.count("----> 3     raise ValueError") == 1
+    assert f"RankError: ranks 0-1: ValueError: no luck (Cell In[{number}], line 3)" in output.error
+    different = shared_notebook.run("%%distributed\nbroken(rank)", fails=True).error
+    assert "rank 0: ValueError: no 0" in different
+    assert "rank 1: ValueError: no 1" in different
+
+
+@pytest.mark.parametrize(
+    ("dies", "said", "last"),
+    [
+        ("os.kill(os.getpid(), 9)", "was killed by SIGKILL", "last words"),
+        ("import ctypes; ctypes.string_at(0)", "was killed by SIGSEGV", "Segmentation fault"),
+        ("os._exit(3)", "ended its process with exit code 3", "last words"),
+    ],
+    ids=["SIGKILL", "SIGSEGV", "_exit"],
+)
+def test_a_rank_that_dies_is_named_with_its_last_output_and_replaced(
+    shared_notebook, dies, said, last
+):
+    shared_notebook.run("%distributed globals().update(kept=rank)")
+    output = shared_notebook.run(
+        "%%distributed\nimport os, torch.distributed as dist\n"
+        f"if rank == 1:\n    print('last words', flush=True)\n    {dies}\ndist.barrier()",
+        fails=True,
+    )
+    assert output.seconds < SOON
+    assert f"RankError: rank 1 {said}" in output.error
+    assert last in output.error
+    assert "[1] last words" in output.stdout
+    assert "rank 1 will be replaced; its variables are lost" in output.error
+    after = shared_notebook.run("%distributed globals().get('kept', 'lost')")
+    assert after.lines == ["[0] 0", "[1] 'lost'"]
+    assert shared_notebook.run(ALL_REDUCE).lines == ["[0-1] 2.0"]
+
+
+def test_a_rank_killed_from_outside_in_a_collective(shared_notebook):
+    shared_notebook.run("%%distributed --out pids\nimport os; os.getpid()")
+    victim = eval(shared_notebook.run("pids[0]").value)
+    killed = []
+
+    def kill(output):
+        if "waiting" in output.stdout and not killed:
+            killed.append(threading.Timer(0.2, os.kill, (victim, signal.SIGKILL)))
+            killed[0].start()
+
+    output = shared_notebook.run(
+        "%%distributed\nimport torch.distributed as dist, time\n"
+        "if rank == 0:\n    print('waiting', flush=True)\n    dist.barrier()\ntime.sleep(60)",
+        fails=True,
+        on_output=kill,
+    )
+    assert output.seconds < SOON
+    assert "RankError: rank 0 was killed by SIGKILL" in output.error
+    assert shared_notebook.run(ALL_REDUCE).lines == ["[0-1] 2.0"]
+
+
+def test_a_rank_killed_while_it_starts_is_reported_and_the_next_cell_starts_anew(notebook):
+    server = notebook.processes()[0]
+
+    def kill_first_child():
+        wait_until(lambda: bool(server.children()), 20)
+        for child in server.children()[:1]:
+            child.kill()
+
+    killer = threading.Thread(target=kill_first_child)
+    killer.start()
+    output = notebook.run("%%distributed --procs 2 --start spawn\nrank", fails=True, timeout=60)
+    killer.join()
+    assert "did not start: it was killed by SIGKILL" in output.error
+    assert notebook.run("%distributed --procs 2 --start fork rank").lines == ["[0] 0", "[1] 1"]
+
+
+def test_the_fork_server_may_die(notebook):
+    notebook.run("%distributed --procs 2 globals().update(kept=1)")
+    server, *ranks = notebook.processes()
+    server.kill()
+    assert wait_until(lambda: not any(rank.is_running() for rank in ranks), 5)
+    output = notebook.run("%distributed 'kept' in globals()", timeout=90)
+    assert output.lines == ["[0-1] False"]
+    assert "the ranks are gone: new ones are started" in output.stderr
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        (
+            "class Odd(Exception):\n    def __str__(self): raise TypeError('no')\nraise Odd",
+            "RankError: ranks 0-1: Odd: <its text cannot be made: TypeError>",
+        ),
+        ("def f(n): return f(n + 1)\nf(0)", "RecursionError: maximum recursion depth"),
+        ("import sys\nsys.exit(3)", "RankError: ranks 0-1: SystemExit: 3"),
+    ],
+    ids=["str-raises", "recursion", "sys.exit"],
+)
+def test_odd_exceptions_are_reported_and_the_ranks_live_on(shared_notebook, cell, said):
+    shared_notebook.run("%distributed globals().update(kept=rank)")
+    assert said in shared_notebook.run(f"%%distributed\n{cell}", fails=True).error
+    assert shared_notebook.run("%distributed kept").lines == ["[0] 0", "[1] 1"]
+
+
+def test_a_value_that_cannot_be_brought_back_is_named(shared_notebook):
+    output = shared_notebook.run(
+        "%%distributed --out values\nimport threading\nthreading.Lock()", fails=True
+    )
+    assert "the cell's last value is a lock, which cannot be brought back" in output.error
+    assert shared_notebook.run(ALL_REDUCE).lines == ["[0-1] 2.0"]
