@@ -47,8 +47,8 @@ class Series(Mapping[int, Sequence[Point]]):
     0.25
     >>> loss
     loss
-    step      [0]      [1]
-       0      0.5     0.25
+    step       [0]      [1]
+       0       0.5     0.25
     """
 
     def __init__(self, name: str, kind: str) -> None:

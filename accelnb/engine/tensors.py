@@ -105,6 +105,7 @@ class _Pickler(cloudpickle.Pickler):
 
     def _reduce_of_torch(self, obj: Any) -> Any:
         import torch
+        from torch import _utils
 
         if isinstance(obj, torch.storage.TypedStorage):
             untyped = obj._untyped_storage
@@ -120,6 +121,11 @@ class _Pickler(cloudpickle.Pickler):
         tensor_module = sys.modules.get("torch.distributed.tensor")
         if tensor_module is not None and isinstance(obj, tensor_module.DTensor):
             return self._gathered(obj).__reduce_ex__(5)
+        if isinstance(obj, torch.Tensor):
+            rebuild, *rest = obj.__reduce_ex__(5)
+            # Of the dtypes that have no typed storage.
+            is_v3 = rebuild is _utils._rebuild_tensor_v3
+            return (_rebuild_tensor_v3 if is_v3 else rebuild, *rest)
         return NotImplemented
 
     def _gathered(self, dtensor: Any) -> Any:
@@ -235,3 +241,12 @@ def _rebuild_typed_storage(untyped: Any, dtype: Any) -> Any:
     import torch
 
     return torch.storage.TypedStorage(wrap_storage=untyped, dtype=dtype, _internal=True)
+
+
+def _rebuild_tensor_v3(untyped: Any, *rest: Any) -> Any:
+    import torch
+    from torch import _utils
+
+    # torch's own pickles of an untyped storage come back as a typed one, and it relies on that.
+    typed = _rebuild_typed_storage(untyped, torch.uint8)
+    return _utils._rebuild_tensor_v3(typed, *rest)

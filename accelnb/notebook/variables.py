@@ -36,6 +36,11 @@ def pull(name: str, ranks: str | Iterable[int] | None = None) -> RankResults:
     AccelnbError
         A rank has no such variable (says which have it), its value cannot be brought back,
         or the ranks are busy.
+
+    Examples
+    --------
+    >>> accelnb.pull("loss")  # doctest: +SKIP
+    [0: 0.25, 1: 0.5]
     """
     options = _checked(name, ranks)
     return _session().pull(options.pull, options.ranks)[name]
@@ -58,6 +63,11 @@ def push(*names: str, ranks: str | Iterable[int] | None = None) -> None:
     ------
     AccelnbError
         The notebook has no such variable, it cannot be sent, or the ranks are busy.
+
+    Examples
+    --------
+    >>> learning_rate = 0.1
+    >>> accelnb.push("learning_rate")  # doctest: +SKIP
     """
     options = _checked(",".join(names), ranks)
     _session().push(options.pull, options.ranks)
@@ -70,6 +80,11 @@ def last_run() -> Run:
     ------
     AccelnbError
         There was none yet.
+
+    Examples
+    --------
+    >>> accelnb.last_run().metrics["loss"][0][-1].value  # doctest: +SKIP
+    0.25
     """
     run = _session().last_run
     if run is None:

@@ -44,6 +44,8 @@ class Rank:
         writers = install_writers()
         self._interruptible = False
         signal.signal(signal.SIGINT, self._on_sigint)
+        for name in os.environ.keys() - spec["context"]["env"].keys():
+            del os.environ[name]  # of the fork server, which started with an older environment
         _apply_context(spec["context"])
         os.environ.update(_environment(spec))
         device = _take_device(spec["device"], self.rank)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import sys
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -205,6 +206,9 @@ def make_shell(ipython_dir: str) -> RankShell:
     for name in ("distributed", "accelnb"):
         shell.register_magic_function(_refusal(name), "line_cell", name)  # type: ignore[arg-type]
     shell.builtin_trap.auto_builtins["input"] = _no_input
+    # Libraries take a process with prompts for one that cannot be a rank (Lightning Fabric).
+    for prompt in ("ps1", "ps2", "ps3"):
+        sys.__dict__.pop(prompt, None)
     try:  # what renders a traceback is slow to import: before a fork, not at the first error
         raise AssertionError
     except AssertionError as error:

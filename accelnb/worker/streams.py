@@ -28,7 +28,8 @@ class PipeWriter(io.TextIOBase):
         self._fd = fd
         self.name = name
         self.buffer = open(fd, "wb", buffering=0, closefd=False)  # noqa: SIM115
-        self._pending: list[str] = []
+        # By thread: print writes a line in pieces, and those of threads must not mix.
+        self._pending: dict[int, list[str]] = {}
         self._pending_lock = threading.RLock()  # a signal handler may print within a print
 
     encoding = "utf-8"
@@ -43,29 +44,33 @@ class PipeWriter(io.TextIOBase):
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        thread = threading.get_ident()
         with self._pending_lock:
-            self._pending.append(text)
+            self._pending.setdefault(thread, []).append(text)
             if "\n" in text or "\r" in text:
-                self.flush()
+                self._send(thread)
         return len(text)
 
     def flush(self) -> None:
         with self._pending_lock:
-            data = memoryview("".join(self._pending).encode("utf-8", "surrogatepass"))
-            self._pending.clear()
-            while data:
-                data = data[os.write(self._fd, data) :]
+            for thread in list(self._pending):
+                self._send(thread)
 
     def flush_if_idle(self) -> None:
-        """Flush a partial line from another thread; never wait for the pipe or the writer."""
+        """Flush partial lines from another thread; never wait for the pipe or a writer."""
         if not self._pending or not self._pending_lock.acquire(blocking=False):
             return
         try:
-            small = sum(map(len, self._pending)) * 4 <= _SAFE_WRITE
-            if small and select.select([], [self._fd], [], 0)[1]:
+            waiting = sum(len(text) for texts in self._pending.values() for text in texts)
+            if waiting * 4 <= _SAFE_WRITE and select.select([], [self._fd], [], 0)[1]:
                 self.flush()
         finally:
             self._pending_lock.release()
+
+    def _send(self, thread: int) -> None:
+        data = memoryview("".join(self._pending.pop(thread, ())).encode("utf-8", "surrogatepass"))
+        while data:
+            data = data[os.write(self._fd, data) :]
 
 
 class PipeReader:

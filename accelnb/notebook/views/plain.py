@@ -27,7 +27,7 @@ from accelnb.notebook.views.tail import Tail
 
 # A line waits this long (s) for the same line of other ranks, unless so many wait behind it.
 _HOLD = 0.15
-_WAITING = 200
+_WAITING = 5_000
 _LOOK_AHEAD = 50
 _FLUSH_EVERY = 0.1
 _REDRAW_EVERY = 0.5

@@ -1,0 +1,48 @@
+"""The tutorials run headless, and show what they promise."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbclient
+import nbformat
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_quickstart_reaches_its_accuracy_and_is_saved_as_notebook_and_html():
+    demo = subprocess.run(
+        [sys.executable, "notebooks/run_demo.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    executed = nbformat.read(ROOT / "build" / "demo" / "quickstart.ipynb", as_version=4)
+    printed = "".join(o.get("text", "") for c in executed.cells for o in c.get("outputs", []))
+    accuracy = re.search(r"^test accuracy: ([01]\.\d+)$", printed, re.MULTILINE)
+    assert accuracy, printed
+    assert float(accuracy[1]) >= 0.95
+    outputs = [o for cell in executed.cells for o in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert "<img" in (ROOT / "build" / "demo" / "quickstart.html").read_text()
+
+
+def test_a_notebook_runs_headless_and_is_readable_when_saved(tmp_path):
+    cells = [
+        "%load_ext accelnb",
+        "%%distributed --procs 2 --out squares\n"
+        "from tqdm import tqdm\nfor i in tqdm(range(3)): pass\nprint('hello')\nrank ** 2",
+        "list(squares)",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbclient.NotebookClient(
+        notebook, timeout=90, resources={"metadata": {"path": tmp_path}}
+    ).execute()
+    shown = notebook.cells[1].outputs
+    assert any(o.get("text") == "[0-1] hello\n" for o in shown)
+    assert notebook.cells[2].outputs[0]["data"]["text/plain"] == "[0, 1]"

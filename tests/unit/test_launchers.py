@@ -1,0 +1,58 @@
+"""Ranks without a notebook: the engine driven from a plain script."""
+
+from __future__ import annotations
+
+import pytest
+
+GROUP = """
+from accelnb.config import LaunchConfig
+from accelnb.engine.group import WorkerGroup
+
+def start(method, procs=2):
+    return WorkerGroup(LaunchConfig(procs=procs, device="cpu", start=method))
+
+def run(group, code):
+    cell = {"code": code, "source": code, "name": "<cell>", "number": 1}
+    request = {"cell": cell, "result": True}
+    run = group.run("execute_request", {rank: (request, []) for rank in group.ranks})
+    return list(run.result)
+
+SUM = "import torch, torch.distributed as d; t = torch.ones(1) * rank; d.all_reduce(t); t.item()"
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_group_computes_and_ends(run_script, method):
+    script = run_script(
+        GROUP + f"group = start({method!r}, 3)\n"
+        "print(run(group, SUM), run(group, 'rank'))\n"
+        "import psutil\npids = [m.pid for m in group.members]\ngroup.shutdown()\n"
+        "print([psutil.pid_exists(pid) for pid in pids])"
+    )
+    assert script.returncode == 0, script.stderr
+    assert script.stdout.splitlines() == ["[3.0, 3.0, 3.0] [0, 1, 2]", "[False, False, False]"]
+
+
+def test_two_groups_live_side_by_side(run_script):
+    script = run_script(
+        GROUP + "a, b = start('fork'), start('fork', 3)\n"
+        "run(a, 'x = 1'); print(run(b, SUM), run(a, SUM), run(a, 'x'))\n"
+        "a.shutdown(); print(run(b, SUM)); b.shutdown()"
+    )
+    assert script.returncode == 0, script.stderr
+    assert script.stdout.splitlines() == [
+        "[3.0, 3.0, 3.0] [1.0, 1.0] [1, 1]", "[3.0, 3.0, 3.0]",
+    ]  # fmt: skip
+
+
+def test_a_rank_that_cannot_start_is_reported_with_its_last_output(run_script):
+    script = run_script(
+        GROUP + "import os\nos.environ['OMP_NUM_THREADS'] = 'many'\n"
+        "try:\n    start('fork')\nexcept Exception as error:\n    print(error)\n"
+        "del os.environ['OMP_NUM_THREADS']\n"
+        "group = start('fork'); print(run(group, 'rank')); group.shutdown()"
+    )
+    assert script.returncode == 0, script.stderr
+    assert "did not start: it ended its process with exit code 1" in script.stdout
+    assert "invalid literal for int() with base 10: 'many'" in script.stdout
+    assert script.stdout.splitlines()[-1] == "[0, 1]"
