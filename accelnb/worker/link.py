@@ -111,7 +111,7 @@ class RankLink(threading.Thread):
             if blocked:
                 poller.register(self._link.socket, zmq.POLLIN | zmq.POLLOUT)
             elif now >= self._next_read:
-                for reader in (r for r in self._readers if not r.ended):
+                for reader in self._readers:
                     poller.register(reader.fd, zmq.POLLIN)
             ready = dict(poller.poll(self._wait_ms(now, blocked)))
             if self._woken in ready:

@@ -23,7 +23,7 @@ from accelnb.worker import where
 from accelnb.worker.link import RankLink
 from accelnb.worker.process_group import LOST_PEER, RankProcessGroup
 from accelnb.worker.shell import Cell, CellError, RankShell, make_shell
-from accelnb.worker.streams import PipeReader, flush_all, install_writers
+from accelnb.worker.streams import PipeReader, flush_all, install_writers, restore_descriptors
 
 _shell: RankShell | None = None
 
@@ -92,6 +92,7 @@ class Rank:
         self._stuck_in = None
         self._group.replaceable = True
         self._link.streamed.begin()
+        restore_descriptors()
         try:
             self._interruptible = True
             packed = self._run(message)

@@ -18,6 +18,9 @@ from traitlets.config import Config
 
 Send = Callable[[str, dict[str, Any]], None]
 
+_MOST_FRAMES = 100
+_FRAMES_KEPT = 10  # of a traceback with more, at either end
+
 _REFUSED = "this code already runs on a rank; start %{name} from an ordinary notebook cell"
 
 
@@ -172,8 +175,15 @@ class RankShell(InteractiveShell):
         is_cell = raw_cell is self.compile.cell.code
         return raw_cell if is_cell else super().transform_cell(raw_cell)
 
+    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+        _, error, _ = exc_tuple or sys.exc_info()
+        self._left_out = _shorten(error.__traceback__) if error is not None else 0
+        super().showtraceback(exc_tuple, *args, **kwargs)
+
     def _showtraceback(self, etype: type, evalue: BaseException, stb: list[str]) -> None:
         self._rendered = "\n".join(stb).split("\n")
+        if self._left_out:
+            self._rendered.insert(-1, f"[{self._left_out:,} frames in the middle are left out]")
 
     def show_usage_error(self, exc: BaseException) -> None:
         self._rendered = [f"UsageError: {exc}"]
@@ -214,6 +224,18 @@ def make_shell(ipython_dir: str) -> RankShell:
     except AssertionError as error:
         shell.InteractiveTB.structured_traceback(AssertionError, error, error.__traceback__)
     return shell
+
+
+def _shorten(traceback: types.TracebackType | None) -> int:
+    """Leave out the middle of a deep traceback, which would take seconds to render."""
+    chain = []
+    while traceback is not None:
+        chain.append(traceback)
+        traceback = traceback.tb_next
+    if len(chain) <= _MOST_FRAMES:
+        return 0
+    chain[_FRAMES_KEPT].tb_next = chain[-_FRAMES_KEPT]
+    return len(chain) - 2 * _FRAMES_KEPT - 1
 
 
 def _refusal(name: str) -> Callable[..., None]:

@@ -16,6 +16,7 @@ _CHUNK = 1 << 18
 _SAFE_WRITE = 4096  # what POLLOUT on a pipe promises to take without waiting (pipe(7))
 _libc = ctypes.CDLL(None)
 _keeping_lock = ctypes.PyDLL(None)
+_kept: dict[int, int] = {}  # copies of the descriptors 1 and 2
 
 
 class PipeWriter(io.TextIOBase):
@@ -79,7 +80,6 @@ class PipeReader:
     def __init__(self, output: Output) -> None:
         self.name = output.name
         self.fd = output.pipe
-        self.ended = False  # the cell closed descriptor 1 or 2
         self._record = Record(output.record)
         self._buffer = ctypes.create_string_buffer(_CHUNK)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -98,12 +98,18 @@ class PipeReader:
             return "", 0
         data = ctypes.string_at(self._buffer, count)
         self._record.add(data)
-        self.ended = not data
         return self._decoder.decode(data), count
+
+
+def restore_descriptors() -> None:
+    """Open descriptors 1 and 2 again if a cell closed or redirected them."""
+    for number, kept in _kept.items():
+        os.dup2(kept, number)
 
 
 def install_writers() -> tuple[PipeWriter, PipeWriter]:
     """Point ``sys.stdout`` and ``sys.stderr`` at descriptors 1 and 2."""
+    _kept.update((number, os.dup(number)) for number in (1, 2))
     sys.stdout = sys.__stdout__ = out = PipeWriter(1, "<stdout>")  # type: ignore[assignment]
     sys.stderr = sys.__stderr__ = err = PipeWriter(2, "<stderr>")  # type: ignore[assignment]
     return out, err
