@@ -6,6 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+BENCH ?= launch
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -16,7 +17,7 @@ help:
 	@echo 'make demo    run notebooks/quickstart.ipynb headless and show what it did'
 	@echo 'make test    lint, type check and run the tests (PYTEST_ARGS="-k name" to choose)'
 	@echo 'make lab     open the quickstart in JupyterLab (LAB_ARGS="--no-browser --port 8899")'
-	@echo 'make bench   measure start and cell times beside other launchers (BENCH_ARGS=...)'
+	@echo 'make bench   measure beside other launchers (BENCH=launch, values or streams; BENCH_ARGS=...)'
 	@echo 'make lint    ruff and pyright only'
 	@echo 'make clean   remove .venv, build outputs and caches'
 
@@ -35,7 +36,7 @@ lab: $(VENV)/.with-test
 	$(BIN)/jupyter lab $(LAB_ARGS) notebooks/quickstart.ipynb
 
 bench: $(VENV)/.with-test $(VENV)/.with-bench
-	$(BIN)/python benchmarks/launch.py $(BENCH_ARGS)
+	$(BIN)/python benchmarks/$(BENCH).py $(BENCH_ARGS)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache

@@ -11,7 +11,9 @@ kernel, waits, counts the processes that are still there and kills those, one by
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
+import platform
 import re
 import shutil
 import sys
@@ -167,6 +169,28 @@ class Kernel:
                     process.kill()
         psutil.wait_procs(left, timeout=3)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def machine() -> dict[str, str]:
+    """What the figures depend on: processor, system, versions."""
+    model = platform.processor()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+            break
+    found = {
+        "cores": str(len(os.sched_getaffinity(0))),
+        "cpu": model or "unknown",
+        "system": platform.platform(terse=True),
+        "load average": f"{os.getloadavg()[0]:.2f} at the start",
+        "python": platform.python_version(),
+    }
+    for name in ("torch", "ipykernel", "accelnb", "accelerate", "ipyparallel", "nbdistributed"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "-"
+    return found
 
 
 def alive(process: psutil.Process) -> bool:

@@ -34,12 +34,9 @@ the reason, and the others run on. Linux only (it reads /proc).
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import math
-import os
-import platform
 import signal
 import subprocess
 import sys
@@ -49,7 +46,7 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 
-from kernel import Cell, CellError, Kernel, pss
+from kernel import Cell, CellError, Kernel, machine, pss
 from peers import CONTENDERS, Contender
 from report import Result, Samples, show
 from rich.console import Console
@@ -136,28 +133,6 @@ def measure_import(times: int = 7) -> Samples:
         for _ in range(times + 1)
     ]
     return [float(run.stdout) for run in runs[1:] if run.returncode == 0]
-
-
-def machine() -> dict[str, str]:
-    """What the figures depend on: processor, system, versions."""
-    model = platform.processor()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.split(":", 1)[1].strip()
-            break
-    found = {
-        "cores": str(len(os.sched_getaffinity(0))),
-        "cpu": model or "unknown",
-        "system": platform.platform(terse=True),
-        "load average": f"{os.getloadavg()[0]:.2f} at the start",
-        "python": platform.python_version(),
-    }
-    for name in ("torch", "ipykernel", "accelnb", "accelerate", "ipyparallel", "nbdistributed"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "-"
-    return found
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

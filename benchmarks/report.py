@@ -120,6 +120,12 @@ def show(
                 console.print(f"  {row.contender}: {note}{often}", style="yellow", markup=False)
     console.print("Medians (p99 apart); x is the multiple of accelnb's figure. See --help.")
     found = budgets(results, imports)
+    show_budgets(console, found)
+    return found
+
+
+def show_budgets(console: Console, found: Sequence[Budget]) -> None:
+    """Print what each budget asks for and whether it was met."""
     verdicts = Table(title="Budgets", title_justify="left", title_style="bold")
     for heading in ("budget", "measured", ""):
         verdicts.add_column(heading)
@@ -127,7 +133,6 @@ def show(
     for budget in found:
         verdicts.add_row(budget.budget, budget.measured, words[budget.met])
     console.print(verdicts)
-    return found
 
 
 def budgets(results: Sequence[Result], imports: Samples) -> list[Budget]:

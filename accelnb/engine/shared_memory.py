@@ -14,12 +14,13 @@ import os
 import sys
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 _ALIGN = 64  # bytes; what torch's allocator gives
-_PART = 16 << 20  # copied by one thread
+_PART = 16 << 20  # least bytes that are worth a thread, and a file, of their own
+_MOST_FILES = 8
 _THREADS = 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -28,10 +29,14 @@ _libc.mmap.argtypes = (
     ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
 )  # fmt: skip
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_MAP_FIXED = 0x10
+_NOTHING = 0  # PROT_NONE
 
 
 class SharedBuffers:
     """Copies of `buffers` that other processes of this user can map until `close`.
+
+    A large one lies in several files, for threads that fill one file wait for one another.
 
     Raises
     ------
@@ -45,36 +50,64 @@ class SharedBuffers:
         for buffer in buffers:
             self.extents.append((size, buffer.nbytes))
             size += -(-buffer.nbytes // _ALIGN) * _ALIGN
-        self._fd, self._path = _open_new()
+        self._size = size
+        self._part = max(_PART, -(-size // (_MOST_FILES * mmap.PAGESIZE)) * mmap.PAGESIZE)
+        self._files: list[tuple[int, str | None]] = []
         self._owner = os.getpid()
         try:
-            os.ftruncate(self._fd, size)
-            if self._path is not None:
-                # Reserved now: a write to a mapping that the disk has no room for is a SIGBUS.
-                os.posix_fallocate(self._fd, 0, size)
-            with mmap.mmap(self._fd, size) as target:
+            for at in range(0, size, self._part):
+                self._add_file(min(self._part, size - at))
+            with _mapped([fd for fd, _ in self._files], size, self._part) as address:
                 for (offset, _), buffer in zip(self.extents, buffers, strict=True):
-                    _copy(target, offset, buffer)
+                    self._copy(address, offset, buffer)
         except OSError as error:
             self.close()
             raise MemoryError(f"no room to share {size:,} bytes: {error}") from error
 
     def describe(self) -> dict[str, Any]:
         """Return what `map_shared` needs, as JSON."""
-        return {"path": self._path or f"/proc/{self._owner}/fd/{self._fd}", "extents": self.extents}
+        paths = [path or f"/proc/{self._owner}/fd/{fd}" for fd, path in self._files]
+        return {"paths": paths, "part": self._part, "size": self._size, "extents": self.extents}
 
     def close(self) -> None:
         """Give the memory up; mappings of it stay until their own end."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            if self._path is not None:
+        for fd, path in self._files:
+            os.close(fd)
+            if path is not None:
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._path)
-        self._fd = -1
+                    os.unlink(path)
+        self._files = []
 
     def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0 and self._owner == os.getpid():
+        if self._owner == os.getpid():
             self.close()
+
+    def _add_file(self, size: int) -> None:
+        fd, path = _open_new()
+        self._files.append((fd, path))
+        os.ftruncate(fd, size)
+        if path is not None:
+            # Reserved now: a write to a mapping that the disk has no room for is a SIGBUS.
+            os.posix_fallocate(fd, 0, size)
+
+    def _copy(self, address: int, offset: int, source: memoryview) -> None:
+        """Copy with several threads: most of the time goes into the kernel's fresh pages."""
+        to = address + offset
+        if source.readonly:
+            ctypes.memmove(to, bytes(source), source.nbytes)
+            return
+        start = ctypes.addressof(ctypes.c_char.from_buffer(source))
+        if source.nbytes <= _PART:
+            ctypes.memmove(to, start, source.nbytes)
+            return
+        first = self._part - offset % self._part  # to the end of the file it begins in
+        cuts = [0, *range(first, source.nbytes, self._part), source.nbytes]
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+            list(
+                pool.map(
+                    lambda at, end: ctypes.memmove(to + at, start + at, end - at), cuts, cuts[1:]
+                )
+            )
 
 
 def map_shared(description: dict[str, Any]) -> list[memoryview]:
@@ -82,21 +115,49 @@ def map_shared(description: dict[str, Any]) -> list[memoryview]:
 
     The mapping holds no file descriptor and ends with the last view of it.
     """
-    extents = description["extents"]
-    size = max(offset + length for offset, length in extents)
-    fd = os.open(description["path"], os.O_RDWR | os.O_CLOEXEC)
+    size, part = description["size"], description["part"]
+    fds: list[int] = []
     try:
-        protection = mmap.PROT_READ | mmap.PROT_WRITE
-        address = _libc.mmap(None, size, protection, mmap.MAP_PRIVATE, fd, 0)
+        for path in description["paths"]:
+            fds.append(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        address = _map(fds, size, part, mmap.MAP_PRIVATE)
     finally:
-        os.close(fd)
-    if address in (None, ctypes.c_void_p(-1).value):
-        raise OSError(ctypes.get_errno(), "cannot map shared memory")
+        for fd in fds:
+            os.close(fd)
     whole = (ctypes.c_char * size).from_address(address)
     # Python's mmap would keep a descriptor for each; torch and numpy keep `whole` alive.
     weakref.finalize(whole, _libc.munmap, address, size).atexit = False
     view = memoryview(whole).cast("B")
-    return [view[offset : offset + length] for offset, length in extents]
+    return [view[offset : offset + length] for offset, length in description["extents"]]
+
+
+@contextlib.contextmanager
+def _mapped(fds: Sequence[int], size: int, part: int) -> Iterator[int]:
+    address = _map(fds, size, part, mmap.MAP_SHARED)
+    try:
+        yield address
+    finally:
+        _libc.munmap(address, size)
+
+
+def _map(fds: Sequence[int], size: int, part: int, kind: int) -> int:
+    """Map files of `part` bytes each one behind the other; return the address."""
+    address = _mmap(None, size, _NOTHING, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+    try:
+        for at, fd in zip(range(0, size, part), fds, strict=True):
+            protection = mmap.PROT_READ | mmap.PROT_WRITE
+            _mmap(address + at, min(part, size - at), protection, kind | _MAP_FIXED, fd)
+    except OSError:
+        _libc.munmap(address, size)
+        raise
+    return address
+
+
+def _mmap(at: int | None, size: int, protection: int, flags: int, fd: int) -> int:
+    address = _libc.mmap(at, size, protection, flags, fd, 0)
+    if address in (None, ctypes.c_void_p(-1).value):
+        raise OSError(ctypes.get_errno(), "cannot map shared memory")
+    return address
 
 
 def _open_new() -> tuple[int, str | None]:
@@ -104,15 +165,3 @@ def _open_new() -> tuple[int, str | None]:
         with contextlib.suppress(OSError):  # forbidden in some sandboxes
             return os.memfd_create("accelnb", os.MFD_CLOEXEC), None
     return tempfile.mkstemp(prefix="accelnb-")
-
-
-def _copy(target: mmap.mmap, offset: int, source: memoryview) -> None:
-    """Copy with several threads: most of the time goes into the kernel's fresh pages."""
-    if source.readonly or source.nbytes <= _PART:
-        target[offset : offset + source.nbytes] = source
-        return
-    to = ctypes.addressof(ctypes.c_char.from_buffer(target)) + offset
-    start = ctypes.addressof(ctypes.c_char.from_buffer(source))
-    parts = [(at, min(_PART, source.nbytes - at)) for at in range(0, source.nbytes, _PART)]
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        list(pool.map(lambda part: ctypes.memmove(to + part[0], start + part[0], part[1]), parts))
