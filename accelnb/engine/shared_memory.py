@@ -14,8 +14,9 @@ import os
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import Any
 
 _ALIGN = 64  # bytes; what torch's allocator gives
@@ -36,7 +37,8 @@ _NOTHING = 0  # PROT_NONE
 class SharedBuffers:
     """Copies of `buffers` that other processes of this user can map until `close`.
 
-    A large one lies in several files, for threads that fill one file wait for one another.
+    They are written, not copied into a mapping, whose page faults take twice as long. Much lies
+    in several files, for threads that write to one file wait for one another.
 
     Raises
     ------
@@ -57,9 +59,11 @@ class SharedBuffers:
         try:
             for at in range(0, size, self._part):
                 self._add_file(min(self._part, size - at))
-            with _mapped([fd for fd, _ in self._files], size, self._part) as address:
-                for (offset, _), buffer in zip(self.extents, buffers, strict=True):
-                    self._copy(address, offset, buffer)
+            if size <= self._part:
+                self._fill(0, buffers)
+            else:
+                with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+                    list(pool.map(self._fill, range(len(self._files)), repeat(buffers)))
         except OSError as error:
             self.close()
             raise MemoryError(f"no room to share {size:,} bytes: {error}") from error
@@ -86,28 +90,15 @@ class SharedBuffers:
         fd, path = _open_new()
         self._files.append((fd, path))
         os.ftruncate(fd, size)
-        if path is not None:
-            # Reserved now: a write to a mapping that the disk has no room for is a SIGBUS.
-            os.posix_fallocate(fd, 0, size)
 
-    def _copy(self, address: int, offset: int, source: memoryview) -> None:
-        """Copy with several threads: most of the time goes into the kernel's fresh pages."""
-        to = address + offset
-        if source.readonly:
-            ctypes.memmove(to, bytes(source), source.nbytes)
-            return
-        start = ctypes.addressof(ctypes.c_char.from_buffer(source))
-        if source.nbytes <= _PART:
-            ctypes.memmove(to, start, source.nbytes)
-            return
-        first = self._part - offset % self._part  # to the end of the file it begins in
-        cuts = [0, *range(first, source.nbytes, self._part), source.nbytes]
-        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-            list(
-                pool.map(
-                    lambda at, end: ctypes.memmove(to + at, start + at, end - at), cuts, cuts[1:]
-                )
-            )
+    def _fill(self, number: int, buffers: Sequence[memoryview]) -> None:
+        """Write the parts of `buffers` that lie in one of the files."""
+        fd, _ = self._files[number]
+        first, last = number * self._part, (number + 1) * self._part
+        for (offset, length), buffer in zip(self.extents, buffers, strict=True):
+            at, end = max(offset, first), min(offset + length, last)
+            while at < end:
+                at += os.pwrite(fd, buffer[at - offset : end - offset], at - first)
 
 
 def map_shared(description: dict[str, Any]) -> list[memoryview]:
@@ -120,7 +111,7 @@ def map_shared(description: dict[str, Any]) -> list[memoryview]:
     try:
         for path in description["paths"]:
             fds.append(os.open(path, os.O_RDWR | os.O_CLOEXEC))
-        address = _map(fds, size, part, mmap.MAP_PRIVATE)
+        address = _map(fds, size, part)
     finally:
         for fd in fds:
             os.close(fd)
@@ -131,22 +122,14 @@ def map_shared(description: dict[str, Any]) -> list[memoryview]:
     return [view[offset : offset + length] for offset, length in description["extents"]]
 
 
-@contextlib.contextmanager
-def _mapped(fds: Sequence[int], size: int, part: int) -> Iterator[int]:
-    address = _map(fds, size, part, mmap.MAP_SHARED)
-    try:
-        yield address
-    finally:
-        _libc.munmap(address, size)
-
-
-def _map(fds: Sequence[int], size: int, part: int, kind: int) -> int:
+def _map(fds: Sequence[int], size: int, part: int) -> int:
     """Map files of `part` bytes each one behind the other; return the address."""
     address = _mmap(None, size, _NOTHING, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
     try:
         for at, fd in zip(range(0, size, part), fds, strict=True):
             protection = mmap.PROT_READ | mmap.PROT_WRITE
-            _mmap(address + at, min(part, size - at), protection, kind | _MAP_FIXED, fd)
+            flags = mmap.MAP_PRIVATE | _MAP_FIXED
+            _mmap(address + at, min(part, size - at), protection, flags, fd)
     except OSError:
         _libc.munmap(address, size)
         raise

@@ -132,12 +132,20 @@ def test_memory_is_freed_with_the_last_reference():
     assert mapped() == before
 
 
-def test_no_room_is_said_so_and_leaves_nothing(monkeypatch):
+@pytest.mark.parametrize("call", ["ftruncate", "pwrite"])
+def test_no_room_is_said_so_and_leaves_nothing(monkeypatch, call):
     fds = len(os.listdir("/proc/self/fd"))
-    monkeypatch.setattr(shared_memory.os, "ftruncate", _no_room)
+    monkeypatch.setattr(shared_memory.os, call, _no_room)
     with pytest.raises(MemoryError, match="no room to share 4,000,000 bytes"):
         dumps(torch.zeros(1_000_000))
     assert len(os.listdir("/proc/self/fd")) == fds
+
+
+def test_buffers_that_end_in_another_file_than_they_begin_in(memory):
+    arrays = [np.random.bytes((10 << 20) + odd) for odd in (1, 4097, 77, 0)]
+    frozen = [np.frombuffer(array, np.uint8) for array in arrays]  # read-only, as bytes are
+    for back, array in zip(sent(frozen), frozen, strict=True):
+        assert np.array_equal(back, array)
 
 
 def test_small_values_in_one_piece():
@@ -145,7 +153,7 @@ def test_small_values_in_one_piece():
     assert torch.equal(pickle.loads(pickled(tensor)), tensor)
 
 
-def _no_room(fd: int, size: int) -> None:
+def _no_room(*_: object) -> None:
     raise OSError(28, "No space left on device")
 
 
