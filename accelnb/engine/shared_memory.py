@@ -68,10 +68,11 @@ class SharedBuffers:
             self.close()
             raise MemoryError(f"no room to share {size:,} bytes: {error}") from error
 
-    def describe(self) -> dict[str, Any]:
-        """Return what `map_shared` needs, as JSON."""
+    def describe(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """Return what `map_shared` needs to give the buffers with these numbers, as JSON."""
+        extents = [self.extents[number] for number in numbers]
         paths = [path or f"/proc/{self._owner}/fd/{fd}" for fd, path in self._files]
-        return {"paths": paths, "part": self._part, "size": self._size, "extents": self.extents}
+        return {"paths": paths, "part": self._part, "size": self._size, "extents": extents}
 
     def close(self) -> None:
         """Give the memory up; mappings of it stay until their own end."""

@@ -33,13 +33,15 @@ class Packed:
         What the message to the other process has to hold, for its `Received`.
     """
 
-    def __init__(self, pickled: bytes, large: Sequence[memoryview]) -> None:
+    def __init__(
+        self, pickled: bytes, shared: SharedBuffers | None, numbers: Sequence[int]
+    ) -> None:
         self.buffers: list[bytes | memoryview] = [pickled]
-        self._shared = SharedBuffers(large) if large else None
-        self.content = {"shared": self._shared.describe()} if self._shared else {}
+        self._shared = shared
+        self.content = {"shared": shared.describe(numbers)} if shared and numbers else {}
 
     def close(self) -> None:
-        """Give up the shared memory, once the receivers have mapped it."""
+        """Give up the shared memory, also of the packs made together with this one."""
         if self._shared is not None:
             self._shared.close()
 
@@ -177,7 +179,7 @@ def dumps(value: Any, ranks: Collection[int] | None = None) -> Packed:
     """
     pack = Pack(None, ranks)
     pack.add(value)
-    return pack.packed()
+    return finished([pack])[0]
 
 
 def pickled(value: Any) -> bytes:
@@ -222,8 +224,28 @@ class Pack:
         """Return a digest of the pickle without its large buffers."""
         return hashlib.blake2b(self._file.getvalue()).digest()
 
-    def packed(self) -> Packed:
-        return Packed(self._file.getvalue(), self._pickler.large)
+    @property
+    def pickled(self) -> bytes:
+        return self._file.getvalue()
+
+    @property
+    def large(self) -> list[memoryview]:
+        """The buffers that travel beside the pickle."""
+        return self._pickler.large
+
+
+def finished(packs: Sequence[Pack]) -> list[Packed]:
+    """Make packs ready to travel; a large buffer that several hold is copied once."""
+    buffers = {_memory_of(view): view for pack in packs for view in pack.large}
+    shared = SharedBuffers(list(buffers.values())) if buffers else None
+    number = {memory: i for i, memory in enumerate(buffers)}
+    return [Packed(p.pickled, shared, [number[_memory_of(v)] for v in p.large]) for p in packs]
+
+
+def _memory_of(view: memoryview) -> tuple[int, int]:
+    owner: Any = view.obj  # of a tensor's storage, each pickle makes an array of its own
+    address = ctypes.addressof(owner) if isinstance(owner, ctypes.Array) else id(owner)
+    return address, view.nbytes
 
 
 def _rebuild_storage(memory: Any) -> Any:

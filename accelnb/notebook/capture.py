@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from accelnb.engine.tensors import Pack, Packed
+from accelnb.engine.tensors import Pack, Packed, finished
 from accelnb.errors import AccelnbError
 from accelnb.notebook.names import CellNames
 
@@ -79,8 +79,8 @@ class Capture:
     def pack(self, names: CellNames, ranks: Iterable[int]) -> dict[int, Packed | None]:
         """Return for each rank a pack of the values which `names` needs, if any.
 
-        Ranks that lack the same values share one pack. Nothing is taken as sent when this
-        raises.
+        Ranks that lack the same values share one pack, and all packs their large buffers.
+        Nothing is taken as sent when this raises.
 
         Raises
         ------
@@ -88,7 +88,7 @@ class Capture:
             A value cannot be serialized; names the variable and its type.
         """
         optional = names.perhaps | (names.needed & names.bound)
-        packs: dict[frozenset[str], tuple[Packed | None, dict[str, _Known]]] = {}
+        packs: dict[frozenset[str], tuple[Pack, dict[str, _Known]]] = {}
         chosen = {}
         for rank in ranks:
             known = self._known.get(rank, {})
@@ -96,6 +96,11 @@ class Capture:
             if missing not in packs:
                 packs[missing] = self._pack(missing, optional, known)
             chosen[rank] = missing
+        filled = [missing for missing in packs if missing]
+        try:
+            packed = dict(zip(filled, finished([packs[m][0] for m in filled]), strict=True))
+        except MemoryError as error:
+            raise AccelnbError(f"the notebook's values cannot be sent: {error}") from error
         for rank, missing in chosen.items():
             known = self._known.setdefault(rank, {})
             known.update(packs[missing][1])
@@ -105,7 +110,7 @@ class Capture:
                 for name in names.bound
                 if name in self._namespace
             )
-        return {rank: packs[missing][0] for rank, missing in chosen.items()}
+        return {rank: packed.get(missing) for rank, missing in chosen.items()}
 
     def holds_already(self, name: str, ranks: Iterable[int]) -> None:
         """Take note that these ranks have the value that `name` has in the notebook now."""
@@ -135,9 +140,7 @@ class Capture:
 
     def _pack(
         self, names: frozenset[str], optional: frozenset[str], known: Mapping[str, _Known]
-    ) -> tuple[Packed | None, dict[str, _Known]]:
-        if not names:
-            return None, {}
+    ) -> tuple[Pack, dict[str, _Known]]:
         names = frozenset(n for n in names if n not in optional or self._refusal(n) is None)
         pack = Pack(self._namespace)
         sent: set[str] = set()
@@ -154,11 +157,7 @@ class Capture:
             sent |= more
             more = self._missing(pack.globals_used, known) - sent
         uses = pack.globals_used
-        try:
-            packed = pack.packed()
-        except MemoryError as error:
-            raise AccelnbError(f"the notebook's values cannot be sent: {error}") from error
-        return packed, {n: _Known.of(self._namespace[n], uses) for n in sent}
+        return pack, {n: _Known.of(self._namespace[n], uses) for n in sent}
 
     def _refusal(self, name: str) -> Exception | None:
         """Return why a variable cannot be serialized, or None if it can."""

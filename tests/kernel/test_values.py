@@ -66,16 +66,19 @@ sharded"""
 
 def test_a_captured_tensor_is_in_memory_once_and_a_change_stays_on_its_rank(notebook):
     size = 64 << 20
-    notebook.run(f"import torch\nbig = torch.ones({size // 4})")
-    notebook.run("%distributed --procs 3 float(big.sum())")
+    notebook.run(f"import torch\nbig, scale = torch.ones({size // 4}), 1")
+    # From here on rank 0 lacks less than the others.
+    notebook.run("%distributed --procs 3 --ranks 0 scale;")
     _, *ranks = notebook.processes()
-    private = sum(rank.memory_full_info().uss for rank in ranks)
+    before = _private(ranks)
+    notebook.run("%distributed float(big.sum()) * scale")
+    assert _private(ranks) - before < 0.5 * size
+    private = _private(ranks)
     notebook.run("%distributed --ranks 1 big.add_(1)[0].item()")
     assert notebook.run("%distributed big[-1].item()").lines == ["[0,2] 1.0", "[1] 2.0"]
     assert notebook.run("big[0].item()").value == "1.0"
     # Only rank 1 has taken pages of its own.
-    grown = sum(rank.memory_full_info().uss for rank in ranks) - private
-    assert 0.8 * size < grown < 1.5 * size
+    assert 0.8 * size < _private(ranks) - private < 1.5 * size
 
 
 def test_a_thousand_pulls_leave_nothing(shared_notebook):
@@ -119,3 +122,7 @@ def test_what_cannot_travel_is_named_and_the_ranks_go_on(shared_notebook, cell, 
     shared_notebook.run("%distributed globals().update(kept=1)")
     assert said in shared_notebook.run(cell, fails=True).error
     assert shared_notebook.run("%distributed kept").lines == ["[0-1] 1"]
+
+
+def _private(processes: list[psutil.Process]) -> int:
+    return sum(process.memory_full_info().uss for process in processes)
