@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,6 +196,10 @@ class RankShell(InteractiveShell):
         raise SystemExit(0)
 
     system = InteractiveShell.system_raw  # its output goes through our descriptors
+
+    @contextlib.contextmanager
+    def _tee(self, channel: str) -> Iterator[None]:
+        yield  # the base class would keep all output in memory, for the history
 
 
 def make_shell(ipython_dir: str) -> RankShell:
