@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -50,11 +51,14 @@ class Cell:
         From the request to the idle status.
     output
         What the cell wrote to stdout and stderr.
+    document
+        Bytes that the cell leaves in the notebook's document: output and displays, as JSON.
     """
 
     sent: float
     seconds: float
     output: str
+    document: int
 
 
 class Kernel:
@@ -108,6 +112,7 @@ class Kernel:
         assert self.client is not None
         deadline = time.monotonic() + self.timeout
         texts: list[str] = []
+        displays: dict[str, dict[str, str]] = {}
         sent, start = time.time(), time.perf_counter()
         request = self.client.execute(code)
         try:
@@ -121,6 +126,9 @@ class Kernel:
                     break
                 if kind == "stream":
                     texts.append(content["text"])
+                elif "data" in content:  # of a display that is updated, the last state stays
+                    name = content.get("transient", {}).get("display_id", str(len(displays)))
+                    displays[name] = content["data"]
             seconds = time.perf_counter() - start
             reply = self.client.get_shell_msg(timeout=max(1.0, deadline - time.monotonic()))
         except Empty:
@@ -133,7 +141,7 @@ class Kernel:
             raise CellError(f"{content['ename']}: {first_line(content['evalue'])}")
         if found := re.search(r"^(Error|Failed|❌).*", output, re.MULTILINE):
             raise CellError(first_line(found.group()))
-        return Cell(sent, seconds, output)
+        return Cell(sent, seconds, output, len(json.dumps([output, displays])))
 
     def processes(self) -> dict[int, psutil.Process]:
         """The processes that the kernel started and that are alive, without the kernel."""
