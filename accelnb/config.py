@@ -7,6 +7,7 @@ keywords of ``accelnb.launch`` and the messages about wrong values are all made 
 from __future__ import annotations
 
 import dataclasses
+import keyword
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -57,7 +58,7 @@ def _rank_set(value: Any) -> tuple[int, ...]:
 
 
 def _name(value: Any) -> str:
-    if not str(value).isidentifier():
+    if not str(value).isidentifier() or keyword.iskeyword(value):
         raise ValueError("must be a Python variable name")
     return str(value)
 

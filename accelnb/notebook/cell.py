@@ -59,6 +59,8 @@ def read_cell(shell: InteractiveShell, above: str, body: str) -> Cell:
         if not isinstance(error, SyntaxError):
             error = SyntaxError(str(error))
         error.filename = name
+        if error.lineno and not (error.text or "").strip():  # found when the syntax tree was read
+            error.text = code.splitlines()[error.lineno - 1]
         rendered = shell.SyntaxTB.structured_traceback(type(error), error, None)
         raise CellSyntaxError(error, "\n".join(rendered).split("\n")) from None
 

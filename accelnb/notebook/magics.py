@@ -113,7 +113,7 @@ class AccelnbMagics(Magics):
         expanded = self.shell.var_expand(line, depth=3) if line else ""
         try:
             return vars(parse_argstring(self.distributed, expanded))
-        except UsageError as error:
+        except (UsageError, ValueError) as error:  # ValueError: a quote that is not closed
             raise ConfigError(
                 f"%%distributed: {error}; see %%distributed? for its options"
             ) from None

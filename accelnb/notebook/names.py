@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ def analyse(code: str) -> CellNames:
     Raises
     ------
     SyntaxError
-        The code does not parse.
+        The code does not compile.
 
     Examples
     --------
@@ -39,13 +40,12 @@ def analyse(code: str) -> CellNames:
     >>> sorted(names.needed), sorted(names.bound)
     (['Net', 'data'], ['loss', 'model', 'x'])
     """
-    tree = compile(
-        code,
-        "<cell>",
-        "exec",
-        ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
-        dont_inherit=True,
-    )
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # the ranks say it when they compile it
+        tree = compile(code, "<cell>", "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
+        # `return` outside of a function, and more, is an error for the compiler only.
+        compile(tree, "<cell>", "exec", flags, dont_inherit=True)
     reader = _Reader()
     reader.read(tree.body)
     later = {name for names in reader.later for name in names if name not in reader.surely}

@@ -19,6 +19,10 @@ import pytest
         ("--ranks 5", "ConfigError: ranks=5: there is no such rank; there are ranks 0-1"),
         ("--ranks x", "ConfigError: ranks=x: must be ranks such as 0,2-3"),
         ("--out 1x", "ConfigError: out=1x: must be a Python variable name"),
+        ("--out class", "ConfigError: out=class: must be a Python variable name"),
+        ("--pull a,b.c", "ConfigError: pull=a,b.c: must be variable names such as a,b"),
+        ("--procs", "argument -n/--procs: expected one argument; see %%distributed? for its"),
+        ("--out 'x", "No closing quotation; see %%distributed? for its options"),
         ("--timeout -1", "timeout=-1: must be a number of seconds above 0"),
         ("--detach --pull a", "pull: a detached cell has nothing to bring back yet"),
     ],
@@ -41,10 +45,25 @@ def test_wrong_options_start_no_ranks(notebook):
     assert len(notebook.processes()) == 1  # the fork server
 
 
-def test_a_syntax_error_is_the_notebooks_own_and_nothing_is_sent(shared_notebook):
-    output = shared_notebook.run("%%distributed\nprint('ran')\nx = = 1", fails=True)
-    assert "line 3" in output.error
-    assert "SyntaxError: invalid syntax" in output.error
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ("x = = 1", "invalid syntax"),
+        ("return 1", "'return' outside function"),  # what only the compiler finds
+        ("def f(): nonlocal x", "no binding for nonlocal 'x' found"),
+        ("x = 'unfinished", "unterminated string literal"),
+        ("  x = 1", "unexpected indent"),
+    ],
+)
+def test_a_syntax_error_is_the_notebooks_own_and_nothing_is_sent(shared_notebook, bad, said):
+    output = shared_notebook.run(f"%%distributed\nprint('ran')\n{bad}", fails=True)
+    assert "Cell In[" in output.error
+    assert ", line 3\n" in output.error
+    assert f"{bad.strip()}\n" in output.error
+    last = output.error.strip().splitlines()[-1]
+    assert last.startswith(("SyntaxError: ", "IndentationError: "))
+    assert said in last
+    assert "rank" not in output.error
     assert output.stdout == ""
 
 
