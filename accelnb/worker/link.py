@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import collections
-import fcntl
 import os
 import queue
 import signal
-import struct
-import termios
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -37,7 +34,7 @@ class _Outgoing:
     content: dict[str, Any]
     parent: str | None
     buffers: Sequence[bytes | memoryview]
-    output_before: int = -1  # bytes in the pipes that go first; -1: not looked at yet
+    output_before: Sequence[int]  # up to which byte of each pipe goes first
 
 
 @dataclass
@@ -95,7 +92,8 @@ class RankLink(threading.Thread):
         buffers: Sequence[bytes | memoryview] = (),
     ) -> None:
         """Send a message after all output that was written before it."""
-        self._outgoing.append(_Outgoing(kind, content, parent, buffers))
+        written = [reader.written for reader in self._readers]
+        self._outgoing.append(_Outgoing(kind, content, parent, buffers, written))
         os.write(self._wake, b"x")
 
     # ---- the thread ----
@@ -140,7 +138,8 @@ class RankLink(threading.Thread):
                 self.lent.close()
                 self.lent = None
         elif message.kind == "where_request":
-            self._outgoing.append(_Outgoing("where", self._where(), message.id, (), 0))
+            at_once = [0] * len(self._readers)
+            self._outgoing.append(_Outgoing("where", self._where(), message.id, (), at_once))
         elif message.kind == "interrupt_request":
             if self.busy_with and self.interrupt is None:
                 self.interrupt = Interrupt(self.busy_with)
@@ -171,20 +170,19 @@ class RankLink(threading.Thread):
 
     def _send_what_can_be_sent(self) -> None:
         while self._link.writable():
+            # Before a look at the messages: what follows one of them is not to overtake it.
+            written = [reader.written for reader in self._readers]
             if self._outgoing:
                 self._send_next(self._outgoing[0])
             elif self.streamed and time.monotonic() >= self._next_streamed:
                 self._send_streamed()
-            elif time.monotonic() >= self._next_read and self._send_output():
+            elif time.monotonic() >= self._next_read and self._send_output(written):
                 self._next_read = time.monotonic() + _READ_EVERY
             else:
                 return
 
     def _send_next(self, message: _Outgoing) -> None:
-        if message.output_before < 0:
-            message.output_before = sum(_readable(reader.fd) for reader in self._readers)
-        if message.output_before and (sent := self._send_output()):
-            message.output_before = max(0, message.output_before - sent)
+        if self._send_output(message.output_before):
             return
         if message.kind == "execute_reply" and self.streamed:
             self._send_streamed()
@@ -200,18 +198,13 @@ class RankLink(threading.Thread):
         if not self.streamed:
             self._next_streamed = time.monotonic() + _STREAM_EVERY
 
-    def _send_output(self) -> int:
+    def _send_output(self, written: Sequence[int]) -> int:
         """Send what is in the pipes, at most one message of each; return how many bytes."""
         total = 0
-        for reader in self._readers:
-            text, count = reader.read()
+        for reader, upto in zip(self._readers, written, strict=True):
+            text, count = reader.read(upto)
             total += count
             if text:
                 content = {"name": reader.name, "text": text, "upto": reader.total}
                 self._link.send("stream", content)
         return total
-
-
-def _readable(fd: int) -> int:
-    """Return the number of bytes that wait in a pipe (FIONREAD, ioctl_tty(2))."""
-    return struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0"))[0]

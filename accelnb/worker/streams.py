@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import codecs
 import ctypes
+import fcntl
 import io
 import os
 import select
+import struct
 import sys
+import termios
 import threading
 
 from accelnb.engine.launchers.outputs import Output, Record
@@ -83,22 +86,35 @@ class PipeReader:
         self._record = Record(output.record)
         self._buffer = ctypes.create_string_buffer(_CHUNK)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._reading = threading.RLock()  # held for moments: a signal handler may ask too
 
     @property
     def total(self) -> int:
         """How many bytes were read so far."""
         return self._record.total
 
-    def read(self) -> tuple[str, int]:
-        """Return text that was written meanwhile, and how many bytes it took; never wait."""
-        # Keeps Python's lock, unlike os.read: the cell cannot end the process between the read
-        # and its record.
-        count = _keeping_lock.read(self.fd, self._buffer, _CHUNK)
-        if count < 0:
-            return "", 0
-        data = ctypes.string_at(self._buffer, count)
-        self._record.add(data)
-        return self._decoder.decode(data), count
+    @property
+    def written(self) -> int:
+        """How many bytes were written so far (FIONREAD, ioctl_tty(2))."""
+        with self._reading:
+            waiting = fcntl.ioctl(self.fd, termios.FIONREAD, b"\0\0\0\0")
+            return self.total + struct.unpack("i", waiting)[0]
+
+    def read(self, upto: int | None = None) -> tuple[str, int]:
+        """Return text that was written meanwhile, and how many bytes it took; never wait.
+
+        With `upto`, stop behind that byte of all that was ever written.
+        """
+        with self._reading:
+            most = _CHUNK if upto is None else max(0, min(_CHUNK, upto - self.total))
+            # Keeps Python's lock, unlike os.read: the cell cannot end the process between the
+            # read and its record.
+            count = _keeping_lock.read(self.fd, self._buffer, most)
+            if count < 0:
+                return "", 0
+            data = ctypes.string_at(self._buffer, count)
+            self._record.add(data)
+            return self._decoder.decode(data), count
 
 
 def restore_descriptors() -> None:

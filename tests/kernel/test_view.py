@@ -36,6 +36,22 @@ def test_equal_lines_are_merged_and_others_keep_their_order(shared_notebook):
         assert own == [f"[{rank}] mine {rank} {n}" for n in range(3)]
 
 
+def test_lines_and_displays_of_a_rank_keep_their_order(shared_notebook):
+    states = []
+    shared_notebook.run(
+        "%%distributed\nfrom IPython.display import display, HTML\n"
+        "for i in range(20):\n    display(HTML(f'{rank}'))\n    if rank == 1: print('after', i)",
+        on_output=lambda output: states.append(
+            (
+                sum(display["text/html"] == "1" for display in output.displays),
+                output.stdout.count("after"),
+            )
+        ),
+    )
+    assert states[-1] == (20, 20)
+    assert all(lines <= displays <= lines + 1 for displays, lines in states), states
+
+
 def test_stderr_is_apart(shared_notebook):
     output = shared_notebook.run(
         "%%distributed\nimport sys\nprint('to err', file=sys.stderr)\nprint('to out')"
