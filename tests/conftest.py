@@ -31,6 +31,7 @@ class Output:
     ename: str = ""
     error: str = ""  # the traceback as shown, without colours
     seconds: float = 0.0
+    is_to_be_cleared: bool = False
 
     @property
     def lines(self) -> list[str]:
@@ -117,7 +118,13 @@ class Notebook:
 
 def _take(output: Output, message: dict[str, Any]) -> None:
     kind, content = message["msg_type"], message["content"]
-    if kind == "stream":
+    if output.is_to_be_cleared and kind in ("stream", "display_data", "execute_result", "error"):
+        _clear(output)
+    if kind == "clear_output" and content["wait"]:
+        output.is_to_be_cleared = True
+    elif kind == "clear_output":
+        _clear(output)
+    elif kind == "stream":
         setattr(output, content["name"], getattr(output, content["name"]) + content["text"])
     elif kind in ("display_data", "execute_result"):
         bundle = content["data"] | {"display_id": content.get("transient", {}).get("display_id")}
@@ -129,6 +136,11 @@ def _take(output: Output, message: dict[str, Any]) -> None:
     elif kind == "error":
         output.ename = content["ename"]
         output.error = without_colours("\n".join(content["traceback"]))
+
+
+def _clear(output: Output) -> None:
+    output.stdout, output.stderr, output.displays = "", "", []
+    output.is_to_be_cleared = False
 
 
 def without_colours(text: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 
 def test_a_line_is_seen_while_the_cell_goes_on(shared_notebook):
     seen = {}
@@ -93,9 +95,31 @@ def test_output_of_c_code_subprocesses_and_threads_is_heard(shared_notebook):
     assert output.stderr == "[0] raw error\n"
 
 
-def test_displays_can_be_updated_and_cleared(shared_notebook):
+def test_each_rank_updates_its_own_displays(shared_notebook):
     output = shared_notebook.run(
         "%%distributed\nfrom IPython.display import display, HTML\n"
-        "handle = display(HTML('before'), display_id=True)\nhandle.update(HTML(f'after {rank}'))"
+        "handle = display(HTML('before'), display_id='one')\n"
+        "text = display('text before', display_id=True)\n"
+        "handle.update(HTML(f'after {rank}')); text.update(f'text after {rank}')"
     )
-    assert [display["text/html"] for display in output.displays] == ["after 0", "after 1"]
+    assert [d["text/html"] for d in output.displays if "text/html" in d] == ["after 0", "after 1"]
+    assert [d["text/plain"] for d in output.displays if "text/html" not in d] == [
+        "[0] 'text after 0'",
+        "[1] 'text after 1'",
+    ]
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_clear_output_clears_the_cell_and_a_progress_bar_goes_on(shared_notebook, wait):
+    output = shared_notebook.run(
+        "%%distributed\nfrom IPython.display import clear_output\nfrom tqdm import tqdm\n"
+        "import time\nprint('before', rank)\n"
+        "for i in tqdm(range(20)):\n    time.sleep(0.04)\n"
+        f"    if i == 10: clear_output(wait={wait})\n"
+        "print('after')"
+    )
+    assert output.lines == ["[0-1] after"]
+    assert len(output.displays) == 1
+    bars = output.displays[0]["text/plain"].splitlines()
+    assert bars
+    assert all("20/20" in bar for bar in bars)

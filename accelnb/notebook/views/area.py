@@ -17,6 +17,10 @@ class Area(Protocol):
         """Show `text`, or one of `formats` (by MIME type) where the front end can."""
         ...
 
+    def cleared(self) -> None:
+        """Take note that the cell's output was cleared: what is shown next is shown anew."""
+        ...
+
     def close(self) -> None:
         """Leave the last state for good."""
         ...
@@ -47,6 +51,9 @@ class NotebookArea:
         self._display_id = self._display_id or uuid.uuid4().hex
         publish_display_data(data, transient={"display_id": self._display_id}, update=not is_new)
 
+    def cleared(self) -> None:
+        self._display_id, self._shown = None, {}
+
     def close(self) -> None:
         pass
 
@@ -59,6 +66,9 @@ class TerminalArea:
 
     def show(self, text: str, **formats: Any) -> None:
         self._text = text
+
+    def cleared(self) -> None:
+        pass
 
     def close(self) -> None:
         if self._text:

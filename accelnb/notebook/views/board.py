@@ -54,6 +54,12 @@ class Board:
             if self._streamed[name].kind == "image" and in_kernel():
                 self._draw_images(self._streamed[name])
 
+    def cleared(self) -> None:
+        """Take note that the cell's output was cleared: all is drawn anew."""
+        for area in [*([self._area] if self._area else []), *self._images.values()]:
+            area.cleared()
+        self._changed.update(self._streamed)
+
     def close(self) -> None:
         self.draw()
         if self._area is not None:

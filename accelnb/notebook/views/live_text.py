@@ -35,6 +35,10 @@ class LiveText(Protocol):
         """Let an ordinary line be printed next."""
         ...
 
+    def cleared(self) -> None:
+        """Take note that the cell's output was cleared."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -83,6 +87,10 @@ class NotebookLines:
     def make_way(self) -> None:
         pass  # a display stays where it is
 
+    def cleared(self) -> None:
+        self._finished, self._changed = [], bool(self._growing)
+        self._area.cleared()
+
     def close(self) -> None:
         self.draw()
 
@@ -119,6 +127,9 @@ class TerminalLine:
             self.make_way()
             sys.stderr.write(line)
             self._drawn = line
+
+    def cleared(self) -> None:
+        self._drawn = ""
 
     def finish(self, key: Key, text: str) -> bool:
         self._growing.pop(key, None)

@@ -247,21 +247,33 @@ class PlainView:
         data, metadata, wait = item.body
         if item.name == "clear_output":
             if self._ranks[0] in ranks:
-                clear_output(wait=bool(wait))
+                self._clear(bool(wait))
             return
         self._live.make_way()
-        self._flush()
-        if item.name == "update_display_data":
-            publish_display_data(data, metadata, transient=item.transient, update=True)
-        elif set(data) == {"text/plain"} or get_ipython() is None:
+        is_update = item.name == "update_display_data"
+        if set(data) == {"text/plain"} or get_ipython() is None:
             text = data.get("text/plain", "")
             newline = "\n" if "\n" in text and label else ""
-            self._write(sys.stdout, f"{label.rstrip() if newline else label}{newline}{text}\n")
-        else:
-            if label:
-                self._write(sys.stdout, f"{label.rstrip()}\n")
-                self._flush()
-            publish_display_data(data, metadata, transient=item.transient)
+            text = f"{label.rstrip() if newline else label}{newline}{text}"
+            if item.transient and in_kernel():
+                self._publish({"text/plain": text}, metadata, item.transient, is_update)
+            else:
+                self._write(sys.stdout, f"{text}\n")
+            return
+        if label and not is_update:
+            self._write(sys.stdout, f"{label.rstrip()}\n")
+        self._publish(data, metadata, item.transient, is_update)
+
+    def _publish(self, data: Any, metadata: Any, transient: Any, update: bool) -> None:
+        self._flush()
+        publish_display_data(data, metadata, transient=transient, update=update)
+
+    def _clear(self, wait: bool) -> None:
+        self._flush()
+        clear_output(wait)
+        for part in (self._live, self._board, self._tail):
+            if part is not None:
+                part.cleared()
 
     def _show_partials(self, now: float) -> None:
         for (rank, name), partial in self._partial.items():

@@ -43,6 +43,9 @@ class Tail:
     def draw(self) -> None:
         self._area.show("\n".join(self.lines()))
 
+    def cleared(self) -> None:
+        self._area.cleared()
+
     def close(self) -> None:
         self.draw()
         self._area.close()
