@@ -247,6 +247,8 @@ class Courier(threading.Thread):
         assert self._run is not None
         self.regroup |= content["regroup"]
         self._sequences[rank] = content["sequences"]
+        if not content["has_values"]:
+            self._run.without_values.append(rank)
         if content["status"] == "ok":
             self._take_values(self._run, rank, content, buffers)
             for name in content["missing"]:

@@ -105,6 +105,7 @@ class Run:
         self.ended: float | None = None
         self.failures: list[Failure] = []
         self.replaced: list[int] = []  # ranks whose variables are lost
+        self.without_values: list[int] = []  # ranks that did not get what they were sent
         self.stopped_by: str | None = None  # "user", "timeout" or "failure"
         self.deadline = self.started + timeout if timeout else None
         self.stall = stall

@@ -8,6 +8,7 @@ so that it sees what the rank's cells assign, as it would in the notebook.
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import io
 import pickle
@@ -98,6 +99,8 @@ class _Pickler(cloudpickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (io.FileIO, io.BufferedIOBase, io.TextIOWrapper)) and self._is_open(obj):
             raise pickle.PicklingError(f"cannot pickle the open file {getattr(obj, 'name', '')!r}")
+        if isinstance(obj, functools._lru_cache_wrapper) and obj.__module__ == "__main__":
+            return _rebuild_cached, (obj.__wrapped__, obj.cache_parameters())
         reduced = super().reducer_override(obj)
         if isinstance(obj, types.FunctionType) and obj.__globals__ is self._namespace:
             return self._without_globals(reduced)
@@ -246,6 +249,10 @@ def _memory_of(view: memoryview) -> tuple[int, int]:
     owner: Any = view.obj  # of a tensor's storage, each pickle makes an array of its own
     address = ctypes.addressof(owner) if isinstance(owner, ctypes.Array) else id(owner)
     return address, view.nbytes
+
+
+def _rebuild_cached(function: Any, parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
 
 
 def _rebuild_storage(memory: Any) -> Any:

@@ -64,11 +64,18 @@ class Capture:
         self._namespace = namespace
         self._hidden = hidden if hidden is not None else {}
         self._known: dict[int, dict[str, _Known]] = {}
+        self._known_before: dict[int, dict[str, _Known]] = {}  # the newest pack for each rank
 
     def forget(self, ranks: Iterable[int]) -> None:
         """Take note that these ranks are new and know nothing."""
         for rank in ranks:
             self._known.pop(rank, None)
+            self._known_before.pop(rank, None)
+
+    def not_received(self, ranks: Iterable[int]) -> None:
+        """Take note that the newest pack did not get to these ranks."""
+        for rank in ranks:
+            self._known[rank] = dict(self._known_before.get(rank, {}))
 
     def send_again(self, names: Iterable[str]) -> None:
         """Take note that these names are to be sent, whatever the ranks have."""
@@ -103,6 +110,7 @@ class Capture:
             raise AccelnbError(f"the notebook's values cannot be sent: {error}") from error
         for rank, missing in chosen.items():
             known = self._known.setdefault(rank, {})
+            self._known_before[rank] = dict(known)
             known.update(packs[missing][1])
             # The cell binds these itself: from here on the rank's own value counts.
             known.update(

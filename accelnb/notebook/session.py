@@ -205,6 +205,8 @@ class Session:
         self, cell: Cell, ranks: Sequence[int], config: LaunchConfig, options: CellOptions
     ) -> Run:
         assert self.group is not None
+        if self.last_run is not None:
+            self._capture.not_received(self.last_run.without_values)
         packs = self._capture.pack(cell.names, ranks)
         self.last_run = self.group.run(
             "execute_request",

@@ -52,6 +52,7 @@ class Rank:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         self._group = RankProcessGroup(self.rank, self.world_size, device.type, listener)
         self._stuck_in: str | None = None
+        self._has_values = False
         key, identity = bytes.fromhex(spec["key"]), spec["identity"].encode()
         self._link = RankLink(
             lambda: Link.dial(spec["address"], key, identity),
@@ -90,6 +91,7 @@ class Rank:
     def _answer(self, message: Message) -> None:
         packed: Packed | None = None
         self._stuck_in = None
+        self._has_values = False
         self._group.replaceable = True
         self._link.streamed.begin()
         restore_descriptors()
@@ -108,6 +110,7 @@ class Rank:
             self._interruptible = False
             self._link.busy_with = None
         reply |= {"sequences": self._group.sequences(), "regroup": not self._group.usable}
+        reply["has_values"] = self._has_values
         flush_all()
         if packed is None:
             self._link.send("execute_reply", reply, message.id)
@@ -126,10 +129,12 @@ class Rank:
             function, args, kwargs = self._rebuilt(
                 lambda: Received(request, message.buffers).load()
             )
+            self._has_values = True
             value = self._shell.run_call(functools.partial(function, *args, **kwargs))
         else:
             if message.buffers:
                 self._rebuilt(lambda: Received(request, message.buffers).unpack(namespace))
+            self._has_values = True
             value = self._shell.run_code_of_cell(
                 Cell(**request["cell"]), show_value=not request["result"]
             )

@@ -22,6 +22,12 @@ import pytest
             ["[0-1] True"],
         ),
         (
+            "import functools\n@functools.cache\n"
+            "def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)",
+            "fib(50), fib.cache_info().maxsize",
+            ["[0-1] (12586269025, None)"],
+        ),
+        (
             "class Base:\n    def hi(self): return 'hi'\n"
             "class Child(Base):\n    def hi(self): return super().hi() + '!'",
             "Child().hi()",
@@ -110,3 +116,19 @@ def test_nothing_is_sent_when_one_variable_cannot_be(shared_notebook):
     run("%%distributed\nfine, lock", fails=True)
     run("lock = None")
     assert run("%distributed fine, lock").lines == ["[0-1] (2, None)"]
+
+
+def test_what_a_rank_could_not_rebuild_is_sent_again(shared_notebook):
+    run = shared_notebook.run
+    run("fine, own = 1, 0")
+    run("%distributed globals().update(own=rank), fine, own")
+    run(
+        "def rebuild():\n    import os\n    if os.environ.get('RANK') == '1': 1 / 0\n    return 7\n"
+        "class Fragile:\n    def __reduce__(self): return rebuild, ()\n"
+        "fine, fragile = 2, Fragile()"
+    )
+    output = run("%%distributed\nprint('ran', fine, fragile)", fails=True)
+    assert "rank 1: what the notebook sent cannot be rebuilt on rank 1: Zero" in output.error
+    assert "[1] ran" not in output.stdout
+    run("def rebuild(): return 8")
+    assert run("%distributed fine, fragile, own").lines == ["[0] (2, 7, 0)", "[1] (2, 8, 1)"]
