@@ -79,9 +79,10 @@ class Capture:
 
     def send_again(self, names: Iterable[str]) -> None:
         """Take note that these names are to be sent, whatever the ranks have."""
-        for known in self._known.values():
-            for name in names:
-                known.pop(name, None)
+        again = frozenset(names)
+        for known in [*self._known.values(), *self._known_before.values()]:
+            for name in again & known.keys():
+                del known[name]
 
     def pack(self, names: CellNames, ranks: Iterable[int]) -> dict[int, Packed | None]:
         """Return for each rank a pack of the values which `names` needs, if any.

@@ -21,6 +21,7 @@ def load(shell: InteractiveShell) -> None:
         return
     fork_server()
     session = _sessions[id(shell)] = Session(shell)
+    shell.events.register("post_run_cell", session.on_cell)
     shell.register_magics(AccelnbMagics(shell, session))
     for magic in ("%%distributed", "%distributed"):
         shell.set_hook("complete_command", complete_options, str_key=magic)
@@ -31,6 +32,7 @@ def unload(shell: InteractiveShell) -> None:
     session = _sessions.pop(id(shell), None)
     if session is None:
         return
+    shell.events.unregister("post_run_cell", session.on_cell)
     session.shutdown()
     close_fork_server()
     for kind, name in (("cell", "distributed"), ("line", "distributed"), ("line", "accelnb")):

@@ -18,12 +18,14 @@ _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 class CellNames:
     """The names that a cell reads before it has surely bound them, and those it binds.
 
-    `perhaps` are names that appear in a magic's or shell command's text only.
+    `perhaps` are names that appear in a magic's or shell command's text only, `surely` those
+    that are bound on every way through the cell.
     """
 
     needed: frozenset[str] = frozenset()
     perhaps: frozenset[str] = frozenset()
     bound: frozenset[str] = frozenset()
+    surely: frozenset[str] = frozenset()
 
 
 def analyse(code: str) -> CellNames:
@@ -50,7 +52,8 @@ def analyse(code: str) -> CellNames:
     reader.read(tree.body)
     later = {name for names in reader.later for name in names if name not in reader.surely}
     needed = (reader.needed | later) - set(dir(builtins))
-    return CellNames(frozenset(needed), frozenset(reader.perhaps), frozenset(reader.bound))
+    names = (needed, reader.perhaps, reader.bound, reader.surely)
+    return CellNames(*map(frozenset, names))
 
 
 class _Reader(ast.NodeVisitor):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 
 from accelnb.config import (
     SHAPE,
@@ -27,7 +28,7 @@ from accelnb.errors import AccelnbError
 from accelnb.hardware import probe
 from accelnb.notebook.capture import Capture, Sources
 from accelnb.notebook.cell import Cell, cells_so_far, empty_cell
-from accelnb.notebook.names import CellNames
+from accelnb.notebook.names import CellNames, analyse
 from accelnb.notebook.views.detached import DetachedView, follow_in_background
 from accelnb.notebook.views.plain import PlainView, follow
 
@@ -87,6 +88,14 @@ class Session:
         follow(run, PlainView(run, config.logs))
         self._bring_back(run, options)
         return None
+
+    def on_cell(self, result: ExecutionResult) -> None:
+        """Take note of what a cell of the notebook bound, also to the value that it had."""
+        if self.group is None or not result.success or result.info is None:
+            return
+        with contextlib.suppress(SyntaxError, ValueError):
+            names = analyse(self._shell.transform_cell(result.info.raw_cell))
+            self._capture.send_again(names.surely)
 
     def pull(self, names: Sequence[str], ranks: tuple[int, ...] | None) -> dict[str, RankResults]:
         """Return the values that variables have on the ranks.

@@ -77,6 +77,11 @@ def test_what_a_rank_assigns_stays_until_the_notebook_binds_it_anew(shared_noteb
     assert run("total").value == "10"
     run("total = 20")
     assert run("%distributed total").lines == ["[0-1] 20"]
+    run("step = 0")
+    run("%%distributed\nstep += 1 + rank")
+    assert run("%distributed step").lines == ["[0] 1", "[1] 2"]
+    run("step = 0")  # the same object
+    assert run("%distributed step").lines == ["[0-1] 0"]
     run("%%distributed\ntotal = rank")
     run("%accelnb push total")
     assert run("%distributed total").lines == ["[0-1] 20"]
