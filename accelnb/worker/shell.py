@@ -232,11 +232,17 @@ def make_shell(ipython_dir: str) -> RankShell:
 
 
 def _shorten(traceback: types.TracebackType | None) -> int:
-    """Leave out the middle of a deep traceback, which would take seconds to render."""
+    """Leave out the middle of a deep traceback, which would take seconds to render.
+
+    Frames of ours that it ends in go too: IPython hides them everywhere but there.
+    """
     chain = []
     while traceback is not None:
         chain.append(traceback)
         traceback = traceback.tb_next
+    while len(chain) > 1 and "__tracebackhide__" in chain[-1].tb_frame.f_locals:
+        chain.pop()
+        chain[-1].tb_next = None
     if len(chain) <= _MOST_FRAMES:
         return 0
     chain[_FRAMES_KEPT].tb_next = chain[-_FRAMES_KEPT]

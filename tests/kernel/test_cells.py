@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import psutil
 import pytest
-from conftest import wait_until
+from conftest import wait_until, without_colours
+
+from accelnb.config import CellOptions, LaunchConfig, options
 
 
 @pytest.mark.parametrize(
@@ -12,10 +14,16 @@ from conftest import wait_until
     [
         ("print('hello')\nrank * 10", ["[0-1] hello", "[0] 0", "[1] 10"]),
         ("rank * 10;", []),
-        ("rank, local_rank, world_size, str(device)", ["(0, 0, 2, 'cpu')", "(1, 1, 2, 'cpu')"]),
+        (
+            "rank, local_rank, world_size, str(device)",
+            ["[0] (0, 0, 2, 'cpu')", "[1] (1, 1, 2, 'cpu')"],
+        ),
         ("!echo from a shell $HOME", ["[0-1] from a shell /"]),
         ("import asyncio\nawait asyncio.sleep(0, 'awaited')", ["[0-1] 'awaited'"]),
         ("%cd -q /\n%pwd", ["[0-1] '/'"]),
+        ("%env THEIRS=3\n!echo $THEIRS", ["[0-1] env: THEIRS=3", "[0-1] 3"]),
+        ("names = !echo a; echo b\nnames", ["[0-1] ['a', 'b']"]),
+        ("%timeit -n 2 -r 1 rank + 1", ["[0] ", "[1] "]),
         (
             "import torch, torch.distributed as dist\nt = torch.ones(2) * rank\n"
             "dist.all_reduce(t)\nt.tolist()",
@@ -27,7 +35,7 @@ def test_a_cell_is_an_ipython_cell_on_every_rank(shared_notebook, cell, lines):
     output = shared_notebook.run(f"%%distributed\n{cell}")
     assert len(output.lines) == len(lines)
     for line, expected in zip(output.lines, lines, strict=True):
-        assert expected.removeprefix("[0-1] ") in line, output.stdout
+        assert line.startswith(expected), output.stdout
 
 
 def test_the_environment_is_that_of_torchrun(shared_notebook):
@@ -79,6 +87,13 @@ def test_out_and_pull_bind_sequences_over_ranks(shared_notebook):
     assert shared_notebook.run("len(only), only[1], only.ranks").value == "(1, 1, (1,))"
 
 
+def test_a_rank_says_that_it_has_no_keyboard(shared_notebook):
+    error = shared_notebook.run("%%distributed\nname = input('Name? ')", fails=True).error
+    assert "----> 2 name = input('Name? ')" in error
+    assert "a rank has no keyboard: ask with input() in an ordinary cell" in error
+    assert "accelnb/" not in error
+
+
 def test_variables_and_expressions_expand_in_the_line(shared_notebook):
     shared_notebook.run("which, name = 1, 'expanded'")
     shared_notebook.run("%%distributed --ranks $which --out {name}_value\nrank")
@@ -103,11 +118,15 @@ def test_a_timeout_stops_the_cell_and_keeps_the_ranks(shared_notebook):
 
 
 def test_help_and_tab_completion_know_the_options(shared_notebook):
-    help_text = shared_notebook.run(
-        "get_ipython().magics_manager.magics['cell']['distributed'].__doc__"
-    ).value
-    assert "--procs" in help_text
-    assert "--detach" in help_text
+    reply = shared_notebook.client.execute_interactive(
+        "%%distributed?", timeout=30, output_hook=lambda _: None
+    )
+    (page,) = reply["content"]["payload"]
+    shown = without_colours(page["data"]["text/plain"])
+    assert "The last expression is each rank's value." in shown
+    for option in options(LaunchConfig, CellOptions):
+        assert all(flag in shown for flag in option.flags)
+        assert " ".join(option.help.split()) in " ".join(shown.split())
     reply = shared_notebook.client.complete(
         "%%distributed --pre", len("%%distributed --pre"), reply=True, timeout=30
     )
