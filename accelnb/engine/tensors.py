@@ -101,6 +101,9 @@ class _Pickler(cloudpickle.Pickler):
             raise pickle.PicklingError(f"cannot pickle the open file {getattr(obj, 'name', '')!r}")
         if isinstance(obj, functools._lru_cache_wrapper) and obj.__module__ == "__main__":
             return _rebuild_cached, (obj.__wrapped__, obj.cache_parameters())
+        if isinstance(obj, types.CodeType):
+            _, arguments = self.dispatch_table[types.CodeType](obj)
+            return _rebuild_code, (obj.co_filename, *arguments)
         reduced = super().reducer_override(obj)
         if isinstance(obj, types.FunctionType) and obj.__globals__ is self._namespace:
             return self._without_globals(reduced)
@@ -249,6 +252,14 @@ def _memory_of(view: memoryview) -> tuple[int, int]:
     owner: Any = view.obj  # of a tensor's storage, each pickle makes an array of its own
     address = ctypes.addressof(owner) if isinstance(owner, ctypes.Array) else id(owner)
     return address, view.nbytes
+
+
+def _rebuild_code(filename: str, *arguments: Any) -> types.CodeType:
+    """Make a function's code, in the cell that it comes from: tracebacks show its lines.
+
+    cloudpickle, since 3.1.3, forgets the file name.
+    """
+    return types.CodeType(*arguments).replace(co_filename=filename)
 
 
 def _rebuild_cached(function: Any, parameters: dict[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psutil
 import pytest
-from conftest import wait_until, without_colours
+from harness import wait_until, without_colours
 
 from accelnb.config import CellOptions, LaunchConfig, options
 
@@ -70,14 +70,15 @@ def test_rich_displays_and_figures_appear_under_their_rank(shared_notebook):
 
 
 def test_ranks_keep_variables_and_their_names_are_not_overwritten(shared_notebook):
-    shared_notebook.run("rank = world_size = 'mine'\ncount = 5")
+    shared_notebook.run("rank = local_rank = world_size = device = 'mine'\ncount = 5")
     shared_notebook.run("%%distributed\ncount += rank")
-    assert shared_notebook.run("%distributed count, rank, world_size").lines == [
-        "[0] (5, 0, 2)",
-        "[1] (6, 1, 2)",
+    shared_notebook.run("def seen(): return count, rank, local_rank, world_size, str(device)")
+    assert shared_notebook.run("%distributed seen()").lines == [
+        "[0] (5, 0, 0, 2, 'cpu')",
+        "[1] (6, 1, 1, 2, 'cpu')",
     ]
-    assert shared_notebook.run("count, rank").value == "(5, 'mine')"
-    shared_notebook.run("del rank, world_size")
+    assert shared_notebook.run("seen()").value == "(5, 'mine', 'mine', 'mine', 'mine')"
+    shared_notebook.run("del rank, local_rank, world_size, device")
 
 
 def test_out_and_pull_bind_sequences_over_ranks(shared_notebook):

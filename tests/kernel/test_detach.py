@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import time
 
-from conftest import wait_until
+from harness import wait_until
 
 CELL = """%%distributed --detach --out run
 import accelnb, time

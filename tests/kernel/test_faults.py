@@ -7,7 +7,7 @@ import signal
 import threading
 
 import pytest
-from conftest import wait_until
+from harness import wait_until
 
 ALL_REDUCE = (
     "%%distributed\nimport torch, torch.distributed as dist\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import START, wait_until
+from harness import START, wait_until
 
 SOON = 5.0  # s; promised are 2
 

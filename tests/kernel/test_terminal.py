@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import select
 import subprocess
 import sys
+import time
 
 import psutil
-from conftest import accelnb_processes, wait_until
+from harness import accelnb_processes, wait_until, without_colours
 
 SESSION = """%load_ext accelnb
 %distributed --procs 2 print('hello'), rank * 10
@@ -46,3 +50,38 @@ def test_cells_errors_and_exit_in_a_terminal(tmp_path):
     assert wait_until(lambda: not accelnb_processes() - before, 5)
     assert ipython.returncode == 0
     assert not [p for p in psutil.Process().children() if "IPython" in " ".join(p.cmdline())]
+
+
+def test_a_progress_bar_in_a_terminal_ends_above_the_lines_that_follow(tmp_path):
+    shown = typed_in_a_terminal(
+        "%load_ext accelnb\n%%distributed --procs 2\nimport time\n"
+        "for i in range(11):\n"
+        "print(f'\\r{i * 10} % of it', end='', flush=True); time.sleep(0.05)\n\n\n"
+        "%distributed print('next')\nexit()\n",
+        tmp_path,
+    )
+    final = shown.rindex("[0-1] 100 % of it\r\n")
+    assert any(f"[0] {i * 10} % of it" in shown[:final] for i in range(10))  # while it grew
+    assert final < shown.index("[0-1] next\r\n")
+
+
+def typed_in_a_terminal(text: str, folder) -> str:
+    """Return what IPython shows in a terminal where `text` is typed."""
+    terminal, slave = pty.openpty()
+    command = [sys.executable, "-m", "IPython", "--simple-prompt", "--no-banner"]
+    ipython = subprocess.Popen(command, cwd=folder, stdin=slave, stdout=slave, stderr=slave)
+    os.close(slave)
+    os.write(terminal, text.encode())
+    shown, end = b"", time.monotonic() + 60
+    try:
+        while ipython.poll() is None and time.monotonic() < end:
+            if select.select([terminal], [], [], 0.1)[0]:
+                shown += os.read(terminal, 1 << 16)
+        assert ipython.returncode == 0, shown.decode()
+    except OSError:  # EIO: the other end is closed
+        assert ipython.wait(5) == 0, shown.decode()
+    finally:
+        ipython.kill()
+        ipython.wait(5)
+        os.close(terminal)
+    return without_colours(shown.decode())

@@ -74,6 +74,17 @@ def test_a_progress_bar_is_one_line_that_ends_in_its_last_state(shared_notebook)
     assert output.lines == ["[0-1] done"]
 
 
+def test_a_line_that_is_rewritten_a_thousand_times_is_few_messages(shared_notebook):
+    messages = []
+    output = shared_notebook.run(
+        "%%distributed\nimport time\nfor i in range(1001):\n"
+        "    print(f'\\r{i / 10:.0f} %', end='')\n    time.sleep(0.001)\nprint()",
+        on_output=messages.append,
+    )
+    assert output.stdout + output.displays[0]["text/plain"] == "[0-1] 100 %"
+    assert len(messages) < 100
+
+
 def test_an_unfinished_line_is_seen_and_completed(shared_notebook):
     output = shared_notebook.run(
         "%%distributed --ranks 0\nimport time\nprint('half', end=' ')\ntime.sleep(0.6)\n"
