@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from accelnb.notebook.variables import pull as pull
     from accelnb.notebook.variables import push as push
     from accelnb.streaming import stream as stream
+    from accelnb.training.state import PartialState as PartialState
 
 __version__ = "0.1.0.dev0"
 
@@ -26,6 +27,7 @@ _HOMES = {
     "AccelnbError": "accelnb.errors",
     "ConfigError": "accelnb.config",
     "LaunchConfig": "accelnb.config",
+    "PartialState": "accelnb.training.state",
     "RankError": "accelnb.engine.failure",
     "distributed": "accelnb.notebook.functions",
     "last_run": "accelnb.notebook.variables",

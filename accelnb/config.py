@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from accelnb.devices import DEVICES
 from accelnb.errors import AccelnbError
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class LaunchConfig:
         "auto",
         "where the ranks compute",
         flags="--device",
-        choices=("auto", "cpu", "cuda", "tpu", "mps", "xpu"),
+        choices=("auto", *DEVICES),
     )
     precision: str = _option(
         "no",

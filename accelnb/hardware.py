@@ -10,16 +10,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Mixed precision a device's ranks can train in. What a single card lacks (bf16 before
-# Ampere, say) torch reports itself.
-_PRECISIONS = {
-    "cpu": ("no", "bf16", "fp16"),
-    "cuda": ("no", "fp16", "bf16", "fp8"),
-    "mps": ("no", "fp16", "bf16"),
-    "xpu": ("no", "fp16", "bf16"),
-    "tpu": ("no", "bf16"),
-}
-_PREFERENCE = ("cuda", "tpu", "xpu", "mps", "cpu")
+from accelnb.devices import DEVICES
 
 
 @dataclass(frozen=True)
@@ -37,21 +28,21 @@ class Hardware:
 
     @property
     def best_device(self) -> str:
-        return next(device for device in _PREFERENCE if self.count(device) or device == "cpu")
+        return next(device for device in DEVICES if self.count(device) or device == "cpu")
 
     def count(self, device: str) -> int:
         return self.devices.get(device, 0)
 
     def precisions(self, device: str) -> tuple[str, ...]:
-        return _PRECISIONS[device]
+        return DEVICES[device].precisions
 
     def start_method(self, device: str) -> str:
-        forks = sys.platform.startswith("linux") and device in ("cpu", "cuda")
+        forks = sys.platform.startswith("linux") and DEVICES[device].forks
         return "fork" if forks else "spawn"
 
     def describe(self) -> str:
         """Return e.g. ``2 cuda, 8 cpu`` for a message."""
-        found = ((kind, self.count(kind)) for kind in _PREFERENCE)
+        found = ((kind, self.count(kind)) for kind in DEVICES)
         return ", ".join(f"{count} {kind}" for kind, count in found if count)
 
 

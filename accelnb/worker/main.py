@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from accelnb import streaming
+from accelnb.devices import DEVICES
 from accelnb.engine.launchers.outputs import Output
 from accelnb.engine.tensors import Packed, Received, dumps
 from accelnb.engine.wire import Link, Message
@@ -48,9 +49,10 @@ class Rank:
             del os.environ[name]  # of the fork server, which started with an older environment
         _apply_context(spec["context"])
         os.environ.update(_environment(spec))
-        device = _take_device(spec["device"], self.rank)
+        kind = DEVICES[spec["device"]]
+        device = kind.take(self.rank)
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        self._group = RankProcessGroup(self.rank, self.world_size, device.type, listener)
+        self._group = RankProcessGroup(self.rank, self.world_size, kind.backend, listener)
         self._stuck_in: str | None = None
         self._has_values = False
         key, identity = bytes.fromhex(spec["key"]), spec["identity"].encode()
@@ -233,13 +235,6 @@ def _environment(spec: dict[str, Any]) -> dict[str, str]:
     if spec["device"] == "cpu":
         env["ACCELERATE_USE_CPU"] = "true"
     return env
-
-
-def _take_device(device: str, local_rank: int) -> torch.device:
-    if device == "cuda":
-        torch.cuda.set_device(local_rank)
-        return torch.device("cuda", local_rank)
-    return torch.device(device)
 
 
 def _apply_context(context: dict[str, Any]) -> None:

@@ -21,7 +21,6 @@ LOST_PEER = re.compile(
 _NO_SUCH_GROUP = re.compile(
     r"is not initialized in the world group map|Could not resolve the process group"
 )
-_BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}
 
 
 class RankProcessGroup:
@@ -31,9 +30,9 @@ class RankProcessGroup:
     torchrun's agent does: ``MASTER_PORT`` names it.
     """
 
-    def __init__(self, rank: int, world_size: int, device: str, listener: int | None) -> None:
+    def __init__(self, rank: int, world_size: int, backend: str, listener: int | None) -> None:
         self._rank, self._world_size = rank, world_size
-        self._backend = _BACKENDS.get(device, "gloo")
+        self._backend = backend
         self._listener = listener
         self._port: int | None = None
         self._generation = 0

@@ -80,7 +80,8 @@ def test_stop_ends_the_cell_and_keeps_ranks_and_state(shared_notebook, pids, cel
 def test_a_rank_that_cannot_be_interrupted_is_replaced_and_the_user_told(shared_notebook, pids):
     output = stopped(
         shared_notebook,
-        "import ctypes\nprint('at work', flush=True)\n"
+        "import ctypes, time\nprint('at work', flush=True)\n"
+        "time.sleep(0.2)  # the line is out before the lock is kept\n"
         "if rank == 1:\n    ctypes.PyDLL(None).sleep(100)  # keeps Python's lock\n"
         "while True: pass",
     )

@@ -56,7 +56,7 @@ def test_a_progress_bar_in_a_terminal_ends_above_the_lines_that_follow(tmp_path)
     shown = typed_in_a_terminal(
         "%load_ext accelnb\n%%distributed --procs 2\nimport time\n"
         "for i in range(11):\n"
-        "print(f'\\r{i * 10} % of it', end='', flush=True); time.sleep(0.05)\n\n\n"
+        "    print(f'\\r{i * 10} % of it', end='', flush=True); time.sleep(0.05)\n\n\n"
         "%distributed print('next')\nexit()\n",
         tmp_path,
     )
