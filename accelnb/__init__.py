@@ -19,23 +19,49 @@ if TYPE_CHECKING:
     from accelnb.notebook.variables import pull as pull
     from accelnb.notebook.variables import push as push
     from accelnb.streaming import stream as stream
+    from accelnb.training.accelerator import Accelerator as Accelerator
+    from accelnb.training.data.prepare import skip_first_batches as skip_first_batches
+    from accelnb.training.kinds import DDPCommunicationHookType as DDPCommunicationHookType
+    from accelnb.training.kinds import DistributedType as DistributedType
+    from accelnb.training.memory import find_executable_batch_size as find_executable_batch_size
+    from accelnb.training.rng import synchronize_rng_states as synchronize_rng_states
+    from accelnb.training.settings import AutocastKwargs as AutocastKwargs
+    from accelnb.training.settings import DataLoaderConfiguration as DataLoaderConfiguration
+    from accelnb.training.settings import (
+        DistributedDataParallelKwargs as DistributedDataParallelKwargs,
+    )
+    from accelnb.training.settings import GradScalerKwargs as GradScalerKwargs
+    from accelnb.training.settings import InitProcessGroupKwargs as InitProcessGroupKwargs
+    from accelnb.training.settings import ProfileKwargs as ProfileKwargs
     from accelnb.training.state import PartialState as PartialState
 
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
+    "Accelerator": "accelnb.training.accelerator",
     "AccelnbError": "accelnb.errors",
+    "AutocastKwargs": "accelnb.training.settings",
     "ConfigError": "accelnb.config",
+    "DDPCommunicationHookType": "accelnb.training.kinds",
+    "DataLoaderConfiguration": "accelnb.training.settings",
+    "DistributedDataParallelKwargs": "accelnb.training.settings",
+    "DistributedType": "accelnb.training.kinds",
+    "GradScalerKwargs": "accelnb.training.settings",
+    "InitProcessGroupKwargs": "accelnb.training.settings",
     "LaunchConfig": "accelnb.config",
     "PartialState": "accelnb.training.state",
+    "ProfileKwargs": "accelnb.training.settings",
     "RankError": "accelnb.engine.failure",
     "distributed": "accelnb.notebook.functions",
+    "find_executable_batch_size": "accelnb.training.memory",
     "last_run": "accelnb.notebook.variables",
     "launch": "accelnb.notebook.functions",
     "notebook_launcher": "accelnb.notebook.functions",
     "pull": "accelnb.notebook.variables",
     "push": "accelnb.notebook.variables",
+    "skip_first_batches": "accelnb.training.data.prepare",
     "stream": "accelnb.streaming",
+    "synchronize_rng_states": "accelnb.training.rng",
 }
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -51,3 +51,15 @@ def send_to(sink: Callable[[str, Any, int | None, str | None], None] | None) -> 
     """Have `stream` hand its values to `sink`."""
     global _sink
     _sink = sink
+
+
+def is_streaming() -> bool:
+    """Return whether there is a notebook that takes what `stream` is given.
+
+    Examples
+    --------
+    >>> from accelnb.streaming import is_streaming
+    >>> is_streaming()
+    False
+    """
+    return _sink is not None

@@ -1,0 +1,1 @@
+"""Other packages' names for what accelnb has, for code that was written for them."""

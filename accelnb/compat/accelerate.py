@@ -1,0 +1,154 @@
+"""``import accelnb.compat.accelerate``: code that imports accelerate then gets accelnb.
+
+It has to come first: before anything in the process imports accelerate. From there on
+``from accelerate import Accelerator``, ``import accelerate.utils`` and so on find accelnb's
+classes and functions, whether accelerate is installed or not. What accelnb lacks cannot be
+imported, and the error says so.
+
+``accelerate.__version__`` is that of the Accelerate whose API accelnb follows. What
+``importlib.metadata`` says is not changed: a library that asks it whether accelerate is installed
+wants it to be. It is not imported all the same.
+
+Examples
+--------
+>>> import accelnb.compat.accelerate
+>>> from accelerate.state import PartialState
+>>> PartialState.__module__
+'accelnb.training.state'
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from accelnb.errors import AccelnbError
+
+FOLLOWS = "1.15.0"
+
+_TRAINING = "accelnb.training"
+_UTILS = ("accelnb.utils",)
+
+# Where the names of each module of accelerate are: the first that has a name gives it.
+_HOMES: dict[str, tuple[str, ...]] = {
+    "accelerate": ("accelnb", *_UTILS),
+    "accelerate.accelerator": (f"{_TRAINING}.accelerator", *_UTILS),
+    "accelerate.checkpointing": (f"{_TRAINING}.checkpoint",),
+    "accelerate.data_loader": (
+        f"{_TRAINING}.data.prepare",
+        f"{_TRAINING}.data.loader",
+        f"{_TRAINING}.data.dispatcher",
+        f"{_TRAINING}.data.iterable",
+        f"{_TRAINING}.data.samplers",
+    ),
+    "accelerate.launchers": ("accelnb",),
+    "accelerate.local_sgd": (f"{_TRAINING}.local_sgd",),
+    "accelerate.logging": (f"{_TRAINING}.logs",),
+    "accelerate.memory_utils": (f"{_TRAINING}.memory",),
+    "accelerate.optimizer": (f"{_TRAINING}.optimizer",),
+    "accelerate.scheduler": (f"{_TRAINING}.scheduler",),
+    "accelerate.state": (f"{_TRAINING}.state", f"{_TRAINING}.gradients", *_UTILS),
+    "accelerate.tracking": (
+        f"{_TRAINING}.tracking.base",
+        f"{_TRAINING}.tracking.registry",
+        f"{_TRAINING}.tracking.aim",
+        f"{_TRAINING}.tracking.clearml",
+        f"{_TRAINING}.tracking.comet_ml",
+        f"{_TRAINING}.tracking.dvclive",
+        f"{_TRAINING}.tracking.mlflow",
+        f"{_TRAINING}.tracking.swanlab",
+        f"{_TRAINING}.tracking.tensorboard",
+        f"{_TRAINING}.tracking.trackio",
+        f"{_TRAINING}.tracking.wandb",
+    ),
+    "accelerate.utils": _UTILS,
+    "accelerate.utils.constants": _UTILS,
+    "accelerate.utils.dataclasses": _UTILS,
+    "accelerate.utils.environment": _UTILS,
+    "accelerate.utils.imports": _UTILS,
+    "accelerate.utils.memory": _UTILS,
+    "accelerate.utils.modeling": _UTILS,
+    "accelerate.utils.operations": _UTILS,
+    "accelerate.utils.other": _UTILS,
+    "accelerate.utils.random": _UTILS,
+    "accelerate.utils.tqdm": _UTILS,
+    "accelerate.utils.versions": _UTILS,
+}
+
+
+class _Alias(ModuleType):
+    """A module of accelerate whose names are accelnb's."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__all__":
+            return [public for public in self.__dir__() if not public.startswith("_")]
+        if not name.startswith("__"):
+            for home in self._homes():
+                if _offers(home, name):
+                    return getattr(home, name)
+            if f"{self.__name__}.{name}" in _HOMES:  # `import accelerate` brings its modules
+                return import_module(f"{self.__name__}.{name}")
+        raise AttributeError(_missing(f"{self.__name__}.{name}"))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing accelerate.utils.tqdm does not hide the function accelerate.utils.tqdm.
+        if isinstance(value, _Alias) and any(_offers(home, name) for home in self._homes()):
+            return
+        super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        names = set(self.__dict__)
+        for home in self._homes():
+            names.update(getattr(home, "__all__", dir(home)))
+        return sorted(names)
+
+    def _homes(self) -> Iterator[ModuleType]:
+        for home in _HOMES[self.__name__]:
+            yield import_module(home)
+
+
+class _Finder(MetaPathFinder, Loader):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "accelerate" and not fullname.startswith("accelerate."):
+            return None
+        if fullname not in _HOMES:
+            # Python asks for this also on `from accelerate.state import X`, if there is no X.
+            # It would replace an error that has the module's name by one of its own.
+            raise ModuleNotFoundError(_missing(fullname))
+        return ModuleSpec(fullname, self, is_package=True)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _Alias(spec.name, f"accelnb in the place of {spec.name}.")
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__name__ == "accelerate":
+            module.__version__ = FOLLOWS  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _offers(home: ModuleType, name: str) -> bool:
+    public = getattr(home, "__all__", None)
+    return name in public if public is not None else hasattr(home, name)
+
+
+def _missing(name: str) -> str:
+    return f"accelnb has no {name}: see docs/parity.md"
+
+
+def _install() -> None:
+    present = sys.modules.get("accelerate")
+    if present is not None and not isinstance(present, _Alias):
+        raise AccelnbError(
+            "accelerate itself is imported already: in a new process, import "
+            "accelnb.compat.accelerate before anything that imports accelerate"
+        )
+    sys.meta_path.insert(0, _Finder())
+
+
+_install()

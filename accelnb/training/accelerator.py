@@ -1,0 +1,333 @@
+"""`Accelerator`: run a raw PyTorch training loop on any device and any number of processes.
+
+The class coordinates. What it does with data, precision, checkpoints and so on is in the
+modules of those names, and its methods for them come from there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from accelnb.errors import AccelnbError
+from accelnb.training import arguments, memory, profiling
+from accelnb.training.accumulation import AccumulationMethods
+from accelnb.training.checkpoint import CheckpointMethods
+from accelnb.training.collectives import CollectiveMethods
+from accelnb.training.gradients import GradientState
+from accelnb.training.kinds import DistributedType, DynamoBackend, LoggerType, RNGType
+from accelnb.training.optimizer import AcceleratedOptimizer
+from accelnb.training.parallel.ddp import DataParallelStrategy
+from accelnb.training.parallel.strategy import SingleProcess
+from accelnb.training.precision import Precision
+from accelnb.training.preparation import PreparationMethods
+from accelnb.training.processes import ProcessControl
+from accelnb.training.scheduler import AcceleratedScheduler
+from accelnb.training.settings import (
+    AORecipeKwargs,
+    AutocastKwargs,
+    DataLoaderConfiguration,
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    GradScalerKwargs,
+    InitProcessGroupKwargs,
+    KwargsHandler,
+    ProfileKwargs,
+    ProjectConfiguration,
+    TorchDynamoPlugin,
+)
+from accelnb.training.state import AcceleratorState, chosen_precision
+from accelnb.training.tracking.base import GeneralTracker
+from accelnb.training.tracking.methods import TrackingMethods
+
+
+class Accelerator(
+    PreparationMethods,
+    AccumulationMethods,
+    CollectiveMethods,
+    CheckpointMethods,
+    TrackingMethods,
+    ProcessControl,
+):
+    """Trains a raw PyTorch loop on whatever processes and devices the launch gave it.
+
+    Its names, arguments and meaning are those of Hugging Face Accelerate; docs/parity.md says
+    where it differs. What is not given comes from the launch: from the options of the
+    ``%%distributed`` cell, of torchrun, or of ``accelerate launch``.
+
+    Parameters
+    ----------
+    device_placement
+        Move models, batches and optimizer states to the device.
+    split_batches
+        As in `DataLoaderConfiguration`.
+    mixed_precision
+        ``no``, ``fp16``, ``bf16`` or ``fp8``.
+    gradient_accumulation_steps
+        Batches of each process for one optimizer step.
+    cpu
+        Compute on the CPU.
+    dataloader_config
+        How data is divided.
+    rng_types
+        Random number generators that are made equal on all processes at each epoch: of
+        ``generator``, ``torch``, ``cuda``.
+    log_with
+        Experiment trackers, by name or as `GeneralTracker`. In a ``%%distributed`` cell the
+        notebook itself is the default.
+    project_dir, project_config
+        Where logs and checkpoints lie.
+    gradient_accumulation_plugin
+        Instead of `gradient_accumulation_steps`, with more to set.
+    step_scheduler_with_optimizer
+        Schedulers step only when the optimizer does.
+    scheduler_steps_per_update
+        How often a scheduler steps for one step of the optimizer: by default the number of
+        processes (1 with `split_batches`), as in Accelerate. 1 fits schedules whose length is
+        counted in optimizer steps.
+    kwargs_handlers
+        At most one of each: `AutocastKwargs`, `DistributedDataParallelKwargs`,
+        `GradScalerKwargs`, `InitProcessGroupKwargs`, `ProfileKwargs`, `AORecipeKwargs`.
+    dynamo_backend, dynamo_plugin
+        Compile models with ``torch.compile``.
+    activation_checkpointing
+        Compute the activations of a model's repeated blocks again in the backward pass instead of
+        keeping them.
+
+    Raises
+    ------
+    AccelnbError
+        An argument is wrong, or the device cannot do what is asked.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from accelnb import Accelerator
+    >>> accelerator = Accelerator(gradient_accumulation_steps=2)
+    >>> model = torch.nn.Linear(4, 1)
+    >>> data = torch.utils.data.TensorDataset(torch.ones(8, 4), torch.zeros(8, 1))
+    >>> model, optimizer, loader = accelerator.prepare(
+    ...     model, torch.optim.SGD(model.parameters(), 0.1), torch.utils.data.DataLoader(data, 2)
+    ... )
+    >>> for x, y in loader:
+    ...     with accelerator.accumulate(model):
+    ...         loss = torch.nn.functional.mse_loss(model(x), y)
+    ...         accelerator.backward(loss)
+    ...         optimizer.step()
+    ...         optimizer.zero_grad()
+    >>> accelerator.sync_gradients
+    True
+    """
+
+    # Strategies that shard a model are not active here; third-party code asks for them.
+    deepspeed_plugin = None
+    fp8_backend: str | None = None
+    is_composable_parallelism_enabled = False
+    is_fsdp2 = False
+    parallelism_config = None
+    torch_device_mesh = None
+
+    def __init__(
+        self,
+        device_placement: bool = True,
+        split_batches: bool | None = None,
+        mixed_precision: str | None = None,
+        gradient_accumulation_steps: int | None = None,
+        cpu: bool = False,
+        dataloader_config: DataLoaderConfiguration | None = None,
+        *,
+        rng_types: Sequence[str | RNGType] | None = None,
+        log_with: str
+        | LoggerType
+        | GeneralTracker
+        | Sequence[str | LoggerType | GeneralTracker]
+        | None = None,
+        project_dir: str | os.PathLike[str] | None = None,
+        project_config: ProjectConfiguration | None = None,
+        gradient_accumulation_plugin: GradientAccumulationPlugin | None = None,
+        step_scheduler_with_optimizer: bool = True,
+        scheduler_steps_per_update: int | None = None,
+        kwargs_handlers: Sequence[KwargsHandler] | None = None,
+        dynamo_backend: DynamoBackend | str | None = None,
+        dynamo_plugin: TorchDynamoPlugin | None = None,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        handlers = arguments.handlers_by_type(kwargs_handlers or ())
+        plugin = arguments.accumulation(gradient_accumulation_steps, gradient_accumulation_plugin)
+        data = arguments.data_configuration(dataloader_config, split_batches)
+        if dynamo_backend is not None and dynamo_plugin is not None:
+            raise AccelnbError("give one of dynamo_backend and dynamo_plugin, not both")
+        dynamo = dynamo_plugin or TorchDynamoPlugin(backend=dynamo_backend)
+        kind = chosen_precision(mixed_precision)
+        group = handlers.get(InitProcessGroupKwargs, InitProcessGroupKwargs())
+
+        self.state = AcceleratorState(kind, cpu, dynamo, **group.to_kwargs())
+        self.device = self.state.device
+        self.distributed_type = self.state.distributed_type
+        self.num_processes = self.state.num_processes
+        self.process_index = self.state.process_index
+        self.local_process_index = self.state.local_process_index
+
+        self.autocast_handler: AutocastKwargs | None = handlers.get(AutocastKwargs)
+        self.ddp_handler: DistributedDataParallelKwargs | None = handlers.get(
+            DistributedDataParallelKwargs
+        )
+        self.profile_handler: ProfileKwargs | None = handlers.get(ProfileKwargs)
+        self.precision = Precision(
+            kind,
+            self.device.type,
+            handlers.get(AutocastKwargs, AutocastKwargs()),
+            handlers.get(AORecipeKwargs, AORecipeKwargs()),
+        )
+        self.mixed_precision = kind
+        self.fp8_backend = "AO" if kind == "fp8" else None
+        self.scaler = self.precision.make_scaler(handlers.get(GradScalerKwargs))
+        self.strategy = (
+            DataParallelStrategy(self.device, self.ddp_handler)
+            if self.use_distributed
+            else SingleProcess()
+        )
+
+        self.gradient_state = GradientState(plugin)
+        self.gradient_state.sync_gradients = True
+        self.device_placement = device_placement
+        self.dataloader_config = data
+        self.step_scheduler_with_optimizer = step_scheduler_with_optimizer
+        self.scheduler_steps_per_update = scheduler_steps_per_update
+        self.activation_checkpointing = activation_checkpointing
+        self.rng_types = [str(RNGType(kind)) for kind in rng_types or ("generator",)]
+
+        self.project_configuration = project_config or ProjectConfiguration()
+        if project_dir is not None:
+            self.project_configuration.set_directories(project_dir)
+        self.step = 0  # batches in the accumulation
+        self._models: list[nn.Module] = []
+        self._optimizers: list[AcceleratedOptimizer] = []
+        self._schedulers: list[AcceleratedScheduler] = []
+        self._dataloaders: list[Any] = []
+        self._custom_objects: list[Any] = []
+        self._choose_trackers(log_with)
+
+    # ---- contexts ----
+
+    def autocast(
+        self, autocast_handler: AutocastKwargs | None = None
+    ) -> AbstractContextManager[Any]:
+        """Return a context in which code outside of a model computes in the mixed precision."""
+        return self.precision.autocast(autocast_handler)
+
+    def profile(
+        self, profile_handler: ProfileKwargs | None = None
+    ) -> AbstractContextManager[torch.profiler.profile]:
+        """Return a context that profiles its block with ``torch.profiler``."""
+        return profiling.profiled(profile_handler or self.profile_handler or ProfileKwargs(), self)
+
+    @contextmanager
+    def join_uneven_inputs(
+        self, joinables: Sequence[Any], even_batches: bool | None = None
+    ) -> Iterator[None]:
+        """Let ranks have different numbers of batches, by ``torch.distributed.algorithms.Join``.
+
+        Parameters
+        ----------
+        joinables
+            Prepared models.
+        even_batches
+            Within the block, instead of what `dataloader_config` says. False has an effect on
+            map-style datasets.
+        """
+        samplers = [
+            loader.batch_sampler
+            for loader in self._dataloaders
+            if even_batches is not None and hasattr(loader.batch_sampler, "even_batches")
+        ]
+        before = [sampler.even_batches for sampler in samplers]
+        even = self.even_batches if even_batches is None else even_batches
+        for sampler in samplers:
+            sampler.even_batches = even
+        try:
+            with self.strategy.join(joinables, enable=not even):
+                yield
+        finally:
+            for sampler, value in zip(samplers, before, strict=True):
+                sampler.even_batches = value
+
+    # ---- memory ----
+
+    def free_memory(self, *objects: Any) -> list[None]:
+        """Forget everything that was prepared and free its memory.
+
+        Returns
+        -------
+        nones : list
+            One None for each object, to bind their names to.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from accelnb import Accelerator
+        >>> accelerator = Accelerator()
+        >>> model = accelerator.prepare(torch.nn.Linear(2, 1))
+        >>> (model,) = accelerator.free_memory(model)
+        """
+        for prepared in (self._models, self._optimizers, self._schedulers, self._dataloaders):
+            prepared.clear()
+        self.step = 0
+        return memory.release_memory(*objects)
+
+    def clear(self, *objects: Any) -> list[None]:
+        """Do what `free_memory` does."""
+        return self.free_memory(*objects)
+
+    # ---- what the configuration says ----
+
+    @property
+    def multi_device(self) -> bool:
+        """Whether several accelerators train together; False on several CPU processes."""
+        return self.use_distributed and self.distributed_type != DistributedType.MULTI_CPU
+
+    @property
+    def split_batches(self) -> bool:
+        return self.dataloader_config.split_batches
+
+    @property
+    def dispatch_batches(self) -> bool | None:
+        return self.dataloader_config.dispatch_batches
+
+    @property
+    def even_batches(self) -> bool:
+        return self.dataloader_config.even_batches
+
+    @even_batches.setter
+    def even_batches(self, value: bool) -> None:
+        self.dataloader_config.even_batches = value
+
+    @property
+    def use_seedable_sampler(self) -> bool:
+        return self.dataloader_config.use_seedable_sampler
+
+    @property
+    def non_blocking(self) -> bool:
+        return self.dataloader_config.non_blocking
+
+    @property
+    def use_stateful_dataloader(self) -> bool:
+        return self.dataloader_config.use_stateful_dataloader
+
+    @property
+    def native_amp(self) -> bool:
+        """Whether models compute in mixed precision."""
+        return self.precision.is_mixed
+
+    @property
+    def should_save_model(self) -> bool:
+        """Whether this process writes the model."""
+        return self.is_main_process
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Accelerator:
+        return self  # it stands for this process: there is one

@@ -1,0 +1,140 @@
+"""What each rank puts into a checkpoint: the objects, by the names of their files."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from accelnb.training.checkpoint import names, rng_states
+from accelnb.training.checkpoint.agreement import exchange, together
+from accelnb.training.checkpoint.weights import clean_state_dict_for_safetensors, memory_of
+from accelnb.training.nested import recursively_apply
+from accelnb.training.wrapping import extract_model_from_parallel
+
+if TYPE_CHECKING:
+    from accelnb.training.checkpoint.methods import CheckpointMethods
+
+
+def contents(
+    accelerator: CheckpointMethods,
+    weights: list[dict[str, Any]],
+    writes_shared: bool,
+    safe_serialization: bool,
+) -> dict[str, Any]:
+    """Return what this rank writes. A collective.
+
+    Parameters
+    ----------
+    weights
+        State dicts of the models; hooks may have taken some out.
+    writes_shared
+        Whether this rank also writes what all ranks have in common.
+    """
+    loaders = together(accelerator, lambda: _loader_states(accelerator))
+    # Rank 0's state of a loader stands for those that equal it.
+    digests = exchange(accelerator, [_digest(state) for state in loaders.values()])
+    rank = accelerator.process_index
+    differing = {
+        names.loader_of_rank(index, rank): state
+        for place, (index, state) in enumerate(loaders.items())
+        if digests[rank][place] != digests[0][place]
+    }
+
+    def collect() -> dict[str, Any]:
+        files = _of_rank(accelerator) | differing
+        if not writes_shared:
+            return files
+        common = {names.numbered(names.LOADER, index): state for index, state in loaders.items()}
+        return files | common | _shared(accelerator, weights, safe_serialization)
+
+    return together(accelerator, collect)
+
+
+def _shared(
+    accelerator: CheckpointMethods, weights: list[dict[str, Any]], safe: bool
+) -> dict[str, Any]:
+    files: dict[str, Any] = {}
+    for index, state in enumerate(weights):
+        if safe:  # the names of tied ones are added when the file is written
+            clean_state_dict_for_safetensors(state)
+        files[names.numbered(names.MODEL if safe else names.MODEL_PICKLED, index)] = state
+    for name, things in (
+        (names.OPTIMIZER, accelerator._optimizers),
+        (names.SCHEDULER, accelerator._schedulers),
+    ):
+        for index, thing in enumerate(things):
+            files[names.numbered(name, index)] = thing.state_dict()
+    for index, thing in enumerate(accelerator._custom_objects):
+        files[names.custom(index)] = thing.state_dict()
+    if accelerator.scaler is not None:
+        files[names.SCALER] = accelerator.scaler.state_dict()
+    return files
+
+
+def _of_rank(accelerator: CheckpointMethods) -> dict[str, Any]:
+    rank = accelerator.process_index
+    states = {"step": accelerator.step, **rng_states.capture(accelerator.device)}
+    files: dict[str, Any] = {names.random_states(rank): states}
+    if accelerator.step % accelerator.gradient_state.num_steps:  # within an accumulation
+        files[names.gradients(rank)] = [
+            {name: p.grad for name, p in unwrapped(model).named_parameters() if p.grad is not None}
+            for model in accelerator._models
+        ]
+    return files
+
+
+def unwrapped(model: Any) -> torch.nn.Module:
+    return extract_model_from_parallel(model, keep_torch_compile=False)
+
+
+def _loader_states(accelerator: CheckpointMethods) -> dict[int, Any]:
+    return {
+        index: loader.state_dict()
+        for index, loader in enumerate(accelerator._dataloaders)
+        if hasattr(loader, "state_dict")
+    }
+
+
+def _digest(state: Any) -> bytes:
+    written = io.BytesIO()
+    torch.save(state, written)
+    return hashlib.sha256(written.getvalue()).digest()
+
+
+def kinds(accelerator: CheckpointMethods) -> dict[str, list[str]]:
+    """Return the names of the classes of the optimizers and schedulers."""
+    return {
+        "optimizer": [kind_of(thing, "optimizer") for thing in accelerator._optimizers],
+        "scheduler": [kind_of(thing, "scheduler") for thing in accelerator._schedulers],
+    }
+
+
+def kind_of(prepared: Any, attribute: str) -> str:
+    """Return the name of the class of what was prepared."""
+    return type(vars(prepared).get(attribute, prepared)).__name__
+
+
+def copied(files: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy on the CPU, which training does not change. Tied tensors stay tied."""
+    known: dict[Any, torch.Tensor] = {}
+
+    def copy_leaf(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return copy.deepcopy(leaf)
+        memory = memory_of(leaf)
+        if memory not in known:
+            known[memory] = leaf.detach().to("cpu", copy=True)
+        return known[memory]
+
+    def is_leaf(value: Any) -> bool:
+        return not isinstance(value, tuple | list | Mapping)
+
+    return {
+        name: recursively_apply(copy_leaf, state, test_type=is_leaf)
+        for name, state in files.items()
+    }

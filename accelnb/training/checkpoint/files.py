@@ -1,0 +1,205 @@
+"""Single files: written whole or not at all, and read without running what is in them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import secrets
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from accelnb.errors import AccelnbError
+from accelnb.training.checkpoint.weights import clean_state_dict_for_safetensors, merged_names
+from accelnb.training.state import PartialState
+
+_FORBIDDEN = re.compile(r"GLOBAL (\S+) (was not an allowed|whose module)")
+
+
+def save(
+    obj: Any,
+    f: Any,
+    save_on_each_node: bool = False,
+    safe_serialization: bool = False,
+) -> None:
+    """Save an object once, from the main process. A file is replaced as a whole.
+
+    Parameters
+    ----------
+    f
+        A path, or a file to write to.
+    save_on_each_node
+        Once per machine instead.
+    safe_serialization
+        In the safetensors format: `obj` is then a dict of tensors. Tied ones are saved once.
+
+    Raises
+    ------
+    AccelnbError
+        It cannot be written. A file that was there is as it was.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from accelnb.utils import load, save
+    >>> path = os.path.join(tempfile.mkdtemp(), "numbers.bin")
+    >>> save({"numbers": [0, 1, 2]}, path)
+    >>> load(path)
+    {'numbers': [0, 1, 2]}
+    """
+    state = PartialState()
+    if not (state.is_local_main_process if save_on_each_node else state.is_main_process):
+        return
+    if isinstance(f, str | os.PathLike):
+        write = write_safetensors if safe_serialization else write_pickled
+        replace_file(Path(f), lambda path: write(obj, path))
+    elif safe_serialization:
+        from safetensors.torch import save as as_bytes
+
+        f.write(as_bytes(clean_state_dict_for_safetensors(obj), _metadata(obj)))
+    else:
+        torch.save(obj, f)
+
+
+def load(f: Any, map_location: Any = None, **kwargs: Any) -> Any:
+    """Load what `save` saved without `safe_serialization`, running no code that is in the file.
+
+    Parameters
+    ----------
+    map_location, **kwargs
+        Of ``torch.load``. ``weights_only=False`` unpickles anything: for files that you trust.
+
+    Raises
+    ------
+    AccelnbError
+        The file is missing or damaged, or holds what is neither plain nor a tensor or an array.
+    """
+    kwargs.setdefault("weights_only", True)
+    try:
+        with torch.serialization.safe_globals(_array_types()):
+            return torch.load(f, map_location=map_location, **kwargs)
+    except FileNotFoundError:
+        raise AccelnbError(f"{f} does not exist") from None
+    except pickle.UnpicklingError as error:
+        raise AccelnbError(_why_refused(f, error)) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise AccelnbError(f"{f} cannot be read, it seems damaged: {first_line(error)}") from None
+
+
+def _array_types() -> list[Any]:
+    """Return what numpy arrays and scalars consist of: numbers, no code."""
+    try:
+        import _codecs
+
+        import numpy
+        from numpy._core import multiarray
+    except ImportError:  # without numpy, or before its version 2
+        return []
+    kinds = [kind for kind in vars(numpy.dtypes).values() if isinstance(kind, type)]
+    parts = [multiarray._reconstruct, multiarray.scalar]  # pyright: ignore
+    return [*parts, numpy.ndarray, numpy.dtype, _codecs.encode, *kinds]
+
+
+def _why_refused(f: Any, error: Exception) -> str:
+    found = _FORBIDDEN.search(str(error))
+    if found is None:
+        return f"{f} cannot be read, it seems damaged or holds more than plain data: {_last(error)}"
+    name = found.group(1)
+    return (
+        f"{f} holds a {name}, which is not plain data: if you trust it, allow it by "
+        f"torch.serialization.add_safe_globals([{name.rpartition('.')[2]}]) or load with "
+        "weights_only=False (load_kwargs of load_state)"
+    )
+
+
+def _last(error: Exception) -> str:
+    """Return the line of torch's long text that says what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("Check the documentation", "(1)"))]
+    return told[-1] if told else type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().partition("\n")[0]
+
+
+# ---- writing ----
+
+
+def write(obj: Any, path: Path) -> None:
+    """Write a file of a checkpoint in the format that its name says, through to the disk."""
+    _reporting(write_safetensors if path.suffix == ".safetensors" else write_pickled, obj, path)
+
+
+def write_safetensors(state: Mapping[str, Any], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(clean_state_dict_for_safetensors(state), path, _metadata(state))
+    flush(path)
+
+
+def write_pickled(obj: Any, path: Path) -> None:
+    torch.save(obj, path)
+    flush(path)
+
+
+def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` write a new file, and put it in the place of `path` when it is complete."""
+    new = path.with_name(f".{path.name}.saving-{secrets.token_hex(4)}")
+    try:
+        _reporting(lambda _, to: write(to), None, new)
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Have the disk hold what was written to a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def warn_if_refused(path: Path, what: str) -> None:
+    """Warn of a file just written that `load` will refuse."""
+    with torch.serialization.safe_globals(_array_types()):
+        refused = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    if refused:
+        warnings.warn(
+            f"the state of {what} holds a {refused[0]}: load_state refuses it until you call "
+            f"torch.serialization.add_safe_globals([{refused[0].rpartition('.')[2]}])",
+            stacklevel=2,
+        )
+
+
+def _reporting(write: Callable[[Any, Path], None], obj: Any, path: Path) -> None:
+    """Call ``write(obj, path)``; say in one line what went wrong."""
+    from safetensors import SafetensorError
+
+    try:
+        write(obj, path)
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch: RuntimeError on a full disk
+        raise AccelnbError(
+            f"cannot write {path.name.lstrip('.')} in {path.parent}: {first_line(error)} "
+            f"({_free(path.parent)} free)"
+        ) from error
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise AccelnbError(f"{path.name}: cannot be saved: {first_line(error)}") from error
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free / 1e6:.0f} MB"
+    except OSError:
+        return "unknown space"
+
+
+def _metadata(state: Mapping[str, Any]) -> dict[str, str]:
+    return {"format": "pt", **merged_names(state)}

@@ -1,0 +1,96 @@
+"""The states of a process's random number generators, as plain values and tensors."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+
+from accelnb.errors import AccelnbError
+
+_PYTHON = "random_state"
+_NUMPY = "numpy_random_seed"
+_TORCH = "torch_manual_seed"
+
+
+def capture(device: torch.device) -> dict[str, Any]:
+    """Return the states of python's, numpy's and torch's generators, and of the device's.
+
+    Examples
+    --------
+    >>> import random, torch
+    >>> from accelnb.training.checkpoint.rng_states import capture, restore
+    >>> cpu = torch.device("cpu")
+    >>> states = capture(cpu)
+    >>> before = random.random(), torch.rand(1)
+    >>> restore(states, cpu)
+    >>> before == (random.random(), torch.rand(1))
+    True
+    """
+    states: dict[str, Any] = {_PYTHON: random.getstate(), _TORCH: torch.get_rng_state()}
+    if numpy := _numpy():
+        name, keys, *rest = numpy.random.get_state()
+        states[_NUMPY] = (name, torch.from_numpy(keys.astype("int64")), *rest)
+    if device.type == "xla":
+        states["xm_seed"] = _xla().get_rng_state()
+    elif device.type != "cpu":
+        states[_of_device(device)] = getattr(torch, device.type).get_rng_state()
+    return states
+
+
+def check(states: Any) -> None:
+    """Try the states on other generators.
+
+    Raises
+    ------
+    AccelnbError
+        They are none.
+    """
+    try:
+        random.Random().setstate(states[_PYTHON])
+        torch.Generator().set_state(states[_TORCH])
+        if (numpy := _numpy()) and _NUMPY in states:
+            numpy.random.RandomState().set_state(_for_numpy(states[_NUMPY]))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise AccelnbError(f"holds no states of random number generators: {error}") from None
+
+
+def restore(states: dict[str, Any], device: torch.device) -> None:
+    """Go on with the random numbers that would have come after `capture`."""
+    random.setstate(states[_PYTHON])
+    torch.set_rng_state(states[_TORCH])
+    if (numpy := _numpy()) and _NUMPY in states:
+        numpy.random.set_state(_for_numpy(states[_NUMPY]))
+    if device.type == "xla" and "xm_seed" in states:
+        _xla().set_rng_state(states["xm_seed"])
+        return
+    own = states.get(_of_device(device))
+    if isinstance(own, list):  # Accelerate saves those of all devices of the machine
+        index = device.index or 0
+        own = own[index] if index < len(own) else None
+    if own is not None and device.type != "cpu":
+        getattr(torch, device.type).set_rng_state(own)
+
+
+def _of_device(device: torch.device) -> str:
+    return f"torch_{device.type}_manual_seed"
+
+
+def _for_numpy(state: Any) -> tuple[Any, ...]:
+    name, keys, *rest = state
+    return name, keys.numpy() if isinstance(keys, torch.Tensor) else keys, *rest
+
+
+def _numpy() -> Any:
+    try:
+        import numpy
+    except ImportError:
+        return None
+    return numpy
+
+
+def _xla() -> Any:
+    import torch_xla.core.xla_model as xla  # pyright: ignore[reportMissingImports]
+
+    return xla

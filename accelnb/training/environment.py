@@ -1,0 +1,50 @@
+"""The environment variables that launchers set and training reads.
+
+They are those of torchrun and of Accelerate, so that ``accelnb``, ``torchrun`` and
+``accelerate launch`` start the same code.
+"""
+
+from __future__ import annotations
+
+import os
+
+from accelnb.errors import AccelnbError
+
+_YES = ("1", "true", "yes", "on", "y", "t")
+_NO = ("0", "false", "no", "off", "n", "f", "")
+
+MIXED_PRECISION = "ACCELERATE_MIXED_PRECISION"
+USE_CPU = "ACCELERATE_USE_CPU"
+
+
+def flag(name: str, default: bool = False) -> bool:
+    """Return whether the variable `name` says yes.
+
+    Raises
+    ------
+    AccelnbError
+        It says neither yes nor no.
+
+    Examples
+    --------
+    >>> from accelnb.training.environment import flag
+    >>> flag("NO_SUCH_VARIABLE", default=True)
+    True
+    """
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    if text.lower() in _YES:
+        return True
+    if text.lower() in _NO:
+        return False
+    raise AccelnbError(f"{name}={text}: set this environment variable to true or false")
+
+
+def number(*names: str, default: int) -> int:
+    """Return the first of the variables `names` that is set to a number of at least 0."""
+    for name in names:
+        text = os.environ.get(name, "")
+        if text.isdigit():
+            return int(text)
+    return default

@@ -1,0 +1,103 @@
+"""The names that the training API gives to kinds of things, as Accelerate spells them."""
+
+from __future__ import annotations
+
+import enum
+
+
+class _Kind(enum.StrEnum):
+    """A name that compares and prints as its text."""
+
+    @classmethod
+    def list(cls) -> list[str]:
+        return [member.value for member in cls]
+
+
+class DistributedType(_Kind):
+    """How the processes of a training work together.
+
+    Examples
+    --------
+    >>> from accelnb import DistributedType, PartialState
+    >>> PartialState().distributed_type == DistributedType.NO
+    True
+    """
+
+    NO = "NO"
+    MULTI_CPU = "MULTI_CPU"
+    MULTI_GPU = "MULTI_GPU"
+    MULTI_XPU = "MULTI_XPU"
+    XLA = "XLA"
+    FSDP = "FSDP"
+    DEEPSPEED = "DEEPSPEED"
+    MEGATRON_LM = "MEGATRON_LM"
+
+
+class PrecisionType(_Kind):
+    """Mixed precision."""
+
+    NO = "no"
+    FP8 = "fp8"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+class LoggerType(_Kind):
+    """The experiment trackers that `log_with` knows; ``all`` stands for those installed."""
+
+    ALL = "all"
+    NOTEBOOK = "notebook"
+    AIM = "aim"
+    CLEARML = "clearml"
+    COMETML = "comet_ml"
+    DVCLIVE = "dvclive"
+    MLFLOW = "mlflow"
+    SWANLAB = "swanlab"
+    TENSORBOARD = "tensorboard"
+    TRACKIO = "trackio"
+    WANDB = "wandb"
+
+
+class RNGType(_Kind):
+    """The random number generators that can be made equal on all ranks."""
+
+    TORCH = "torch"
+    CUDA = "cuda"
+    XLA = "xla"
+    XPU = "xpu"
+    GENERATOR = "generator"
+
+
+class DDPCommunicationHookType(_Kind):
+    """How DDP compresses gradients on their way.
+
+    Examples
+    --------
+    >>> from accelnb import DDPCommunicationHookType
+    >>> DDPCommunicationHookType("power_sgd").name
+    'POWER_SGD'
+    """
+
+    NO = "no"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    POWER_SGD = "power_sgd"
+    BATCHED_POWER_SGD = "batched_power_sgd"
+
+
+class DynamoBackend(_Kind):
+    """Backends of torch.compile (``torch.compiler.list_backends()``); ``NO`` compiles nothing."""
+
+    NO = "NO"
+    EAGER = "EAGER"
+    AOT_EAGER = "AOT_EAGER"
+    INDUCTOR = "INDUCTOR"
+    CUDAGRAPHS = "CUDAGRAPHS"
+    ONNXRT = "ONNXRT"
+    OPENXLA = "OPENXLA"
+    TENSORRT = "TENSORRT"
+    TVM = "TVM"
+
+    @classmethod
+    def _missing_(cls, value: object) -> DynamoBackend | None:
+        return cls.__members__.get(str(value).upper())

@@ -1,0 +1,109 @@
+"""DistributedDataParallel: every process has the whole model, gradients are averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+from torch.distributed.algorithms.join import Join
+from torch.nn.parallel import DistributedDataParallel
+
+from accelnb.errors import AccelnbError
+from accelnb.training.kinds import DDPCommunicationHookType as Hook
+from accelnb.training.parallel.strategy import SingleProcess
+from accelnb.training.settings import DistributedDataParallelKwargs
+
+
+class DataParallelStrategy(SingleProcess):
+    """Wrap models in DDP, with its options and communication hooks."""
+
+    def __init__(self, device: torch.device, handler: DistributedDataParallelKwargs | None) -> None:
+        self._device = device
+        self._handler = handler or DistributedDataParallelKwargs()
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            return model  # frozen: DDP refuses it, and there is nothing to average
+        if isinstance(model, DistributedDataParallel):
+            raise AccelnbError(
+                "the model is a DistributedDataParallel already: give prepare() the model itself"
+            )
+        index = self._device.index
+        wrapped = DistributedDataParallel(
+            model, device_ids=None if index is None else [index], **self._handler.to_kwargs()
+        )
+        _register_hook(wrapped, self._handler)
+        return wrapped
+
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[Any]:
+        return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+    @contextmanager
+    def trigger_sync(self, model: nn.Module) -> Iterator[None]:
+        if not isinstance(model, DistributedDataParallel):
+            yield
+            return
+        before = model.require_backward_grad_sync, model.require_forward_param_sync
+        model.require_backward_grad_sync = model.require_forward_param_sync = True
+        # What a forward pass outside of no_sync would have told the reducer.
+        model.reducer.prepare_for_backward([])
+        try:
+            yield
+        finally:
+            model.require_backward_grad_sync, model.require_forward_param_sync = before
+
+    def join(self, joinables: Sequence[Any], enable: bool) -> AbstractContextManager[Any]:
+        return Join(list(joinables), enable=enable, throw_on_early_termination=False)
+
+
+def _register_hook(model: DistributedDataParallel, handler: DistributedDataParallelKwargs) -> None:
+    if handler.comm_hook == Hook.NO:
+        return
+    hooks: dict[str, Callable[..., Any]] = {
+        Hook.FP16: default_hooks.fp16_compress_hook,
+        Hook.BF16: _to_bf16,
+        Hook.POWER_SGD: powerSGD_hook.powerSGD_hook,
+        Hook.BATCHED_POWER_SGD: powerSGD_hook.batched_powerSGD_hook,
+    }
+    wrappers: dict[str, Callable[..., Any]] = {
+        Hook.NO: lambda hook: hook,
+        Hook.FP16: default_hooks.fp16_compress_wrapper,
+        Hook.BF16: _bf16_around,
+    }
+    if handler.comm_wrapper not in wrappers:
+        raise AccelnbError(f"comm_wrapper={handler.comm_wrapper}: choose one of no, fp16, bf16")
+    if handler.comm_hook == Hook.BATCHED_POWER_SGD:
+        _check_batched_power_sgd()
+    state = None
+    if handler.comm_hook in (Hook.POWER_SGD, Hook.BATCHED_POWER_SGD):
+        state = powerSGD_hook.PowerSGDState(None, **handler.comm_state_option)
+    model.register_comm_hook(state, wrappers[handler.comm_wrapper](hooks[handler.comm_hook]))
+
+
+def _check_batched_power_sgd() -> None:
+    try:
+        powerSGD_hook._orthogonalize(torch.eye(2))
+    except AssertionError:  # the hook hands it a matrix and it takes only batches of matrices
+        raise AccelnbError(
+            f"comm_hook=batched_power_sgd: the hook of torch {torch.__version__} fails at every "
+            "gradient; use power_sgd"
+        ) from None
+
+
+# DDP takes torch's bf16 hooks by their names to need nccl; gloo reduces bf16 as well. It also
+# reads a hook's annotations, and takes none that are text.
+def _to_bf16(state, bucket):
+    return default_hooks.bf16_compress_hook(state, bucket)
+
+
+def _bf16_around(hook: Callable[..., Any]) -> Callable[..., Any]:
+    compressed = default_hooks.bf16_compress_wrapper(hook)
+
+    def around(state, bucket):
+        return compressed(state, bucket)
+
+    return around

@@ -1,0 +1,269 @@
+"""The names of ``accelerate.utils`` that accelnb has, imported when they are first used.
+
+Examples
+--------
+>>> from accelnb.utils import set_seed
+>>> set_seed(42)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accelnb.training.available import compare_versions as compare_versions
+    from accelnb.training.available import is_4bit_bnb_available as is_4bit_bnb_available
+    from accelnb.training.available import is_8bit_bnb_available as is_8bit_bnb_available
+    from accelnb.training.available import is_aim_available as is_aim_available
+    from accelnb.training.available import is_amdsmi_available as is_amdsmi_available
+    from accelnb.training.available import is_bf16_available as is_bf16_available
+    from accelnb.training.available import is_bnb_available as is_bnb_available
+    from accelnb.training.available import is_boto3_available as is_boto3_available
+    from accelnb.training.available import is_clearml_available as is_clearml_available
+    from accelnb.training.available import is_comet_ml_available as is_comet_ml_available
+    from accelnb.training.available import is_cuda_available as is_cuda_available
+    from accelnb.training.available import is_datasets_available as is_datasets_available
+    from accelnb.training.available import is_deepspeed_available as is_deepspeed_available
+    from accelnb.training.available import is_dvclive_available as is_dvclive_available
+    from accelnb.training.available import is_fp8_available as is_fp8_available
+    from accelnb.training.available import is_fp16_available as is_fp16_available
+    from accelnb.training.available import is_hpu_available as is_hpu_available
+    from accelnb.training.available import is_import_timer_available as is_import_timer_available
+    from accelnb.training.available import is_lomo_available as is_lomo_available
+    from accelnb.training.available import is_matplotlib_available as is_matplotlib_available
+    from accelnb.training.available import is_mlflow_available as is_mlflow_available
+    from accelnb.training.available import is_mlu_available as is_mlu_available
+    from accelnb.training.available import is_mps_available as is_mps_available
+    from accelnb.training.available import is_msamp_available as is_msamp_available
+    from accelnb.training.available import is_musa_available as is_musa_available
+    from accelnb.training.available import is_neuron_available as is_neuron_available
+    from accelnb.training.available import is_npu_available as is_npu_available
+    from accelnb.training.available import is_numpy_available as is_numpy_available
+    from accelnb.training.available import is_package_available as is_package_available
+    from accelnb.training.available import is_pandas_available as is_pandas_available
+    from accelnb.training.available import is_peft_available as is_peft_available
+    from accelnb.training.available import is_pippy_available as is_pippy_available
+    from accelnb.training.available import is_pynvml_available as is_pynvml_available
+    from accelnb.training.available import is_pytest_available as is_pytest_available
+    from accelnb.training.available import is_rich_available as is_rich_available
+    from accelnb.training.available import is_rocm_available as is_rocm_available
+    from accelnb.training.available import is_sagemaker_available as is_sagemaker_available
+    from accelnb.training.available import is_schedulefree_available as is_schedulefree_available
+    from accelnb.training.available import is_sdaa_available as is_sdaa_available
+    from accelnb.training.available import is_swanlab_available as is_swanlab_available
+    from accelnb.training.available import is_tensorboard_available as is_tensorboard_available
+    from accelnb.training.available import is_timm_available as is_timm_available
+    from accelnb.training.available import (
+        is_torch_distributed_available as is_torch_distributed_available,
+    )
+    from accelnb.training.available import is_torch_version as is_torch_version
+    from accelnb.training.available import is_torch_xla_available as is_torch_xla_available
+    from accelnb.training.available import is_torchao_available as is_torchao_available
+    from accelnb.training.available import is_torchdata_available as is_torchdata_available
+    from accelnb.training.available import (
+        is_torchdata_stateful_dataloader_available as is_torchdata_stateful_dataloader_available,
+    )
+    from accelnb.training.available import is_torchvision_available as is_torchvision_available
+    from accelnb.training.available import is_tqdm_available as is_tqdm_available
+    from accelnb.training.available import is_trackio_available as is_trackio_available
+    from accelnb.training.available import (
+        is_transformer_engine_available as is_transformer_engine_available,
+    )
+    from accelnb.training.available import is_transformers_available as is_transformers_available
+    from accelnb.training.available import is_triton_available as is_triton_available
+    from accelnb.training.available import is_wandb_available as is_wandb_available
+    from accelnb.training.available import is_weights_only_available as is_weights_only_available
+    from accelnb.training.available import is_xccl_available as is_xccl_available
+    from accelnb.training.available import is_xpu_available as is_xpu_available
+    from accelnb.training.checked import (
+        DistributedOperationException as DistributedOperationException,
+    )
+    from accelnb.training.checkpoint.files import load as load
+    from accelnb.training.checkpoint.files import save as save
+    from accelnb.training.checkpoint.shards import (
+        load_checkpoint_in_model as load_checkpoint_in_model,
+    )
+    from accelnb.training.checkpoint.weights import (
+        clean_state_dict_for_safetensors as clean_state_dict_for_safetensors,
+    )
+    from accelnb.training.checkpoint.weights import find_tied_parameters as find_tied_parameters
+    from accelnb.training.collectives import broadcast as broadcast
+    from accelnb.training.collectives import broadcast_object_list as broadcast_object_list
+    from accelnb.training.collectives import copy_tensor_to_devices as copy_tensor_to_devices
+    from accelnb.training.collectives import gather as gather
+    from accelnb.training.collectives import gather_object as gather_object
+    from accelnb.training.collectives import wait_for_everyone as wait_for_everyone
+    from accelnb.training.compat_names import check_os_kernel as check_os_kernel
+    from accelnb.training.compat_names import clear_environment as clear_environment
+    from accelnb.training.compat_names import convert_bytes as convert_bytes
+    from accelnb.training.compat_names import get_free_port as get_free_port
+    from accelnb.training.compat_names import get_int_from_env as get_int_from_env
+    from accelnb.training.compat_names import get_pretty_name as get_pretty_name
+    from accelnb.training.compat_names import is_port_in_use as is_port_in_use
+    from accelnb.training.compat_names import merge_dicts as merge_dicts
+    from accelnb.training.compat_names import parse_choice_from_env as parse_choice_from_env
+    from accelnb.training.compat_names import parse_flag_from_env as parse_flag_from_env
+    from accelnb.training.compat_names import patch_environment as patch_environment
+    from accelnb.training.compat_names import (
+        purge_accelerate_environment as purge_accelerate_environment,
+    )
+    from accelnb.training.compat_names import recursive_getattr as recursive_getattr
+    from accelnb.training.compat_names import str_to_bool as str_to_bool
+    from accelnb.training.compilation import compile_regions as compile_regions
+    from accelnb.training.compilation import has_compiled_regions as has_compiled_regions
+    from accelnb.training.compilation import is_compiled_module as is_compiled_module
+    from accelnb.training.constants import MODEL_NAME as MODEL_NAME
+    from accelnb.training.constants import OPTIMIZER_NAME as OPTIMIZER_NAME
+    from accelnb.training.constants import PROFILE_PATTERN_NAME as PROFILE_PATTERN_NAME
+    from accelnb.training.constants import RNG_STATE_NAME as RNG_STATE_NAME
+    from accelnb.training.constants import SAFE_MODEL_NAME as SAFE_MODEL_NAME
+    from accelnb.training.constants import SAFE_WEIGHTS_INDEX_NAME as SAFE_WEIGHTS_INDEX_NAME
+    from accelnb.training.constants import SAFE_WEIGHTS_NAME as SAFE_WEIGHTS_NAME
+    from accelnb.training.constants import SAFE_WEIGHTS_PATTERN_NAME as SAFE_WEIGHTS_PATTERN_NAME
+    from accelnb.training.constants import SAMPLER_NAME as SAMPLER_NAME
+    from accelnb.training.constants import SCALER_NAME as SCALER_NAME
+    from accelnb.training.constants import SCHEDULER_NAME as SCHEDULER_NAME
+    from accelnb.training.constants import STR_OPERATION_TO_FUNC as STR_OPERATION_TO_FUNC
+    from accelnb.training.constants import (
+        TORCH_DISTRIBUTED_OPERATION_TYPES as TORCH_DISTRIBUTED_OPERATION_TYPES,
+    )
+    from accelnb.training.constants import WEIGHTS_INDEX_NAME as WEIGHTS_INDEX_NAME
+    from accelnb.training.constants import WEIGHTS_NAME as WEIGHTS_NAME
+    from accelnb.training.constants import WEIGHTS_PATTERN_NAME as WEIGHTS_PATTERN_NAME
+    from accelnb.training.kinds import DDPCommunicationHookType as DDPCommunicationHookType
+    from accelnb.training.kinds import DistributedType as DistributedType
+    from accelnb.training.kinds import DynamoBackend as DynamoBackend
+    from accelnb.training.kinds import LoggerType as LoggerType
+    from accelnb.training.kinds import PrecisionType as PrecisionType
+    from accelnb.training.kinds import RNGType as RNGType
+    from accelnb.training.memory import clear_device_cache as clear_device_cache
+    from accelnb.training.memory import find_executable_batch_size as find_executable_batch_size
+    from accelnb.training.memory import release_memory as release_memory
+    from accelnb.training.memory import should_reduce_batch_size as should_reduce_batch_size
+    from accelnb.training.nested import TensorInformation as TensorInformation
+    from accelnb.training.nested import concatenate as concatenate
+    from accelnb.training.nested import convert_to_fp32 as convert_to_fp32
+    from accelnb.training.nested import find_batch_size as find_batch_size
+    from accelnb.training.nested import find_device as find_device
+    from accelnb.training.nested import get_data_structure as get_data_structure
+    from accelnb.training.nested import get_shape as get_shape
+    from accelnb.training.nested import honor_type as honor_type
+    from accelnb.training.nested import ignorant_find_batch_size as ignorant_find_batch_size
+    from accelnb.training.nested import initialize_tensors as initialize_tensors
+    from accelnb.training.nested import is_namedtuple as is_namedtuple
+    from accelnb.training.nested import is_tensor_information as is_tensor_information
+    from accelnb.training.nested import is_torch_tensor as is_torch_tensor
+    from accelnb.training.nested import listify as listify
+    from accelnb.training.nested import recursively_apply as recursively_apply
+    from accelnb.training.nested import send_to_device as send_to_device
+    from accelnb.training.nested import slice_tensors as slice_tensors
+    from accelnb.training.padding import (
+        CannotPadNestedTensorWarning as CannotPadNestedTensorWarning,
+    )
+    from accelnb.training.padding import pad_across_processes as pad_across_processes
+    from accelnb.training.padding import pad_input_tensors as pad_input_tensors
+    from accelnb.training.precision import convert_outputs_to_fp32 as convert_outputs_to_fp32
+    from accelnb.training.progress import tqdm as tqdm
+    from accelnb.training.reduction import reduce as reduce
+    from accelnb.training.rng import set_seed as set_seed
+    from accelnb.training.rng import synchronize_rng_state as synchronize_rng_state
+    from accelnb.training.rng import synchronize_rng_states as synchronize_rng_states
+    from accelnb.training.settings import AORecipeKwargs as AORecipeKwargs
+    from accelnb.training.settings import AutocastKwargs as AutocastKwargs
+    from accelnb.training.settings import DataLoaderConfiguration as DataLoaderConfiguration
+    from accelnb.training.settings import (
+        DistributedDataParallelKwargs as DistributedDataParallelKwargs,
+    )
+    from accelnb.training.settings import GradientAccumulationPlugin as GradientAccumulationPlugin
+    from accelnb.training.settings import GradScalerKwargs as GradScalerKwargs
+    from accelnb.training.settings import InitProcessGroupKwargs as InitProcessGroupKwargs
+    from accelnb.training.settings import KwargsHandler as KwargsHandler
+    from accelnb.training.settings import ProfileKwargs as ProfileKwargs
+    from accelnb.training.settings import ProjectConfiguration as ProjectConfiguration
+    from accelnb.training.settings import TorchDynamoPlugin as TorchDynamoPlugin
+    from accelnb.training.wrapping import extract_model_from_parallel as extract_model_from_parallel
+
+_NAMES = {
+    "accelnb.training.available": """
+        compare_versions is_4bit_bnb_available is_8bit_bnb_available is_aim_available
+        is_amdsmi_available is_bf16_available is_bnb_available is_boto3_available
+        is_clearml_available is_comet_ml_available is_cuda_available is_datasets_available
+        is_deepspeed_available is_dvclive_available is_fp16_available is_fp8_available
+        is_hpu_available is_import_timer_available is_lomo_available is_matplotlib_available
+        is_mlflow_available is_mlu_available is_mps_available is_msamp_available
+        is_musa_available is_neuron_available is_npu_available is_numpy_available
+        is_package_available is_pandas_available is_peft_available is_pippy_available
+        is_pynvml_available is_pytest_available is_rich_available is_rocm_available
+        is_sagemaker_available is_schedulefree_available is_sdaa_available
+        is_swanlab_available is_tensorboard_available is_timm_available
+        is_torch_distributed_available is_torch_version is_torch_xla_available
+        is_torchao_available is_torchdata_available is_torchdata_stateful_dataloader_available
+        is_torchvision_available is_tqdm_available is_trackio_available
+        is_transformer_engine_available is_transformers_available is_triton_available
+        is_wandb_available is_weights_only_available is_xccl_available is_xpu_available
+    """,
+    "accelnb.training.checked": "DistributedOperationException",
+    "accelnb.training.checkpoint.files": "load save",
+    "accelnb.training.checkpoint.shards": "load_checkpoint_in_model",
+    "accelnb.training.checkpoint.weights": """
+        clean_state_dict_for_safetensors find_tied_parameters
+    """,
+    "accelnb.training.collectives": """
+        broadcast broadcast_object_list copy_tensor_to_devices gather gather_object
+        wait_for_everyone
+    """,
+    "accelnb.training.compat_names": """
+        check_os_kernel clear_environment convert_bytes get_free_port get_int_from_env
+        get_pretty_name is_port_in_use merge_dicts parse_choice_from_env parse_flag_from_env
+        patch_environment purge_accelerate_environment recursive_getattr str_to_bool
+    """,
+    "accelnb.training.compilation": "compile_regions has_compiled_regions is_compiled_module",
+    "accelnb.training.constants": """
+        MODEL_NAME OPTIMIZER_NAME PROFILE_PATTERN_NAME RNG_STATE_NAME SAFE_MODEL_NAME
+        SAFE_WEIGHTS_INDEX_NAME SAFE_WEIGHTS_NAME SAFE_WEIGHTS_PATTERN_NAME SAMPLER_NAME
+        SCALER_NAME SCHEDULER_NAME STR_OPERATION_TO_FUNC TORCH_DISTRIBUTED_OPERATION_TYPES
+        WEIGHTS_INDEX_NAME WEIGHTS_NAME WEIGHTS_PATTERN_NAME
+    """,
+    "accelnb.training.kinds": """
+        DDPCommunicationHookType DistributedType DynamoBackend LoggerType PrecisionType
+        RNGType
+    """,
+    "accelnb.training.memory": """
+        clear_device_cache find_executable_batch_size release_memory should_reduce_batch_size
+    """,
+    "accelnb.training.nested": """
+        TensorInformation concatenate convert_to_fp32 find_batch_size find_device
+        get_data_structure get_shape honor_type ignorant_find_batch_size initialize_tensors
+        is_namedtuple is_tensor_information is_torch_tensor listify recursively_apply
+        send_to_device slice_tensors
+    """,
+    "accelnb.training.padding": """
+        CannotPadNestedTensorWarning pad_across_processes pad_input_tensors
+    """,
+    "accelnb.training.precision": "convert_outputs_to_fp32",
+    "accelnb.training.progress": "tqdm",
+    "accelnb.training.reduction": "reduce",
+    "accelnb.training.rng": "set_seed synchronize_rng_state synchronize_rng_states",
+    "accelnb.training.settings": """
+        AORecipeKwargs AutocastKwargs DataLoaderConfiguration DistributedDataParallelKwargs
+        GradScalerKwargs GradientAccumulationPlugin InitProcessGroupKwargs KwargsHandler
+        ProfileKwargs ProjectConfiguration TorchDynamoPlugin
+    """,
+    "accelnb.training.wrapping": "extract_model_from_parallel",
+}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used: `import accelnb.utils` alone imports no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'accelnb.utils' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,154 @@
+"""What does a training step cost through the Accelerator? accelnb beside Accelerate and by hand.
+
+The three loops (``training_loops.py``) run in the same processes and take turns, a block of
+steps each. Figures are medians over the blocks; a ratio is the median of the blocks' ratios.
+
+own cost
+    A tiny MLP in one process, where a step is almost nothing: microseconds a step above the loop
+    by hand. With accumulate, clipping and a scheduler, as loops are written.
+step
+    DDP on 2 ranks (gloo, under torchrun): the MLP, and a small transformer for throughput.
+prepare
+    ``Accelerator.prepare``, and by hand the DDP constructor.
+import
+    ``import accelnb``, and the import that brings ``Accelerator``, in fresh interpreters.
+
+    python benchmarks/training.py --blocks 21 --json training.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from kernel import machine
+from report import Budget, duration, show_budgets
+from rich.console import Console
+from rich.table import Table
+from training_loops import CONTENDERS
+
+_LOOPS = Path(__file__).with_name("training_loops.py")
+_RUNS = (  # model, ranks, steps in a block
+    ("mlp", 1, 500),
+    ("mlp", 2, 100),
+    ("transformer", 2, 10),
+)
+_IMPORTS = (
+    "import accelnb",
+    "from accelnb import Accelerator",
+    "from accelerate import Accelerator",
+)
+
+
+def measure(model: str, ranks: int, steps: int, blocks: int) -> dict[str, Any]:
+    """Run the loops once; return seconds a step and of prepare, by contender."""
+    command = [sys.executable]
+    if ranks > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.json"
+        done = subprocess.run(
+            [*command, str(_LOOPS), model, str(steps), str(blocks), str(out)],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        if done.returncode:
+            raise SystemExit(f"the loops failed:\n{done.stderr[-3000:]}")
+        return json.loads(out.read_text())
+
+
+def measure_import(statement: str, times: int = 5) -> float:
+    code = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
+    runs = [
+        float(subprocess.check_output([sys.executable, "-c", code], text=True, timeout=120))
+        for _ in range(times + 1)
+    ]
+    return median(runs[1:])
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> float:
+    return median(a / b for a, b in zip(over, under, strict=True))
+
+
+def table(results: dict[str, dict[str, Any]], imports: dict[str, float]) -> list[Table]:
+    steps = Table(title="A step", title_justify="left")
+    for heading in ("loop", *CONTENDERS, "accelnb / by hand", "Accelerate / by hand"):
+        steps.add_column(heading, justify="right" if heading != "loop" else "left")
+    for name, result in results.items():
+        seconds = result["step"]
+        steps.add_row(
+            name,
+            *(duration(median(seconds[c])) for c in CONTENDERS),
+            *(f"{ratio(seconds[c], seconds['by hand']):.3f}" for c in CONTENDERS[1:]),
+        )
+        steps.add_row("  prepare()", *(duration(result["prepare"][c]) for c in CONTENDERS), "", "")
+    imported = Table(title="Imports", title_justify="left")
+    imported.add_column("statement")
+    imported.add_column("", justify="right")
+    for statement, second in imports.items():
+        imported.add_row(statement, duration(second))
+    return [steps, imported]
+
+
+def budgets(results: dict[str, dict[str, Any]], imports: dict[str, float]) -> list[Budget]:
+    alone, together = results["mlp, 1 rank"]["step"], results["transformer, 2 ranks"]["step"]
+    floor = alone["by hand"]
+    own, theirs = (
+        median(a - b for a, b in zip(alone[name], floor, strict=True)) * 1e6
+        for name in CONTENDERS[1:]
+    )
+    by_hand = ratio(together["accelnb"], together["by hand"])
+    beside = ratio(together["accelnb"], together["Accelerate"])
+    light = imports[_IMPORTS[0]]
+    return [
+        Budget(
+            "own cost ≤ 0.7 x Accelerate's",
+            f"{own:.0f} µs a step, Accelerate {theirs:.0f} µs: {own / theirs:.2f} x",
+            own <= 0.7 * theirs,
+        ),
+        Budget("DDP step ≤ 1.02 x by hand", f"{by_hand:.3f} x (transformer)", by_hand <= 1.02),
+        Budget("DDP step ≤ Accelerate's", f"{beside:.3f} x (transformer)", beside <= 1.0),
+        Budget("import accelnb ≤ 60 ms", duration(light), light <= 0.060),
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--blocks", type=int, default=21, help="blocks of steps each (21)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all samples here")
+    options = parser.parse_args(argv)
+    console = Console() if sys.stdout.isatty() else Console(width=132)
+    facts = machine()
+    results: dict[str, dict[str, Any]] = {}
+    with console.status("imports") as status:
+        imports = {statement: measure_import(statement) for statement in _IMPORTS}
+        for model, ranks, steps in _RUNS:
+            name = f"{model}, {ranks} rank{'s' * (ranks > 1)}"
+            status.update(name)
+            results[name] = measure(model, ranks, steps, options.blocks)
+    console.print(", ".join(f"{name} {value}" for name, value in facts.items()), markup=False)
+    for shown in table(results, imports):
+        console.print(shown)
+    found = budgets(results, imports)
+    show_budgets(console, found)
+    if options.json:
+        report = {"machine": facts, "results": results, "imports": imports}
+        report["budgets"] = [asdict(budget) for budget in found]
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
