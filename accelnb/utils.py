@@ -109,6 +109,7 @@ if TYPE_CHECKING:
     )
     from accelnb.training.compat_names import recursive_getattr as recursive_getattr
     from accelnb.training.compat_names import str_to_bool as str_to_bool
+    from accelnb.training.compilation import checkpoint_activations as checkpoint_activations
     from accelnb.training.compilation import compile_regions as compile_regions
     from accelnb.training.compilation import has_compiled_regions as has_compiled_regions
     from accelnb.training.compilation import is_compiled_module as is_compiled_module
@@ -163,6 +164,9 @@ if TYPE_CHECKING:
     from accelnb.training.padding import pad_across_processes as pad_across_processes
     from accelnb.training.padding import pad_input_tensors as pad_input_tensors
     from accelnb.training.precision import convert_outputs_to_fp32 as convert_outputs_to_fp32
+    from accelnb.training.precision import (
+        get_mixed_precision_context_manager as get_mixed_precision_context_manager,
+    )
     from accelnb.training.progress import tqdm as tqdm
     from accelnb.training.reduction import reduce as reduce
     from accelnb.training.rng import set_seed as set_seed
@@ -217,7 +221,9 @@ _NAMES = {
         get_pretty_name is_port_in_use merge_dicts parse_choice_from_env parse_flag_from_env
         patch_environment purge_accelerate_environment recursive_getattr str_to_bool
     """,
-    "accelnb.training.compilation": "compile_regions has_compiled_regions is_compiled_module",
+    "accelnb.training.compilation": """
+        checkpoint_activations compile_regions has_compiled_regions is_compiled_module
+    """,
     "accelnb.training.constants": """
         MODEL_NAME OPTIMIZER_NAME PROFILE_PATTERN_NAME RNG_STATE_NAME SAFE_MODEL_NAME
         SAFE_WEIGHTS_INDEX_NAME SAFE_WEIGHTS_NAME SAFE_WEIGHTS_PATTERN_NAME SAMPLER_NAME
@@ -240,7 +246,7 @@ _NAMES = {
     "accelnb.training.padding": """
         CannotPadNestedTensorWarning pad_across_processes pad_input_tensors
     """,
-    "accelnb.training.precision": "convert_outputs_to_fp32",
+    "accelnb.training.precision": "convert_outputs_to_fp32 get_mixed_precision_context_manager",
     "accelnb.training.progress": "tqdm",
     "accelnb.training.reduction": "reduce",
     "accelnb.training.rng": "set_seed synchronize_rng_state synchronize_rng_states",

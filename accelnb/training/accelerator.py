@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -257,7 +257,24 @@ class Accelerator(
             for sampler, value in zip(samplers, before, strict=True):
                 sampler.even_batches = value
 
-    # ---- memory ----
+    # ---- the end ----
+
+    def end_training(self) -> None:
+        """End the runs of trackers, saves under way, and the process group if it was made here.
+
+        The process group of a ``%%distributed`` cell stays, for the next cell.
+
+        Examples
+        --------
+        >>> from accelnb import Accelerator
+        >>> accelerator = Accelerator()
+        >>> accelerator.end_training()
+        """
+        with ExitStack() as ending:  # the last first, and each also if another fails
+            if self.state.made_group:
+                ending.callback(self.state.destroy_process_group)
+            ending.callback(self._finish_saves)
+            self._finish_trackers()
 
     def free_memory(self, *objects: Any) -> list[None]:
         """Forget everything that was prepared and free its memory.
@@ -275,6 +292,7 @@ class Accelerator(
         >>> model = accelerator.prepare(torch.nn.Linear(2, 1))
         >>> (model,) = accelerator.free_memory(model)
         """
+        self._finish_saves()
         for prepared in (self._models, self._optimizers, self._schedulers, self._dataloaders):
             prepared.clear()
         self.step = 0

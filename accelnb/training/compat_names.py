@@ -16,8 +16,6 @@ from accelnb.errors import AccelnbError
 from accelnb.training import environment
 
 _OLDEST_GOOD_LINUX = (5, 5)  # collectives may hang with older ones
-_TRUE = ("1", "true", "yes", "on", "y", "t")
-_FALSE = ("0", "false", "no", "off", "n", "f")
 
 
 # ---- environment variables ----
@@ -38,9 +36,9 @@ def str_to_bool(value: str, to_bool: bool = False) -> int | bool:
     (1, False)
     """
     text = value.lower()
-    if text not in _TRUE + _FALSE:
+    if text not in environment.YES + environment.NO:
         raise AccelnbError(f"{value!r} means neither yes nor no: write true or false")
-    return text in _TRUE if to_bool else int(text in _TRUE)
+    return text in environment.YES if to_bool else int(text in environment.YES)
 
 
 def get_int_from_env(env_keys: Iterable[str], default: int) -> int:

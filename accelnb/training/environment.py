@@ -10,8 +10,8 @@ import os
 
 from accelnb.errors import AccelnbError
 
-_YES = ("1", "true", "yes", "on", "y", "t")
-_NO = ("0", "false", "no", "off", "n", "f", "")
+YES = ("1", "true", "yes", "on", "y", "t")
+NO = ("0", "false", "no", "off", "n", "f", "")
 
 MIXED_PRECISION = "ACCELERATE_MIXED_PRECISION"
 USE_CPU = "ACCELERATE_USE_CPU"
@@ -34,9 +34,9 @@ def flag(name: str, default: bool = False) -> bool:
     text = os.environ.get(name)
     if text is None:
         return default
-    if text.lower() in _YES:
+    if text.lower() in YES:
         return True
-    if text.lower() in _NO:
+    if text.lower() in NO:
         return False
     raise AccelnbError(f"{name}={text}: set this environment variable to true or false")
 

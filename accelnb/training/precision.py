@@ -16,6 +16,7 @@ from accelnb.devices import DEVICES
 from accelnb.errors import AccelnbError
 from accelnb.training.nested import convert_to_fp32
 from accelnb.training.settings import AORecipeKwargs, AutocastKwargs, GradScalerKwargs
+from accelnb.training.state import AcceleratorState
 
 # What operations compute in under autocast. fp8 replaces linear layers; the rest is bf16.
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
@@ -145,6 +146,15 @@ def convert_outputs_to_fp32(function: Callable[..., Any]) -> Callable[..., Any]:
         return convert_to_fp32(function(*args, **kwargs))
 
     return in_fp32
+
+
+def get_mixed_precision_context_manager(
+    native_amp: bool = False, autocast_kwargs: AutocastKwargs | None = None
+) -> AbstractContextManager[Any]:
+    """Return a context that computes as the newest Accelerator does, if `native_amp` is set."""
+    state = AcceleratorState()
+    kind = state.mixed_precision if native_amp else "no"
+    return Precision(kind, state.device.type).autocast(autocast_kwargs)
 
 
 def _cuda_has_bf16() -> bool:

@@ -161,6 +161,12 @@ class ProfileKwargs(KwargsHandler):
     with_modules: bool = False
     output_trace_dir: str | None = None
 
+    def build(self) -> Any:
+        """Return the ``torch.profiler.profile``."""
+        from accelnb.training.profiling import build
+
+        return build(self)
+
 
 @dataclass
 class AORecipeKwargs(KwargsHandler):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import torch.distributed as dist
-
 from accelnb.errors import AccelnbError
+from accelnb.training.exchange import all_gather_objects
 from accelnb.training.processes import ProcessControl
 
 T = TypeVar("T")
@@ -40,11 +39,7 @@ def attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
 
 def exchange(control: ProcessControl, value: Any) -> list[Any]:
     """Return every rank's value. They are small: they are pickled."""
-    if not control.use_distributed:
-        return [value]
-    values: list[Any] = [None] * control.num_processes
-    dist.all_gather_object(values, value)
-    return values
+    return all_gather_objects(value) if control.use_distributed else [value]
 
 
 def _text(failure: Exception) -> str:

@@ -157,23 +157,6 @@ class TrackingMethods:
             own = log_kwargs.get(tracker.name, {}) if log_kwargs else {}
             tracker.log(numbers, step=step, **own)
 
-    def end_training(self) -> None:
-        """End the runs of all trackers, and the process group if it was made here.
-
-        The process group of a ``%%distributed`` cell stays, for the next cell.
-
-        Examples
-        --------
-        >>> from accelnb import Accelerator
-        >>> accelerator = Accelerator()
-        >>> accelerator.end_training()
-        """
-        try:
-            self._finish_trackers()
-        finally:
-            if self.state.made_group:
-                self.state.destroy_process_group()
-
     @property
     def _names(self) -> list[str]:
         return [one.name if isinstance(one, GeneralTracker) else str(one) for one in self.log_with]
