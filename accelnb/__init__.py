@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from accelnb.streaming import stream as stream
     from accelnb.training.accelerator import Accelerator as Accelerator
     from accelnb.training.data.prepare import skip_first_batches as skip_first_batches
+    from accelnb.training.gradients import GradientState as GradientState
     from accelnb.training.kinds import DDPCommunicationHookType as DDPCommunicationHookType
     from accelnb.training.kinds import DistributedType as DistributedType
+    from accelnb.training.local_sgd import LocalSGD as LocalSGD
+    from accelnb.training.logs import get_logger as get_logger
     from accelnb.training.memory import find_executable_batch_size as find_executable_batch_size
     from accelnb.training.rng import synchronize_rng_states as synchronize_rng_states
     from accelnb.training.settings import AutocastKwargs as AutocastKwargs
@@ -33,12 +36,15 @@ if TYPE_CHECKING:
     from accelnb.training.settings import GradScalerKwargs as GradScalerKwargs
     from accelnb.training.settings import InitProcessGroupKwargs as InitProcessGroupKwargs
     from accelnb.training.settings import ProfileKwargs as ProfileKwargs
+    from accelnb.training.state import AcceleratorState as AcceleratorState
     from accelnb.training.state import PartialState as PartialState
+    from accelnb.training.tracking.base import GeneralTracker as GeneralTracker
 
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "Accelerator": "accelnb.training.accelerator",
+    "AcceleratorState": "accelnb.training.state",
     "AccelnbError": "accelnb.errors",
     "AutocastKwargs": "accelnb.training.settings",
     "ConfigError": "accelnb.config",
@@ -46,14 +52,18 @@ _HOMES = {
     "DataLoaderConfiguration": "accelnb.training.settings",
     "DistributedDataParallelKwargs": "accelnb.training.settings",
     "DistributedType": "accelnb.training.kinds",
+    "GeneralTracker": "accelnb.training.tracking.base",
     "GradScalerKwargs": "accelnb.training.settings",
+    "GradientState": "accelnb.training.gradients",
     "InitProcessGroupKwargs": "accelnb.training.settings",
     "LaunchConfig": "accelnb.config",
+    "LocalSGD": "accelnb.training.local_sgd",
     "PartialState": "accelnb.training.state",
     "ProfileKwargs": "accelnb.training.settings",
     "RankError": "accelnb.engine.failure",
     "distributed": "accelnb.notebook.functions",
     "find_executable_batch_size": "accelnb.training.memory",
+    "get_logger": "accelnb.training.logs",
     "last_run": "accelnb.notebook.variables",
     "launch": "accelnb.notebook.functions",
     "notebook_launcher": "accelnb.notebook.functions",

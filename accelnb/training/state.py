@@ -158,6 +158,13 @@ class AcceleratorState(PartialState):
     ------
     AccelnbError
         The precision is unknown, or the CPU is asked for where the ranks compute elsewhere.
+
+    Examples
+    --------
+    >>> from accelnb import Accelerator, AcceleratorState
+    >>> accelerator = Accelerator(mixed_precision="bf16")
+    >>> AcceleratorState().mixed_precision
+    'bf16'
     """
 
     _shared_state: ClassVar[dict[str, Any]] = {}

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from accelnb.training.data.samplers import BatchSamplerShard, Share
+from accelnb.training.data.samplers import BatchSamplerShard
 
 
 class Note(NamedTuple):
@@ -55,13 +55,17 @@ class DrawnIndices:
     """One iteration over the indices; workers draw them ahead of the batches that arrive."""
 
     def __init__(self, sampler: Any, skip: int, keep: int) -> None:
-        divided = isinstance(sampler, BatchSamplerShard)
-        self._shares = sampler.shares() if divided else map(Share, sampler)
+        self._shares: Iterator[tuple[Any, int, int]]  # as `Share`
+        if isinstance(sampler, BatchSamplerShard):
+            self._shares = sampler.shares()
+        else:
+            self._shares = zip(sampler, itertools.repeat(0), itertools.repeat(0), strict=False)
         if skip:
             kept = itertools.islice(self._shares, keep)
             self._shares = itertools.chain(kept, itertools.islice(self._shares, skip - keep, None))
-        self._ahead: Share | None = None  # drawn, not handed to torch
-        self._coming: deque[Share] = deque()  # handed to torch, not arrived
+        self._ahead: tuple[Any, int, int] | None = None  # drawn, not handed to torch
+        self._coming: deque[tuple[Any, int, int]] = deque()  # handed to torch, not arrived
+        self._note = Note()  # the newest: most batches are alike
         self._exhausted = False
         self._left = _length(sampler, skip - keep)
 
@@ -76,7 +80,7 @@ class DrawnIndices:
         while share := self._ahead or next(self._shares, None):
             self._ahead = None
             self._coming.append(share)
-            yield share.indices
+            yield share[0]
         self._exhausted = True
 
     def arrived(self) -> Note:
@@ -89,7 +93,11 @@ class DrawnIndices:
             end = not self._coming and not self.draw()
         else:
             end = self._left <= 0
-        return Note(samples, duplicates, remainder, end)
+        if end or duplicates or remainder:
+            return Note(samples, duplicates, remainder, end)
+        if samples != self._note.samples:
+            self._note = Note(samples)
+        return self._note
 
 
 def _length(sampler: Any, skip: int) -> int | None:
