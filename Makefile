@@ -17,7 +17,7 @@ help:
 	@echo 'make demo    run notebooks/quickstart.ipynb headless and show what it did'
 	@echo 'make test    lint, type check and run the tests (PYTEST_ARGS="-k name" to choose)'
 	@echo 'make lab     open the quickstart in JupyterLab (LAB_ARGS="--no-browser --port 8899")'
-	@echo 'make bench   measure beside other launchers (BENCH=launch, values or streams; BENCH_ARGS=...)'
+	@echo 'make bench   measure beside other launchers (BENCH=launch, values, streams or training)'
 	@echo 'make lint    ruff and pyright only'
 	@echo 'make clean   remove .venv, build outputs and caches'
 
