@@ -247,6 +247,7 @@ class Courier(threading.Thread):
         assert self._run is not None
         self.regroup |= content["regroup"]
         self._sequences[rank] = content["sequences"]
+        self._run.assigned[rank] = content["assigned"]
         if not content["has_values"]:
             self._run.without_values.append(rank)
         if content["status"] == "ok":

@@ -91,8 +91,7 @@ class WorkerGroup:
 
     def make_ready(self) -> tuple[int, ...]:
         """Replace ranks that ended, remake a broken process group; return the replaced ranks."""
-        if self.busy:
-            raise AccelnbError("the ranks are busy with another cell: stop it or wait for it")
+        self._refuse_if_busy()
         dead = tuple(member.rank for member in self.members if member.exit)
         if not dead and not self._courier.regroup:
             return ()
@@ -114,6 +113,9 @@ class WorkerGroup:
     ) -> Run:
         """Start a request on some ranks and return its `Run`.
 
+        A rank that ended since `make_ready` is a failure of the run: one started in its place
+        would lack the variables that the request counts on.
+
         Parameters
         ----------
         kind
@@ -128,7 +130,7 @@ class WorkerGroup:
         lent
             What the requests refer to in shared memory; closed when the run is over.
         """
-        self.make_ready()
+        self._refuse_if_busy()
         everyone = self._changes_of_context() | {"ranks": list(requests)}
         log = new_log(self._server.folder / "logs")
         run = Run(tuple(requests), log, self._courier.stop, timeout, stall, lent)
@@ -161,6 +163,10 @@ class WorkerGroup:
             self._courier.changed.wait_for(
                 lambda: all(member.exit or not member.pid for member in self.members), timeout
             )
+
+    def _refuse_if_busy(self) -> None:
+        if self.busy:
+            raise AccelnbError("the ranks are busy with another cell: stop it or wait for it")
 
     def _form(self, new: Sequence[int]) -> None:
         """Start the ranks in `new` and make a process group of them and the others."""

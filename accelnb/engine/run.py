@@ -46,6 +46,9 @@ class RankResults(Sequence[Any]):
     def __iter__(self) -> Iterator[Any]:
         return (self[rank] for rank in self._load)
 
+    def __reversed__(self) -> Iterator[Any]:
+        return (self[rank] for rank in reversed(self._load))
+
     def __getitem__(self, rank: Any) -> Any:
         if isinstance(rank, slice):
             return [self[r] for r in self.ranks[rank]]
@@ -106,6 +109,7 @@ class Run:
         self.failures: list[Failure] = []
         self.replaced: list[int] = []  # ranks whose variables are lost
         self.without_values: list[int] = []  # ranks that did not get what they were sent
+        self.assigned: dict[int, list[str]] = {}  # names that each rank bound
         self.stopped_by: str | None = None  # "user", "timeout" or "failure"
         self.deadline = self.started + timeout if timeout else None
         self.stall = stall

@@ -102,8 +102,8 @@ class _Pickler(cloudpickle.Pickler):
         if isinstance(obj, functools._lru_cache_wrapper) and obj.__module__ == "__main__":
             return _rebuild_cached, (obj.__wrapped__, obj.cache_parameters())
         if isinstance(obj, types.CodeType):
-            _, arguments = self.dispatch_table[types.CodeType](obj)
-            return _rebuild_code, (obj.co_filename, *arguments)
+            reduced = self.dispatch_table[types.CodeType](obj)
+            return _rebuild_code, (obj.co_filename, *reduced[1])
         reduced = super().reducer_override(obj)
         if isinstance(obj, types.FunctionType) and obj.__globals__ is self._namespace:
             return self._without_globals(reduced)

@@ -65,6 +65,8 @@ class Capture:
         self._hidden = hidden if hidden is not None else {}
         self._known: dict[int, dict[str, _Known]] = {}
         self._known_before: dict[int, dict[str, _Known]] = {}  # the newest pack for each rank
+        self._bound_to: dict[str, int] = {}  # the identities of its values at the newest pack
+        self._rebound: set[str] = set()  # names bound anew since then
 
     def forget(self, ranks: Iterable[int]) -> None:
         """Take note that these ranks are new and know nothing."""
@@ -80,8 +82,23 @@ class Capture:
     def send_again(self, names: Iterable[str]) -> None:
         """Take note that these names are to be sent, whatever the ranks have."""
         again = frozenset(names)
+        self._rebound |= again
         for known in [*self._known.values(), *self._known_before.values()]:
             for name in again & known.keys():
+                del known[name]
+
+    def assigned(self, names: Mapping[int, Iterable[str]]) -> None:
+        """Take note of what ranks assigned in the newest cell: their own values count now."""
+        for rank, own in names.items():
+            for name in own:
+                value = self._namespace.get(name)
+                if id(value) == self._bound_to.get(name) and name not in self._rebound:
+                    self._known.setdefault(rank, {})[name] = _Known.of(value)
+
+    def let_go_of_deleted(self) -> None:
+        """Hold no value of a name that the notebook has deleted."""
+        for known in [*self._known.values(), *self._known_before.values()]:
+            for name in known.keys() - self._namespace.keys():
                 del known[name]
 
     def pack(self, names: CellNames, ranks: Iterable[int]) -> dict[int, Packed | None]:
@@ -113,12 +130,8 @@ class Capture:
             known = self._known.setdefault(rank, {})
             self._known_before[rank] = dict(known)
             known.update(packs[missing][1])
-            # The cell binds these itself: from here on the rank's own value counts.
-            known.update(
-                (name, _Known.of(self._namespace[name]))
-                for name in names.bound
-                if name in self._namespace
-            )
+        self._bound_to = {name: id(value) for name, value in self._namespace.items()}
+        self._rebound = set()
         return {rank: packed.get(missing) for rank, missing in chosen.items()}
 
     def holds_already(self, name: str, ranks: Iterable[int]) -> None:

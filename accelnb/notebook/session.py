@@ -48,6 +48,7 @@ class Session:
         self._capture = Capture(shell.user_ns, shell.user_ns_hidden)
         self._sources = Sources()
         self._distributed: set[str] = set()  # cells that ran on the ranks: they know them
+        self._unread: tuple[Run, CellNames] | None = None  # what it left is not noted yet
         self.last_run: Run | None = None
 
     def run_cell(self, cell: Cell, given: Mapping[str, Any]) -> Run | None:
@@ -85,12 +86,13 @@ class Session:
         run = self._begin(cell, ranks, config, options)
         if options.detach:
             return self._detach(run, cell, options)
-        follow(run, PlainView(run, config.logs))
+        self._follow(run, config.logs)
         self._bring_back(run, options)
         return None
 
     def on_cell(self, result: ExecutionResult) -> None:
         """Take note of what a cell of the notebook bound, also to the value that it had."""
+        self._capture.let_go_of_deleted()
         if self.group is None or not result.success or result.info is None:
             return
         with contextlib.suppress(SyntaxError, ValueError):
@@ -179,9 +181,11 @@ class Session:
         if replaced:
             self._capture.forget(replaced)
             self._sources.forget(replaced)
-            _say(f"{name_ranks(replaced)} replaced: variables are lost there, kept elsewhere")
+            elsewhere = ", kept elsewhere" if len(replaced) < len(group.ranks) else ""
+            _say(f"{name_ranks(replaced)} replaced: variables are lost there{elsewhere}")
 
     def _forget_all(self) -> None:
+        self._unread = None
         self._capture = Capture(self._shell.user_ns, self._shell.user_ns_hidden)
         self._sources = Sources()
 
@@ -214,8 +218,7 @@ class Session:
         self, cell: Cell, ranks: Sequence[int], config: LaunchConfig, options: CellOptions
     ) -> Run:
         assert self.group is not None
-        if self.last_run is not None:
-            self._capture.not_received(self.last_run.without_values)
+        self._note_what_was_left()
         packs = self._capture.pack(cell.names, ranks)
         self.last_run = self.group.run(
             "execute_request",
@@ -224,7 +227,28 @@ class Session:
             stall=config.stall,
             lent=packs.values(),
         )
+        self._unread = (self.last_run, cell.names)
         return self.last_run
+
+    def _follow(self, run: Run, logs: str) -> None:
+        try:
+            follow(run, PlainView(run, logs))
+        finally:
+            self._note_what_was_left()
+
+    def _note_what_was_left(self) -> None:
+        """Take note of which values the newest run's ranks have now."""
+        if self._unread is None or not self._unread[0].done:
+            return
+        (run, names), self._unread = self._unread, None
+        self._capture.not_received(run.without_values)
+        failed = {failure.rank for failure in run.failures}
+        self._capture.assigned(
+            {
+                rank: own if rank in failed else {*own, *names.surely}
+                for rank, own in run.assigned.items()
+            }
+        )
 
     def _run_on_idle(self, cell: Cell, options: CellOptions) -> Run:
         """Run a short request of ours on the ranks that are there."""
@@ -234,7 +258,7 @@ class Session:
         self._replace_dead(self.group)
         ranks = _chosen(options.ranks, len(self.group.ranks))
         run = self._begin(cell, ranks, self.group.config, options)
-        follow(run, PlainView(run, "merged"))
+        self._follow(run, "merged")
         return run
 
     def _detach(self, run: Run, cell: Cell, options: CellOptions) -> Run | None:
@@ -247,8 +271,8 @@ class Session:
     def _refuse_if_busy(self) -> None:
         if self.group is not None and self.group.busy and self.last_run is not None:
             raise AccelnbError(
-                f"the ranks are busy for {self.last_run.seconds:.0f} s with a detached cell: wait "
-                "for its run (run.wait()) or stop it (run.interrupt(), %accelnb interrupt)"
+                f"the ranks are busy for {self.last_run.seconds:.0f} s with an earlier cell: wait "
+                "for it (accelnb.last_run().wait()) or stop it (%accelnb interrupt)"
             )
 
     def _bring_back(self, run: Run, options: CellOptions) -> None:

@@ -238,24 +238,23 @@ class Accelerator(
         joinables
             Prepared models.
         even_batches
-            Within the block, instead of what `dataloader_config` says. False has an effect on
-            map-style datasets.
+            Within the block, instead of what `dataloader_config` says.
         """
-        samplers = [
-            loader.batch_sampler
+        dividers = [
+            loader.divider
             for loader in self._dataloaders
-            if even_batches is not None and hasattr(loader.batch_sampler, "even_batches")
+            if even_batches is not None and hasattr(loader.divider, "even_batches")
         ]
-        before = [sampler.even_batches for sampler in samplers]
+        before = [divider.even_batches for divider in dividers]
         even = self.even_batches if even_batches is None else even_batches
-        for sampler in samplers:
-            sampler.even_batches = even
+        for divider in dividers:
+            divider.even_batches = even
         try:
             with self.strategy.join(joinables, enable=not even):
                 yield
         finally:
-            for sampler, value in zip(samplers, before, strict=True):
-                sampler.even_batches = value
+            for divider, value in zip(dividers, before, strict=True):
+                divider.even_batches = value
 
     # ---- the end ----
 

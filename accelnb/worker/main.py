@@ -55,6 +55,7 @@ class Rank:
         self._group = RankProcessGroup(self.rank, self.world_size, kind.backend, listener)
         self._stuck_in: str | None = None
         self._has_values = False
+        self._bound_to: dict[str, int] | None = None  # identities of variables before the cell
         key, identity = bytes.fromhex(spec["key"]), spec["identity"].encode()
         self._link = RankLink(
             lambda: Link.dial(spec["address"], key, identity),
@@ -94,6 +95,7 @@ class Rank:
         packed: Packed | None = None
         self._stuck_in = None
         self._has_values = False
+        self._bound_to = None
         self._group.replaceable = True
         self._link.streamed.begin()
         restore_descriptors()
@@ -112,7 +114,7 @@ class Rank:
             self._interruptible = False
             self._link.busy_with = None
         reply |= {"sequences": self._group.sequences(), "regroup": not self._group.usable}
-        reply["has_values"] = self._has_values
+        reply |= {"has_values": self._has_values, "assigned": self._assigned()}
         flush_all()
         if packed is None:
             self._link.send("execute_reply", reply, message.id)
@@ -137,6 +139,7 @@ class Rank:
             if message.buffers:
                 self._rebuilt(lambda: Received(request, message.buffers).unpack(namespace))
             self._has_values = True
+            self._bound_to = {name: id(value) for name, value in namespace.items()}
             value = self._shell.run_code_of_cell(
                 Cell(**request["cell"]), show_value=not request["result"]
             )
@@ -164,6 +167,13 @@ class Rank:
             for name, part in back.items():
                 _check_picklable(name, part, request["ranks"])
             raise AccelnbError(f"the values cannot be brought back: {error}") from error
+
+    def _assigned(self) -> list[str]:
+        """Return the names that the cell bound, also in ways that its text does not show."""
+        if self._bound_to is None:
+            return []
+        before = self._bound_to
+        return [n for n, value in self._shell.user_ns.items() if before.get(n) != id(value)]
 
     def _missing(self, request: dict[str, Any]) -> list[str]:
         return [name for name in request.get("pull", ()) if name not in self._shell.user_ns]

@@ -26,6 +26,26 @@ accelerator.num_processes, accelerator.mixed_precision, gathered.tolist(), type(
     assert again.lines == ["[0-1] (2, 'no', [0, 1], 'DistributedDataParallel')"]
 
 
+def test_the_accelerator_follows_each_cells_precision_and_uses_its_process_group(shared_notebook):
+    cell = """%%distributed --precision bf16
+import torch, torch.distributed as dist
+from accelnb import Accelerator
+accelerator = Accelerator()
+model = torch.nn.Linear(4, 1)
+model, opt = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+accelerator.backward(model(torch.ones(2, 4) + accelerator.process_index).mean())
+opt.step()
+accelerator.end_training()
+accelerator.mixed_precision, type(model).__name__, dist.is_initialized()"""
+    assert shared_notebook.run(cell).lines == ["[0-1] ('bf16', 'DistributedDataParallel', True)"]
+    kept = shared_notebook.run(
+        "%%distributed\naccelerator = Accelerator()\nmodel = accelerator.prepare(model)\n"
+        "out = model(torch.ones(1, 4))\n"
+        "(accelerator.mixed_precision, int(accelerator.gather(out.detach()).shape[0]))"
+    )
+    assert kept.lines == ["[0-1] ('no', 2)"]
+
+
 def test_lightning_fabric_runs_unchanged(shared_notebook):
     pytest.importorskip("lightning_fabric")
     output = shared_notebook.run(

@@ -46,3 +46,17 @@ def test_a_notebook_runs_headless_and_is_readable_when_saved(tmp_path):
     shown = notebook.cells[1].outputs
     assert any(o.get("text") == "[0-1] hello\n" for o in shown)
     assert notebook.cells[2].outputs[0]["data"]["text/plain"] == "[0, 1]"
+
+
+def test_the_gpt_notebook_resumes_as_if_it_had_never_stopped(tmp_path):
+    notebook = nbformat.read(ROOT / "notebooks" / "gpt.ipynb", as_version=4)
+    nbclient.NotebookClient(
+        notebook, timeout=100, resources={"metadata": {"path": tmp_path}}
+    ).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    printed = "".join(output.get("text", "") for output in outputs)
+    assert "the same losses: True" in printed
+    begin, end = re.findall(r"loss (\d\.\d+) at the beginning, (\d\.\d+) at the end", printed)[0]
+    assert float(end) < 0.6 * float(begin)
+    charts = [output["data"]["text/plain"] for output in outputs if "data" in output]
+    assert any("loss  step 124" in chart for chart in charts)

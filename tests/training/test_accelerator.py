@@ -236,11 +236,14 @@ def test_gradients_can_be_compressed_on_their_way():
         assert compressed[0] != exact, hook
 
 
-def _joined() -> tuple[int, list[float]]:
+def _joined(as_sampler: bool) -> tuple[int, list[float]]:
     accelerator = Accelerator()
     model = torch.nn.Linear(1, 1)
+    data = loader(6)
+    if as_sampler:
+        data = torch.utils.data.DataLoader(data.dataset, sampler=data.batch_sampler)
     model, optimizer, data = accelerator.prepare(
-        model, torch.optim.SGD(model.parameters(), lr=0.01), loader(6)
+        model, torch.optim.SGD(model.parameters(), lr=0.01), data
     )
     batches = 0
     with accelerator.join_uneven_inputs([model], even_batches=False):
@@ -249,12 +252,13 @@ def _joined() -> tuple[int, list[float]]:
             optimizer.step()
             optimizer.zero_grad()
             batches += 1
-    assert data.batch_sampler.even_batches
+    assert data.divider.even_batches
     return batches, model.module.weight.flatten().tolist()
 
 
-def test_ranks_with_fewer_batches_wait_for_the_others():
-    (first, weight), (second, same) = on_ranks(_joined)
+@pytest.mark.parametrize("as_sampler", [False, True])
+def test_ranks_with_fewer_batches_wait_for_the_others(as_sampler):
+    (first, weight), (second, same) = on_ranks(_joined, as_sampler)
     assert (first, second) == (2, 1)
     assert weight == same
 

@@ -219,9 +219,10 @@ def _mesh(dispatch):
 
 
 def test_ranks_of_one_tensor_parallel_group_get_the_same_batches():
-    first, second = on_ranks(_mesh, False)
-    assert first == second
-    assert sorted(first[0] + first[1]) == [0, 1, 2, 3]
+    for dispatch in (False, True):
+        first, second = on_ranks(_mesh, dispatch)
+        assert first == second
+        assert sorted(first[0] + first[1]) == [0, 1, 2, 3]
 
 
 def _skipped_dispatch():

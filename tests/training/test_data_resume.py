@@ -290,6 +290,7 @@ def _goes_on_by_its_own_state():
             rest.append((batch.tolist(), loader.duplicates))
         if index == 2:
             state = _stored(loader.state_dict())
+    assert state is not None
     again = made()
     again.load_state_dict(state)
     Places.read = 0

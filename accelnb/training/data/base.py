@@ -145,6 +145,11 @@ class PreparedLoader(DataLoader[Any]):
         return self.sampler if isinstance(self.sampler, BatchSampler) else self.batch_sampler
 
     @property
+    def divider(self) -> Any:
+        """What deals the data out to the ranks; its `even_batches` may be changed."""
+        return self.dataset if self.is_iterable else self._own_sampler
+
+    @property
     def _read_per_round(self) -> int:
         """How many batches the process that reads takes for one of every rank."""
         return 1
@@ -153,8 +158,7 @@ class PreparedLoader(DataLoader[Any]):
         """Return how many ranks share the data."""
         if self._num_processes is not None:
             return self._num_processes
-        shard = self.dataset if self.is_iterable else self._own_sampler
-        return getattr(shard, "num_processes", 1)
+        return getattr(self.divider, "num_processes", 1)
 
     @property
     def total_batch_size(self) -> int | None:

@@ -56,6 +56,13 @@ class DataLoaderDispatcher(PreparedLoader):
     AccelnbError
         While iterating: rank 0 could not read the data, or batches could not be divided. It is
         raised on every rank but 0, which raises the error itself.
+
+    Examples
+    --------
+    >>> from accelnb.training.data.dispatcher import DataLoaderDispatcher
+    >>> loader = DataLoaderDispatcher(range(5), batch_size=2)
+    >>> [(batch.tolist(), loader.end_of_dataloader) for batch in loader]
+    [([0, 1], False), ([2, 3], False), ([4], True)]
     """
 
     def __init__(
@@ -76,6 +83,10 @@ class DataLoaderDispatcher(PreparedLoader):
         self.slice_fn = slice_fn
         self.even_batches = even_batches
         self._places = places
+
+    @property
+    def divider(self) -> Any:
+        return self
 
     @property
     def _read_per_round(self) -> int:

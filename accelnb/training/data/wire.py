@@ -7,19 +7,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from accelnb.training.exchange import broadcast_object
 from accelnb.training.nested import is_tensor_information, recursively_apply
 
 
 def wire_device(device: torch.device) -> torch.device:
     """Return where tensors must be to be sent: the CPU, if the process group can."""
+    if not dist.is_initialized():
+        return device
     return torch.device("cpu") if "cpu:" in dist.get_backend_config() else device
 
 
 def announced(message: Any) -> Any:
     """Return what rank 0 passes, on every rank."""
-    box = [message]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+    if not dist.is_initialized():
+        return message
+    return broadcast_object(message, from_process=0)
 
 
 def sending(part: Any, rank: int, device: torch.device) -> list[Any]:
