@@ -54,8 +54,6 @@ class Device:
         return device
 
 
-_ALL = ("no", "fp16", "bf16", "fp8")
-
 # Best first: a launch without a device takes the first that the machine has.
 DEVICES = {
     device.name: device
@@ -77,6 +75,9 @@ def best_available() -> Device:
 
     for device in DEVICES.values():
         module = getattr(torch, device.name, None)
-        if module is not None and device.name != "cpu" and module.is_available():
+        if module is None or device.name == "cpu":
+            continue
+        is_there = getattr(module, "is_available", None) or module.device_count  # older torch.mps
+        if is_there():
             return device
     return DEVICES["cpu"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -41,7 +41,7 @@ from accelnb.training.settings import (
     ProjectConfiguration,
     TorchDynamoPlugin,
 )
-from accelnb.training.state import AcceleratorState, chosen_precision
+from accelnb.training.state import AcceleratorState, PartialState, chosen_precision
 from accelnb.training.tracking.base import GeneralTracker
 from accelnb.training.tracking.methods import TrackingMethods
 
@@ -164,9 +164,22 @@ class Accelerator(
             raise AccelnbError("give one of dynamo_backend and dynamo_plugin, not both")
         dynamo = dynamo_plugin or TorchDynamoPlugin(backend=dynamo_backend)
         kind = chosen_precision(mixed_precision)
-        group = handlers.get(InitProcessGroupKwargs, InitProcessGroupKwargs())
+        group = handlers.get(InitProcessGroupKwargs, InitProcessGroupKwargs()).to_kwargs()
+        self.rng_types = [str(RNGType(kind)) for kind in rng_types or ("generator",)]
+        self.project_configuration = project_config or ProjectConfiguration()
+        if project_dir is not None:
+            self.project_configuration.set_directories(project_dir)
+        self._choose_trackers(log_with)
+        self.precision = Precision(
+            kind,
+            PartialState(cpu, **group).device.type,
+            handlers.get(AutocastKwargs, AutocastKwargs()),
+            handlers.get(AORecipeKwargs, AORecipeKwargs()),
+        )
+        self.scaler = self.precision.make_scaler(handlers.get(GradScalerKwargs))
 
-        self.state = AcceleratorState(kind, cpu, dynamo, **group.to_kwargs())
+        # From here on nothing is refused: what all Accelerators of a process share is changed.
+        self.state = AcceleratorState(kind, cpu, dynamo, **group)
         self.device = self.state.device
         self.distributed_type = self.state.distributed_type
         self.num_processes = self.state.num_processes
@@ -178,15 +191,8 @@ class Accelerator(
             DistributedDataParallelKwargs
         )
         self.profile_handler: ProfileKwargs | None = handlers.get(ProfileKwargs)
-        self.precision = Precision(
-            kind,
-            self.device.type,
-            handlers.get(AutocastKwargs, AutocastKwargs()),
-            handlers.get(AORecipeKwargs, AORecipeKwargs()),
-        )
         self.mixed_precision = kind
         self.fp8_backend = "AO" if kind == "fp8" else None
-        self.scaler = self.precision.make_scaler(handlers.get(GradScalerKwargs))
         self.strategy = (
             DataParallelStrategy(self.device, self.ddp_handler)
             if self.use_distributed
@@ -200,18 +206,13 @@ class Accelerator(
         self.step_scheduler_with_optimizer = step_scheduler_with_optimizer
         self.scheduler_steps_per_update = scheduler_steps_per_update
         self.activation_checkpointing = activation_checkpointing
-        self.rng_types = [str(RNGType(kind)) for kind in rng_types or ("generator",)]
-
-        self.project_configuration = project_config or ProjectConfiguration()
-        if project_dir is not None:
-            self.project_configuration.set_directories(project_dir)
+        self.dynamo_plugin = dynamo
         self.step = 0  # batches in the accumulation
         self._models: list[nn.Module] = []
         self._optimizers: list[AcceleratedOptimizer] = []
         self._schedulers: list[AcceleratedScheduler] = []
         self._dataloaders: list[Any] = []
         self._custom_objects: list[Any] = []
-        self._choose_trackers(log_with)
 
     # ---- contexts ----
 
@@ -345,6 +346,24 @@ class Accelerator(
     def should_save_model(self) -> bool:
         """Whether this process writes the model."""
         return self.is_main_process
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        here = PartialState()
+        made_for = state.get("process_index"), state.get("num_processes")
+        if made_for == (here.process_index, here.num_processes):
+            self.__dict__.update(state)
+        # Else it stays empty: it stands for another process. Only to use it is an error, for a
+        # notebook's Accelerator also comes to ranks that make their own under its name.
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if self.__dict__ or name.startswith("__"):
+                raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+            raise AccelnbError(
+                "this Accelerator was made in another process, and stands for that one: make one "
+                "where it is used, with accelerator = Accelerator() in the cell"
+            )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Accelerator:
         return self  # it stands for this process: there is one

@@ -14,6 +14,7 @@ from accelnb.training.arguments import accumulation_steps
 from accelnb.training.gradients import GradientState
 from accelnb.training.optimizer import AcceleratedOptimizer
 from accelnb.training.parallel.strategy import SingleProcess
+from accelnb.training.scaler import Scaler
 
 
 class AccumulationMethods:
@@ -26,7 +27,7 @@ class AccumulationMethods:
     """
 
     gradient_state: GradientState
-    scaler: torch.amp.GradScaler | None
+    scaler: Scaler | None
     step: int
     strategy: SingleProcess
     use_distributed: bool

@@ -5,7 +5,6 @@ Nothing is imported to find out whether it is there, and no device is initialise
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import importlib.util
 import sys
@@ -21,9 +20,8 @@ from accelnb.training.compat_names import patch_environment
 from accelnb.training.constants import STR_OPERATION_TO_FUNC
 
 
-@functools.cache
 def is_package_available(name: str) -> bool:
-    """Return whether a package can be imported.
+    """Return whether a package can be imported, now: a notebook may have installed it since.
 
     A folder of its name without ``__init__.py`` does not count: some trackers write their runs
     into one.

@@ -23,6 +23,12 @@ _SENT_AS_THEY_ARE = {
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
+def wire_device() -> torch.device:
+    """Return where what comes from the CPU can be sent from: the CPU too, if the group can."""
+    by_cpu = dist.is_initialized() and "cpu:" in dist.get_backend_config()
+    return torch.device("cpu") if by_cpu else PartialState().device
+
+
 def tensors_in(data: Any) -> list[torch.Tensor]:
     """Return the tensors of a structure, in order.
 
@@ -74,9 +80,7 @@ def broadcast(tensor: torch.Tensor, from_process: int) -> torch.Tensor:
 def all_gather_numbers(numbers: list[int]) -> list[list[int]]:
     """Return a list of every rank, each as long as this one."""
     # They come from the CPU and go there: a device would only have to be waited for.
-    by_cpu = "cpu:" in dist.get_backend_config()
-    device = "cpu" if by_cpu else PartialState().device
-    return all_gather(torch.tensor(numbers, dtype=torch.int64, device=device)).tolist()
+    return all_gather(torch.tensor(numbers, dtype=torch.int64, device=wire_device())).tolist()
 
 
 def all_gather_objects(value: Any) -> list[Any]:

@@ -109,6 +109,9 @@ class GradientState:
         """Forget everything: the next instance starts anew."""
         GradientState._shared_state.clear()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()  # a copy in another process is that process's own
+
     def __repr__(self) -> str:
         return (
             f"Sync Gradients: {self.sync_gradients}\n"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import enum
+from typing import Any
+
+from accelnb.errors import AccelnbError
 
 
 class _Kind(enum.StrEnum):
@@ -11,6 +14,10 @@ class _Kind(enum.StrEnum):
     @classmethod
     def list(cls) -> list[str]:
         return [member.value for member in cls]
+
+    @classmethod
+    def _missing_(cls, value: object) -> Any:
+        raise AccelnbError(f"{cls.__name__}: {value!r} is none of {', '.join(cls)}")
 
 
 class DistributedType(_Kind):
@@ -99,5 +106,5 @@ class DynamoBackend(_Kind):
     TVM = "TVM"
 
     @classmethod
-    def _missing_(cls, value: object) -> DynamoBackend | None:
-        return cls.__members__.get(str(value).upper())
+    def _missing_(cls, value: object) -> Any:
+        return cls.__members__.get(str(value).upper()) or super()._missing_(value)

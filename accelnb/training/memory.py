@@ -40,7 +40,7 @@ def clear_device_cache(garbage_collection: bool = False) -> None:
         gc.collect()
     for name in ("cuda", "xpu", "mps"):
         module = getattr(torch, name)
-        in_use = getattr(module, "is_initialized", module.is_available)  # initialises none
+        in_use = getattr(module, "is_initialized", module.device_count)  # initialises none
         if in_use():
             module.empty_cache()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +16,10 @@ class TensorInformation(NamedTuple):
 
     shape: torch.Size
     dtype: torch.dtype
+
+
+class NotTensors(AccelnbError, TypeError):
+    """Something is neither a tensor nor a structure of tensors."""
 
 
 def is_torch_tensor(value: Any) -> bool:
@@ -38,8 +43,9 @@ def honor_type(original: Any, values: Any) -> Any:
 def rebuilt_mapping(original: Mapping[Any, Any], values: Mapping[Any, Any]) -> Any:
     """Return a mapping of `original`'s type (a `BatchEncoding`, say) that holds `values`."""
     if isinstance(original, dict) and type(original) is not dict:
-        made = original.copy()  # keeps what a subclass holds beside its items
-        made.update(values)
+        made = copy.copy(original)  # keeps what a subclass holds beside its items
+        for key, value in values.items():  # transformers' outputs have no update()
+            made[key] = value
         return made
     return type(original)(values)  # pyright: ignore[reportCallIssue]
 
@@ -84,9 +90,9 @@ def recursively_apply(
         if isinstance(value, Mapping):
             return rebuilt_mapping(value, {key: apply(part) for key, part in value.items()})
         if error_on_other_type:
-            raise TypeError(
+            raise NotTensors(
                 f"only nested lists, tuples and dicts of tensors can be used here, not "
-                f"{type(value).__name__}"
+                f"{type(value).__name__}: objects go with gather_object, or gather_for_metrics"
             )
         return value
 
@@ -195,7 +201,7 @@ def concatenate(data: list[Any], dim: int = 0) -> Any:
             first, {key: concatenate([d[key] for d in data], dim=dim) for key in first}
         )
     if not isinstance(first, torch.Tensor):
-        raise TypeError(f"only tensors can be concatenated, not {type(first).__name__}")
+        raise NotTensors(f"only tensors can be concatenated, not {type(first).__name__}")
     return torch.cat(data, dim=dim)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from accelnb.errors import AccelnbError
 from accelnb.training.gradients import GradientState
-from accelnb.training.nested import send_to_device
+from accelnb.training.scaler import Scaler
 
 
 class AcceleratedOptimizer(torch.optim.Optimizer):
@@ -23,7 +24,7 @@ class AcceleratedOptimizer(torch.optim.Optimizer):
     ----------
     optimizer : torch.optim.Optimizer
         The one that was prepared.
-    scaler : torch.amp.GradScaler or None
+    scaler : Scaler or None
     step_was_skipped : bool
         Whether the last step was left out because gradients overflowed.
     """
@@ -31,30 +32,32 @@ class AcceleratedOptimizer(torch.optim.Optimizer):
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        device: torch.device | None = None,
-        scaler: torch.amp.GradScaler | None = None,
+        device_placement: bool = True,
+        scaler: Scaler | None = None,
     ) -> None:
         self.optimizer = optimizer
         self.scaler = scaler
         self.gradient_state = GradientState()
         self.step_was_skipped = False
-        self._unscaled = False
         arguments = inspect.signature(optimizer.zero_grad).parameters
         self._takes_set_to_none = "set_to_none" in arguments
-        if device is not None and optimizer.state:
-            optimizer.load_state_dict(send_to_device(optimizer.state_dict(), device))
+        if device_placement and optimizer.state:
+            # Puts each tensor where its parameter is now, but for counts that belong on the CPU.
+            optimizer.load_state_dict(optimizer.state_dict())
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore
         if not self.gradient_state.sync_gradients:
             return None
         if self.scaler is None:
             return self.optimizer.step(closure)
-        self._unscaled = False
-        scale = self.scaler.get_scale()
-        result = self.scaler.step(self.optimizer, *([closure] if closure else []))
-        self.scaler.update()
-        self.step_was_skipped = self.scaler.get_scale() < scale
-        return result
+        if closure is not None:
+            raise AccelnbError(
+                "mixed_precision=fp16: an optimizer that takes a closure, as LBFGS, computes "
+                "losses within its step, and these cannot be scaled: use bf16 or no"
+            )
+        self.unscale()
+        self.step_was_skipped = self.scaler.overflowed(self.optimizer)
+        return self.scaler.step(self.optimizer)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         if not self.gradient_state.sync_gradients:
@@ -65,10 +68,21 @@ class AcceleratedOptimizer(torch.optim.Optimizer):
             self.optimizer.zero_grad()
 
     def unscale(self) -> None:
-        """Divide the gradients by the scale, once before each step."""
-        if self.scaler is not None and not self._unscaled:
-            self._unscaled = True
-            self.scaler.unscale_(self.optimizer)
+        """Divide the gradients by the scale, once before each step.
+
+        Raises
+        ------
+        AccelnbError
+            More gradients are to be added before the step: those are still scaled.
+        """
+        if self.scaler is None or not self.scaler.is_enabled():
+            return
+        if not self.gradient_state.sync_gradients:
+            raise AccelnbError(
+                "fp16 gradients cannot be clipped or unscaled before the last batch of an "
+                "accumulation: do it only if accelerator.sync_gradients"
+            )
+        self.scaler.unscale_once(self.optimizer)
 
     # ---- the optimizer's own ----
 

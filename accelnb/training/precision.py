@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -14,7 +13,9 @@ from torch import nn
 
 from accelnb.devices import DEVICES
 from accelnb.errors import AccelnbError
+from accelnb.training.available import is_package_available
 from accelnb.training.nested import convert_to_fp32
+from accelnb.training.scaler import Scaler
 from accelnb.training.settings import AORecipeKwargs, AutocastKwargs, GradScalerKwargs
 from accelnb.training.state import AcceleratorState
 
@@ -81,12 +82,12 @@ class Precision:
         given = (handler or self.autocast_handler).to_dict()
         return torch.autocast(self.device_type, dtype=_DTYPES[self.kind], **given)
 
-    def make_scaler(self, handler: GradScalerKwargs | None = None) -> torch.amp.GradScaler | None:
+    def make_scaler(self, handler: GradScalerKwargs | None = None) -> Scaler | None:
         """Return the scaler that keeps fp16 gradients in range; None where none is needed."""
         if self.kind != "fp16":
             return None
         given = (handler or GradScalerKwargs()).to_kwargs()
-        return torch.amp.GradScaler(self.device_type, **given)
+        return Scaler(self.device_type, **given)
 
     def apply_to(self, model: nn.Module) -> None:
         """Make a model compute in this precision and return fp32, instead of any before."""
@@ -98,7 +99,7 @@ class Precision:
         model.forward = _ForwardInPrecision(model.forward, self)
 
     def _check_fp8(self) -> None:
-        if importlib.util.find_spec("torchao") is None:
+        if not is_package_available("torchao"):
             self._refuse("the package torchao is missing; pip install 'accelnb[fp8]'")
         if getattr(self.fp8_recipe.config, "emulate", False):
             return

@@ -12,15 +12,23 @@ from torch.utils.data import DataLoader
 
 from accelnb.errors import AccelnbError
 from accelnb.training import compilation
-from accelnb.training.data.prepare import prepare_data_loader, skip_first_batches
-from accelnb.training.kinds import DynamoBackend
+from accelnb.training.data.base import PreparedLoader
+from accelnb.training.data.prepare import prepare_data_loader, skip_first_batches, undivided
 from accelnb.training.optimizer import AcceleratedOptimizer
 from accelnb.training.parallel.strategy import SingleProcess
 from accelnb.training.precision import Precision
+from accelnb.training.scaler import Scaler
 from accelnb.training.scheduler import AcceleratedScheduler
-from accelnb.training.settings import DataLoaderConfiguration
-from accelnb.training.state import AcceleratorState
+from accelnb.training.settings import DataLoaderConfiguration, TorchDynamoPlugin
 from accelnb.training.wrapping import extract_model_from_parallel
+
+# The state of an optimizer goes to where the model's parameters are; a scheduler follows its
+# prepared optimizer.
+_IN_ORDER = (
+    (nn.Module, DataLoader),
+    (torch.optim.Optimizer,),
+    (LRScheduler, AcceleratedScheduler),
+)
 
 
 class PreparationMethods:
@@ -30,13 +38,13 @@ class PreparationMethods:
     dataloader_config: DataLoaderConfiguration
     device: torch.device
     device_placement: bool
+    dynamo_plugin: TorchDynamoPlugin
     num_processes: int
     precision: Precision
     process_index: int
     rng_types: list[str]
-    scaler: torch.amp.GradScaler | None
+    scaler: Scaler | None
     scheduler_steps_per_update: int | None
-    state: AcceleratorState
     step_scheduler_with_optimizer: bool
     strategy: SingleProcess
     use_distributed: bool
@@ -71,13 +79,12 @@ class PreparationMethods:
             raise AccelnbError(
                 f"device_placement has {len(placements)} entries for {len(args)} objects"
             )
-        # Schedulers last: they follow the prepared optimizers.
-        first = [self._prepare_one(o, p) for o, p in zip(args, placements, strict=True)]
-        result = tuple(
-            self.prepare_scheduler(o) if isinstance(o, LRScheduler | AcceleratedScheduler) else o
-            for o in first
-        )
-        return result if len(result) != 1 else result[0]
+        result = list(args)
+        for kinds in _IN_ORDER:
+            for i, placement in enumerate(placements):
+                if isinstance(args[i], kinds):
+                    result[i] = self._prepare_one(args[i], placement)
+        return tuple(result) if len(result) != 1 else result[0]
 
     def _prepare_one(self, thing: Any, placement: bool | None) -> Any:
         if isinstance(thing, DataLoader):
@@ -86,7 +93,7 @@ class PreparationMethods:
             return self.prepare_model(thing, placement)
         if isinstance(thing, torch.optim.Optimizer):
             return self.prepare_optimizer(thing, placement)
-        return thing
+        return self.prepare_scheduler(thing)
 
     def prepare_model(
         self,
@@ -96,8 +103,14 @@ class PreparationMethods:
     ) -> nn.Module:
         """Prepare a model; with `evaluation_mode` for inference only, without DDP."""
         if getattr(model, "_is_accelerate_prepared", False):
-            self.precision.apply_to(self.unwrap_model(model))  # another Accelerator's before
-            return _noted(model, self._models)
+            its_own = self.unwrap_model(model)
+            if getattr(model, "_is_for_evaluation", True) or self.strategy.has_wrapped(model):
+                self.precision.apply_to(its_own)  # another Accelerator's before
+                return _noted(model, self._models)
+            self.strategy.release(model)
+            # Prepared with other options, in the notebook's own process, or on a group that ended.
+            self._models[:] = [known for known in self._models if known is not model]
+            model = its_own
         for known in self._models:
             if self.unwrap_model(known) is model:
                 raise _prepared_twice("model")
@@ -113,9 +126,8 @@ class PreparationMethods:
             model = model.to(self.device)
         if not evaluation_mode:
             model = self.strategy.wrap(model)
-        if self.state.dynamo_plugin.backend != DynamoBackend.NO:
-            model = compilation.compile_model(model, self.state.dynamo_plugin)
-        model._is_accelerate_prepared = True  # pyright: ignore[reportArgumentType]
+        model = compilation.compile_model(model, self.dynamo_plugin)
+        model.__dict__.update(_is_accelerate_prepared=True, _is_for_evaluation=evaluation_mode)
         self._models.append(model)
         return model
 
@@ -128,27 +140,33 @@ class PreparationMethods:
             return _noted(optimizer, self._optimizers)
         if any(known.optimizer is optimizer for known in self._optimizers):
             raise _prepared_twice("optimizer")
-        device = self.device if self._places(device_placement) else None
-        prepared = AcceleratedOptimizer(optimizer, device, self.scaler)
+        prepared = AcceleratedOptimizer(optimizer, self._places(device_placement), self.scaler)
         self._optimizers.append(prepared)
         return prepared
 
     def prepare_scheduler(self, scheduler: LRScheduler | AcceleratedScheduler) -> Any:
         """Prepare a scheduler; its optimizer comes first."""
         if isinstance(scheduler, AcceleratedScheduler):
+            scheduler.step_with_optimizer = self.step_scheduler_with_optimizer
+            scheduler.steps_per_update = self._scheduler_steps()
             return _noted(scheduler, self._schedulers)
         if any(known.scheduler is scheduler for known in self._schedulers):
             raise _prepared_twice("scheduler")
         its_own = getattr(scheduler, "optimizer", None)
         followed = [o for o in self._optimizers if its_own in (o, o.optimizer)]
-        steps = self.scheduler_steps_per_update
-        if steps is None:
-            steps = 1 if self.dataloader_config.split_batches else self.num_processes
         prepared = AcceleratedScheduler(
-            scheduler, followed or self._optimizers, self.step_scheduler_with_optimizer, steps
+            scheduler,
+            followed or self._optimizers,
+            self.step_scheduler_with_optimizer,
+            self._scheduler_steps(),
         )
         self._schedulers.append(prepared)
         return prepared
+
+    def _scheduler_steps(self) -> int:
+        if self.scheduler_steps_per_update is not None:
+            return self.scheduler_steps_per_update
+        return 1 if self.dataloader_config.split_batches else self.num_processes
 
     def prepare_data_loader(
         self,
@@ -158,7 +176,11 @@ class PreparationMethods:
     ) -> Any:
         """Prepare a loader: each rank gets its part of the data, on its device."""
         if getattr(data_loader, "_is_accelerate_prepared", False):
-            return _noted(data_loader, self._dataloaders)
+            if not isinstance(data_loader, PreparedLoader) or data_loader.divides_for(
+                self.num_processes
+            ):
+                return _noted(data_loader, self._dataloaders)
+            data_loader = undivided(data_loader)  # prepared in the notebook's own process
         config = self.dataloader_config
         prepared: Any = prepare_data_loader(
             data_loader,

@@ -62,10 +62,9 @@ class ProcessControl:
         """Wait until every process has called this."""
         if not self.use_distributed:
             return
-        if self.device.type == "cuda":  # names the device, or nccl guesses it and warns
-            dist.barrier(device_ids=[self.device.index])
-        else:
-            dist.barrier()
+        # Names the device, or nccl guesses it and warns.
+        has_number = self.device.type == "cuda" and self.device.index is not None
+        dist.barrier(device_ids=[self.device.index] if has_number else None)
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print once per machine."""

@@ -12,6 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity
 
 from accelnb.errors import AccelnbError
+from accelnb.training.agreement import together
 from accelnb.training.processes import ProcessControl
 from accelnb.training.settings import ProfileKwargs
 
@@ -79,9 +80,12 @@ def profiled(handler: ProfileKwargs, process: ProcessControl) -> Iterator[torch.
     if handler.output_trace_dir is None:
         return
     folder = Path(handler.output_trace_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_trace(profiler, folder / f"profile_{process.process_index}.json")
-    process.wait_for_everyone()  # then one rank can read them all
+
+    def write() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_trace(profiler, folder / f"profile_{process.process_index}.json")
+
+    together(process, write)  # then one rank can read them all
 
 
 def _write_trace(profiler: torch.profiler.profile, path: str | os.PathLike[str]) -> None:
@@ -89,7 +93,7 @@ def _write_trace(profiler: torch.profiler.profile, path: str | os.PathLike[str])
         warnings.warn(
             f"{path} was not written, as nothing was recorded: schedule_option wants more calls "
             "of profiler.step()",
-            stacklevel=5,
+            stacklevel=7,
         )
         return
     try:

@@ -57,7 +57,7 @@ def set_seed(seed: int, device_specific: bool = False, deterministic: bool = Fal
         numpy.random.seed(seed)
     torch.manual_seed(seed)  # the CPU, CUDA, XPU and MPS
     if "torch_xla" in sys.modules:
-        _xla().set_rng_state(seed)
+        xla_model().set_rng_state(seed)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -127,7 +127,7 @@ def _state_of(kind: RNGType, generator: torch.Generator | None) -> torch.Tensor:
             raise AccelnbError("rng_type=generator: pass the generator too")
         return generator.get_state()
     if kind == RNGType.XLA:
-        return torch.tensor(_xla().get_rng_state())
+        return torch.tensor(xla_model().get_rng_state())
     module = getattr(torch, kind)
     if not module.is_available():
         raise AccelnbError(f"rng_type={kind}: this process has no {kind} device")
@@ -138,14 +138,15 @@ def _restore(kind: RNGType, state: torch.Tensor, generator: torch.Generator | No
     if kind == RNGType.TORCH:
         torch.set_rng_state(state)
     elif kind == RNGType.XLA:
-        _xla().set_rng_state(int(state))
+        xla_model().set_rng_state(int(state))
     elif generator is not None and kind == RNGType.GENERATOR:
         generator.set_state(state)
     else:
         getattr(torch, kind).set_rng_state(state)
 
 
-def _xla() -> Any:
+def xla_model() -> Any:
+    """Return ``torch_xla.core.xla_model``, which has the random state of a TPU."""
     try:
         from torch_xla.core import xla_model  # pyright: ignore[reportMissingImports]
     except ImportError:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections.abc import Sequence
 from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from accelnb.training.gradients import GradientState
 from accelnb.training.optimizer import AcceleratedOptimizer
@@ -41,6 +46,8 @@ class AcceleratedScheduler:
         self.step_with_optimizer = step_with_optimizer
         self.steps_per_update = steps_per_update
         self.gradient_state = GradientState()
+        if isinstance(optimizer := getattr(scheduler, "optimizer", None), torch.optim.Optimizer):
+            _note_steps(optimizer)
 
     def step(self, *args: Any, **kwargs: Any) -> None:
         if not self.step_with_optimizer:
@@ -52,7 +59,9 @@ class AcceleratedScheduler:
             return
         if any(optimizer.step_was_skipped for optimizer in self.optimizers):
             return
-        for _ in range(self.steps_per_update):
+        # A plateau is found in measurements, and this is one, however many processes there are.
+        is_plateau = isinstance(self.scheduler, ReduceLROnPlateau)
+        for _ in range(1 if is_plateau else self.steps_per_update):
             if not self._has_ended():
                 self.scheduler.step(*args, **kwargs)
 
@@ -74,3 +83,22 @@ class AcceleratedScheduler:
         if name == "scheduler":  # before it is there, as when a copy is made
             raise AttributeError(name)
         return getattr(self.scheduler, name)
+
+
+def _note_steps(optimizer: torch.optim.Optimizer) -> None:
+    """Do what a scheduler did to its optimizer's `step`, if that was lost, as by pickling.
+
+    Without it torch warns that the optimizer does not step.
+    """
+    if hasattr(optimizer.step, "_wrapped_by_lr_sched"):
+        return
+    own, reference = type(optimizer).step, weakref.ref(optimizer)
+
+    @functools.wraps(own)
+    def step(*args: Any, **kwargs: Any) -> Any:
+        optimizer: Any = reference()
+        optimizer._opt_called = True
+        return own(optimizer, *args, **kwargs)
+
+    step.__dict__["_wrapped_by_lr_sched"] = True
+    optimizer.__dict__["step"] = step

@@ -138,6 +138,9 @@ class PartialState(ProcessControl):
             f"Device: {self.device}\n"
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()  # a copy in another process is that process's own
+
     def __getattr__(self, name: str) -> Any:
         hint = "" if self.initialized else " before it was made: call Accelerator() first"
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{hint}")

@@ -72,7 +72,11 @@ class RankProcessGroup:
             what, again = "a model, optimizer or mesh", "make the mesh and fully_shard(model) again"
         elif LOST_PEER.search(error) and (gone := _on_old_groups(variables)):
             what = " and ".join(gone)
-            again = f"wrap the model again, as in DistributedDataParallel({gone[0]}.module)"
+            name = gone[0]
+            again = (
+                f"wrap the model again, as in DistributedDataParallel({name}.module), or with "
+                f"accelerator.prepare({name})"
+            )
         else:
             return None
         return (

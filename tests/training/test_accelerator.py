@@ -53,6 +53,27 @@ def test_bf16_computes_in_bf16_and_returns_fp32():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
+class Outputs(dict):
+    """Like those of transformers: values are attributes too, and there is no `update`."""
+
+    def __getattr__(self, name):
+        return self[name]
+
+    def update(self, *args):
+        raise RuntimeError("use the constructor")
+
+
+class Scores(torch.nn.Linear):
+    def forward(self, x):
+        return Outputs(scores=super().forward(x))
+
+
+def test_outputs_in_a_dict_of_the_models_own_kind_stay_of_that_kind():
+    outputs = Accelerator(mixed_precision="bf16").prepare(Scores(2, 1))(torch.ones(1, 2))
+    assert isinstance(outputs, Outputs)
+    assert outputs.scores.dtype == torch.float32
+
+
 def test_fp16_leaves_out_a_step_that_overflows_and_the_scheduler_waits():
     accelerator = Accelerator(
         mixed_precision="fp16", kwargs_handlers=[GradScalerKwargs(init_scale=1024.0)]
@@ -80,6 +101,51 @@ def test_fp16_leaves_out_a_step_that_overflows_and_the_scheduler_waits():
     assert schedule.get_last_lr() == [0.05]
     assert accelerator.scaler is not None
     assert accelerator.scaler.get_scale() == 512.0
+
+
+def test_two_optimizers_step_after_one_fp16_backward_as_in_fp32():
+    def weights(precision: str) -> torch.Tensor:
+        torch.manual_seed(0)
+        scale = GradScalerKwargs(init_scale=1024.0)
+        accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[scale])
+        model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 1))
+        parts = [torch.optim.SGD(part.parameters(), lr=0.1) for part in model]
+        model, first, second = accelerator.prepare(model, *parts)
+        for step in range(3):
+            overflow = 1e38 if step == 1 and precision == "fp16" else 1.0  # left out by both
+            if step != 1 or precision == "fp16":
+                accelerator.backward(model(torch.ones(1, 2)).sum() * overflow)
+                accelerator.clip_grad_norm_(model.parameters(), 0.5)
+                first.step()
+                second.step()
+                assert [first.step_was_skipped, second.step_was_skipped] == [overflow > 1] * 2
+            first.zero_grad()
+            second.zero_grad()
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    assert torch.allclose(weights("fp16"), weights("no"), atol=1e-3)
+
+
+def test_fp16_trains_without_a_scale_if_so_asked():
+    off = GradScalerKwargs(enabled=False)
+    accelerator = Accelerator(mixed_precision="fp16", kwargs_handlers=[off])
+    model = torch.nn.Linear(1, 1, bias=False)
+    model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=1.0))
+    before = model.weight.item()
+    accelerator.backward(model(torch.ones(1, 1)).sum())
+    accelerator.clip_grad_norm_(model.parameters(), 0.5)
+    optimizer.step()
+    assert model.weight.item() == pytest.approx(before - 0.5, abs=1e-3)
+
+
+def test_fp16_gradients_are_not_clipped_before_they_are_complete():
+    accelerator = Accelerator(mixed_precision="fp16", gradient_accumulation_steps=2)
+    model = torch.nn.Linear(2, 1)
+    model, _ = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    with accelerator.accumulate(model):
+        accelerator.backward(model(torch.ones(1, 2)).sum())
+        with pytest.raises(AccelnbError, match=r"only if accelerator\.sync_gradients"):
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
 
 
 def test_another_accelerator_prepares_a_model_anew_in_its_own_precision():
@@ -332,6 +398,29 @@ def test_prepare_keeps_order_and_leaves_other_objects_alone():
     assert all(one is other for one, other in zip(result, again, strict=True))
 
 
+def test_an_optimizer_is_prepared_after_its_model_and_keeps_its_state():
+    seen = []
+
+    class Net(torch.nn.Linear):
+        def to(self, *args, **kwargs):
+            seen.append("model moved")
+            return super().to(*args, **kwargs)
+
+    class Adam(torch.optim.Adam):
+        def load_state_dict(self, state_dict):
+            seen.append("state moved")
+            super().load_state_dict(state_dict)
+
+    net = Net(1, 1)
+    optimizer = Adam(net.parameters())
+    net(torch.ones(1, 1)).sum().backward()
+    optimizer.step()
+    before = optimizer.state[net.weight]["exp_avg"].item()
+    optimizer, net = Accelerator().prepare(optimizer, net)
+    assert seen == ["model moved", "state moved"]
+    assert optimizer.state[net.weight]["exp_avg"].item() == before != 0
+
+
 def _twice() -> list[str]:
     accelerator = Accelerator()
     model = torch.nn.Linear(1, 1)
@@ -355,6 +444,23 @@ def test_what_was_prepared_is_not_prepared_again_under_its_old_name():
             "this optimizer was prepared before",
         ]
         assert "use what prepare() returned, or call free_memory() first" in said[0]
+
+
+def _on_a_new_group() -> tuple[int, bool, bool]:
+    accelerator = Accelerator()
+    net = torch.nn.Linear(1, 1)
+    model, optimizer = accelerator.prepare(net, torch.optim.SGD(net.parameters(), lr=1.0))
+    torch.distributed.destroy_process_group()
+    torch.distributed.init_process_group()
+    model, optimizer = accelerator.prepare(model, optimizer)  # the cell is run again
+    accelerator.backward(model(torch.full((1, 1), float(accelerator.process_index))).sum())
+    assert net.weight.grad is not None
+    averages_now = model.process_group is torch.distributed.group.WORLD
+    return len(accelerator._models), averages_now, net.weight.grad.item() == 0.5
+
+
+def test_what_is_prepared_again_trains_on_the_process_group_that_there_is_now():
+    assert on_ranks(_on_a_new_group) == [(1, True, True)] * 2
 
 
 def _unwrapped() -> list[bool]:
@@ -397,6 +503,12 @@ def test_compiled_models_train_alike_and_keep_the_names_of_their_weights():
     regional = TorchDynamoPlugin(backend="eager", use_regional_compilation=True)
     assert train(dynamo_plugin=regional) == plain
     assert train(activation_checkpointing=True) == plain
+
+
+def test_a_later_accelerator_does_not_change_what_an_earlier_one_compiles():
+    earlier = Accelerator(dynamo_backend="eager")
+    Accelerator()
+    assert earlier.prepare(torch.nn.Sequential(torch.nn.Linear(1, 1)))._compiled_call_impl
 
 
 def test_an_accelerator_and_what_it_prepared_survive_copies_and_pickle():
@@ -453,13 +565,19 @@ def test_free_memory_forgets_everything():
             "give one of dynamo_backend and dynamo_plugin",
         ),
         ({"mixed_precision": "fp32"}, "mixed_precision=fp32: choose one of no, fp8, fp16, bf16"),
+        ({"rng_types": ["python"]}, "RNGType: 'python' is none of torch, cuda,"),
+        ({"dynamo_backend": "fast"}, "DynamoBackend: 'fast' is none of NO, EAGER,"),
+        ({"mixed_precision": "fp16", "log_with": "none"}, "log_with=none: choose from aim,"),
     ],
 )
-def test_wrong_arguments_are_one_clear_line(given, said):
+def test_wrong_arguments_are_one_clear_line_and_change_nothing(given, said):
+    earlier = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=3)
     with pytest.raises(AccelnbError) as error:
         Accelerator(**given)
     assert str(error.value).startswith(said)
     assert "\n" not in str(error.value)
+    assert earlier.gradient_accumulation_steps == 3
+    assert earlier.state.mixed_precision == "bf16"
 
 
 def test_backward_of_a_number_says_what_went_wrong():

@@ -96,8 +96,9 @@ def test_one_process_gives_what_several_would_without_a_copy():
 
 
 def test_what_is_no_tensor_is_refused():
-    with pytest.raises(TypeError, match="not str"):
+    with pytest.raises(AccelnbError, match="not str: objects go with gather_object") as raised:
         collectives.gather({"a": torch.ones(1), "b": "text"})
+    assert isinstance(raised.value, TypeError)  # as in Accelerate
     with pytest.raises(AccelnbError, match="to_dense"):
         collectives.gather(torch.eye(2).to_sparse())
 

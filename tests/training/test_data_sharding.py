@@ -17,6 +17,7 @@ from torch.utils.data import (
     SequentialSampler,
     SubsetRandomSampler,
 )
+from torch.utils.data.distributed import DistributedSampler
 
 from accelnb import AccelnbError
 from accelnb.training.data.iterable import IterableDatasetShard
@@ -262,6 +263,14 @@ def test_the_loop_leaves_the_gradient_state_clean_however_it_ends():
     assert not state.in_dataloader
     assert [state.end_of_dataloader for _ in loader] == [False] * 3 + [True]
     assert not state.in_dataloader
+    left = iter(loader)  # as by an error, of which a notebook keeps the traceback
+    next(left)
+    for place, _ in enumerate(loader):
+        if place == 1:
+            del left
+        assert state.active_dataloader is loader
+    assert not state.in_dataloader
+    assert [state.end_of_dataloader for _ in zip(loader, loader, strict=True)][-1]
 
 
 @pytest.mark.parametrize(
@@ -281,6 +290,11 @@ def test_the_loop_leaves_the_gradient_state_clean_however_it_ends():
             lambda: Loader(range(8), batch_size=None),
             {},
             "batch_size=None: 2 ranks cannot share a loader of single samples",
+        ),
+        (
+            lambda: Loader(range(8), sampler=DistributedSampler(Count(8), 2, 0)),
+            {},
+            "the loader's DistributedSampler divides the data already",
         ),
         (
             lambda: Loader(range(8)),

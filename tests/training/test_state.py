@@ -38,16 +38,17 @@ def test_one_process_is_not_distributed():
     assert _who() == (0, 0, 1, "cpu", "NO", True, True, False, None, False)
 
 
-def test_torchrun_processes_form_a_group_of_their_own(tmp_path):
+def test_torchrun_processes_form_a_group_which_the_end_of_training_ends(tmp_path):
     program = """
 import torch
-from accelnb import PartialState
+from accelnb import Accelerator, PartialState
 state = PartialState()
 total = torch.tensor(state.process_index + 1)
 torch.distributed.all_reduce(total)
 result = [state.distributed_type, state.num_processes, int(total), state.made_group]
-state.destroy_process_group()"""
-    assert under_torchrun(program, tmp_path) == [["MULTI_CPU", 2, 3, True]] * 2
+Accelerator().end_training()
+result.append(torch.distributed.is_initialized())"""
+    assert under_torchrun(program, tmp_path) == [["MULTI_CPU", 2, 3, True, False]] * 2
 
 
 def _parts(padded: bool):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 
 import pytest
 import torch
-from ranks import on_ranks, under_torchrun
+from ranks import on_ranks
 
 from accelnb import Accelerator, AccelnbError, streaming
 from accelnb.training.settings import ProjectConfiguration
@@ -20,7 +19,6 @@ from accelnb.training.tracking import (
     register_tracker_class,
     registry,
 )
-from accelnb.training.tracking.package import is_installed
 
 
 @pytest.fixture(autouse=True)
@@ -99,18 +97,6 @@ def test_only_the_main_process_logs_and_the_others_may_call_the_same():
     assert on_ranks(_rank_records) == [(6, 0), (0, 0)]
 
 
-def test_under_torchrun_the_end_of_training_ends_the_process_group(tmp_path):
-    program = """
-import torch
-from accelnb import Accelerator
-accelerator = Accelerator(log_with=[])
-accelerator.log({"loss": 0.5})
-before = torch.distributed.is_initialized()
-accelerator.end_training()
-result = [before, torch.distributed.is_initialized()]"""
-    assert under_torchrun(program, tmp_path) == [[True, False]] * 2
-
-
 def test_a_registered_class_is_made_by_its_name_with_its_folder_and_arguments():
     class Filed(Recorder):
         name = "filed"
@@ -150,7 +136,9 @@ def test_what_cannot_be_registered_is_refused_and_a_known_name_warned_of():
 def test_each_tracker_is_taken_once_and_all_means_those_installed(monkeypatch):
     recorder = Recorder()
     assert filter_trackers(["notebook", recorder, "notebook"]) == ["notebook", recorder]
-    monkeypatch.setattr(registry, "is_installed", lambda name: name in ("wandb", "comet_ml"))
+    monkeypatch.setattr(
+        registry, "is_package_available", lambda name: name in ("wandb", "comet_ml")
+    )
     monkeypatch.setattr(registry, "require", lambda name: None)
     assert filter_trackers([recorder, "all"]) == [recorder, "comet_ml", "wandb"]
     streaming.send_to(lambda *_: None)
@@ -162,14 +150,6 @@ def test_a_missing_package_is_said_with_what_to_install(monkeypatch):
     said = r"^log_with=wandb: the package is not installed: pip install wandb, or leave"
     with pytest.raises(AccelnbError, match=said):
         Accelerator(log_with=["notebook", "wandb"])
-
-
-def test_a_folder_that_a_tracker_left_is_not_taken_for_its_package(monkeypatch, tmp_path):
-    (tmp_path / "leftover").mkdir()
-    monkeypatch.syspath_prepend(tmp_path)  # as a notebook's folder is
-    assert importlib.util.find_spec("leftover") is not None
-    assert not is_installed("leftover")
-    assert is_installed("json")
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def _always_too_large(batch_size):
 
 def test_a_search_that_cannot_end_says_so():
     with pytest.raises(AccelnbError, match=r"_always_too_large: out of memory with every batch"):
-        find_executable_batch_size(_always_too_large, 4)()
+        find_executable_batch_size(_always_too_large, 1)()
     stuck = find_executable_batch_size(_always_too_large, 4, lambda: 4)
     with pytest.raises(AccelnbError, match=r"batch_size=4, and reduce_batch_size_fn returned 4"):
         stuck()
@@ -284,6 +284,24 @@ def test_each_rank_writes_its_trace(tmp_path):
     on_ranks(_profile, str(tmp_path / "traces"))
     for rank in range(2):
         assert "aten::exp" in _operations(tmp_path / "traces" / f"profile_{rank}.json")
+
+
+def _unwritable_on_one(folder):
+    state = PartialState()
+    path = f"{folder}/{state.process_index}"
+    if state.process_index == 1:
+        open(path, "w").close()  # a file, where a folder is to be made
+    try:
+        with profiled(ProfileKwargs(["cpu"], output_trace_dir=path), state):
+            pass
+    except (AccelnbError, OSError) as error:
+        return str(error)
+
+
+def test_a_trace_that_one_rank_cannot_write_fails_on_all_and_none_waits(tmp_path):
+    said = on_ranks(_unwritable_on_one, str(tmp_path))
+    assert said[0].startswith("rank 1: FileExistsError")
+    assert "File exists" in said[1]
 
 
 def test_a_scheduled_profile_holds_its_steps_also_if_the_handler_has_written_them(tmp_path):

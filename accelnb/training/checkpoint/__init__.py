@@ -1,8 +1,14 @@
 """Save the state of a training, and go on from it as if it had never stopped.
 
-`methods` has what the Accelerator offers. A checkpoint is a folder: `contents` makes what is in
-it, `folder` puts it in place as a whole, `manifest` lists it, `reading` checks it before anything
-is changed. `weights` and `shards` are for the model alone.
+A checkpoint is a folder. What happens to it, from the outside in:
+
+- What the Accelerator offers: `methods` for the whole state, `weight_methods` for weights alone.
+- Saving: `contents` collects the objects, `saving` goes through the steps (`background` while
+  training goes on), `folder` puts the checkpoint in its place as a whole, `numbering` chooses that
+  place where checkpoints are numbered by themselves.
+- Loading: `reading` reads and checks everything, and only then `applying` changes anything.
+- What both use: `names` of files, `manifest` of what is there, `files` to read and write one,
+  `rng_states`, and `weights` with `shards` for those of models.
 """
 
 from accelnb.training.checkpoint.files import load, save

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from accelnb.training.agreement import attempt, together
 from accelnb.training.checkpoint import rng_states
-from accelnb.training.checkpoint.agreement import attempt, together
 from accelnb.training.checkpoint.contents import unwrapped
 from accelnb.training.checkpoint.reading import Pairs, States
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from accelnb.training.agreement import of_every_rank, together
 from accelnb.training.checkpoint import names, rng_states
-from accelnb.training.checkpoint.agreement import exchange, together
 from accelnb.training.checkpoint.weights import clean_state_dict_for_safetensors, memory_of
 from accelnb.training.nested import recursively_apply
 from accelnb.training.wrapping import extract_model_from_parallel
@@ -37,7 +37,7 @@ def contents(
     """
     loaders = together(accelerator, lambda: _loader_states(accelerator))
     # Rank 0's state of a loader stands for those that equal it.
-    digests = exchange(accelerator, [_digest(state) for state in loaders.values()])
+    digests = of_every_rank(accelerator, [_digest(state) for state in loaders.values()])
     rank = accelerator.process_index
     differing = {
         names.loader_of_rank(index, rank): state

@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from accelnb.errors import AccelnbError
-from accelnb.training.checkpoint import naming
-from accelnb.training.checkpoint.agreement import attempt, exchange, together
+from accelnb.training.agreement import attempt, of_every_rank, together
+from accelnb.training.checkpoint import numbering
 from accelnb.training.checkpoint.applying import apply
 from accelnb.training.checkpoint.background import PendingSave
 from accelnb.training.checkpoint.contents import contents, copied, kinds, unwrapped
@@ -150,7 +150,7 @@ class CheckpointMethods(WeightMethods):
 
     def _target(self, output_dir: str | os.PathLike[str] | None) -> Path:
         if self.project_configuration.automatic_checkpoint_naming:
-            return checked_target(naming.next_checkpoint(self.project_configuration))
+            return checked_target(numbering.next_checkpoint(self.project_configuration))
         if output_dir is None:
             raise AccelnbError(
                 "save_state() needs output_dir, or automatic_checkpoint_naming of a "
@@ -207,7 +207,7 @@ class CheckpointMethods(WeightMethods):
         apply(self, states, weights)
         self._follow_number_of(folder)
         lacking = [
-            rank for rank, has in enumerate(exchange(self, states.rng is not None)) if not has
+            rank for rank, has in enumerate(of_every_rank(self, states.rng is not None)) if not has
         ]
         if lacking and self.is_main_process:
             warnings.warn(
@@ -235,10 +235,11 @@ class CheckpointMethods(WeightMethods):
                 "ProjectConfiguration"
             )
         latest = together(
-            self, lambda: naming.latest_checkpoint(configuration) if self.is_main_process else None
+            self,
+            lambda: numbering.latest_checkpoint(configuration) if self.is_main_process else None,
         )
-        name = exchange(self, latest and latest.name)[0]
-        return naming.checkpoints_folder(configuration) / name
+        name = of_every_rank(self, latest and latest.name)[0]
+        return numbering.checkpoints_folder(configuration) / name
 
     def _weights_from(
         self, folder: Path, location: torch.device, strict: bool
@@ -252,9 +253,9 @@ class CheckpointMethods(WeightMethods):
         configuration = self.project_configuration
         if not configuration.automatic_checkpoint_naming or configuration.project_dir is None:
             return
-        home = naming.checkpoints_folder(configuration)
+        home = numbering.checkpoints_folder(configuration)
         if home.resolve() == folder.resolve().parent:
-            configuration.iteration = exchange(self, naming.following_number(home))[0]
+            configuration.iteration = of_every_rank(self, numbering.following_number(home))[0]
 
     def _finish_saves(self) -> None:
         """Wait for a checkpoint that is still being written; raise what went wrong with it."""

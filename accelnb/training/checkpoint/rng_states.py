@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from accelnb.errors import AccelnbError
+from accelnb.training.rng import xla_model
 
 _PYTHON = "random_state"
 _NUMPY = "numpy_random_seed"
@@ -33,7 +34,7 @@ def capture(device: torch.device) -> dict[str, Any]:
         name, keys, *rest = numpy.random.get_state()
         states[_NUMPY] = (name, torch.from_numpy(keys.astype("int64")), *rest)
     if device.type == "xla":
-        states["xm_seed"] = _xla().get_rng_state()
+        states["xm_seed"] = xla_model().get_rng_state()
     elif device.type != "cpu":
         states[_of_device(device)] = getattr(torch, device.type).get_rng_state()
     return states
@@ -63,7 +64,7 @@ def restore(states: dict[str, Any], device: torch.device) -> None:
     if (numpy := _numpy()) and _NUMPY in states:
         numpy.random.set_state(_for_numpy(states[_NUMPY]))
     if device.type == "xla" and "xm_seed" in states:
-        _xla().set_rng_state(states["xm_seed"])
+        xla_model().set_rng_state(states["xm_seed"])
         return
     own = states.get(_of_device(device))
     if isinstance(own, list):  # Accelerate saves those of all devices of the machine
@@ -88,9 +89,3 @@ def _numpy() -> Any:
     except ImportError:
         return None
     return numpy
-
-
-def _xla() -> Any:
-    import torch_xla.core.xla_model as xla  # pyright: ignore[reportMissingImports]
-
-    return xla

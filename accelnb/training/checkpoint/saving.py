@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelnb.training.agreement import of_every_rank, together
 from accelnb.training.checkpoint import folder
-from accelnb.training.checkpoint.agreement import exchange, together
 from accelnb.training.checkpoint.files import flush, warn_if_refused, write
 from accelnb.training.checkpoint.manifest import Manifest
-from accelnb.training.checkpoint.naming import delete_oldest
+from accelnb.training.checkpoint.numbering import delete_oldest
 from accelnb.training.processes import ProcessControl
 
 
@@ -79,7 +79,7 @@ def begin(control: ProcessControl, target: Path, limit: int | None, numbered: bo
     numbered
         Whether everything beside the target is of this project, also what is left of other saves.
     """
-    token = exchange(control, secrets.token_hex(8))[0]
+    token = of_every_rank(control, secrets.token_hex(8))[0]
 
     def make() -> None:
         if numbered:
@@ -90,7 +90,7 @@ def begin(control: ProcessControl, target: Path, limit: int | None, numbered: bo
     together(control, lambda: make() if control.is_main_process else None)
     shared = folder.staging(target, token).is_dir()
     rank, local = control.process_index, control.local_process_index
-    owners = exchange(control, 0 if shared else rank - local)
+    owners = of_every_rank(control, 0 if shared else rank - local)
     writers = [other for other, owner in enumerate(owners) if owner == owners[rank]]
     save = Save(target, token, rank, writers, limit)
     if set(owners) != {0}:  # some ranks do not see rank 0's disk

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from accelnb.errors import AccelnbError
+from accelnb.training.agreement import together
 from accelnb.training.checkpoint import files
-from accelnb.training.checkpoint.agreement import together
 from accelnb.training.checkpoint.contents import unwrapped
 from accelnb.training.checkpoint.shards import write_model
 from accelnb.training.checkpoint.weights import weights_of

@@ -7,8 +7,9 @@ from contextlib import closing
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
+from accelnb.errors import AccelnbError
 from accelnb.training.data.feed import IndexFeed, Note
 from accelnb.training.data.iterable import IterableDatasetShard
 from accelnb.training.data.progress import (
@@ -20,7 +21,7 @@ from accelnb.training.data.progress import (
     restore_order,
 )
 from accelnb.training.data.reading import inner_loader, read
-from accelnb.training.data.samplers import BatchSamplerShard
+from accelnb.training.data.samplers import BatchSamplerShard, batch_sampler_of
 from accelnb.training.gradients import GradientState
 from accelnb.training.kinds import RNGType
 from accelnb.training.nested import send_to_device
@@ -97,6 +98,7 @@ class PreparedLoader(DataLoader[Any]):
         self._feed = IndexFeed(self.sampler if self.batch_sampler is None else self.batch_sampler)
         self._inner = inner_loader(self) if use_stateful_dataloader and self.is_iterable else None
         self._note = Note()
+        self._loop: object | None = None  # the newest over it
         self._expected = -1  # the remainder, before the last batch
 
     # ---- what it is, and its batch in hand ----
@@ -141,8 +143,7 @@ class PreparedLoader(DataLoader[Any]):
 
     @property
     def _own_sampler(self) -> Any:
-        """What gives batches of indices: the batch sampler, wherever it was passed."""
-        return self.sampler if isinstance(self.sampler, BatchSampler) else self.batch_sampler
+        return batch_sampler_of(self)
 
     @property
     def divider(self) -> Any:
@@ -159,6 +160,22 @@ class PreparedLoader(DataLoader[Any]):
         if self._num_processes is not None:
             return self._num_processes
         return getattr(self.divider, "num_processes", 1)
+
+    def divides_for(self, num_processes: int) -> bool:
+        """Return whether it gives so many processes their parts.
+
+        Raises
+        ------
+        AccelnbError
+            It has the part of a process among another number of them.
+        """
+        ranks = self._ranks()
+        if ranks not in (1, num_processes):
+            raise AccelnbError(
+                f"this loader was prepared for {ranks} processes, and there are {num_processes}: "
+                "give prepare() the loader that it was made of"
+            )
+        return ranks == num_processes
 
     @property
     def total_batch_size(self) -> int | None:
@@ -276,7 +293,7 @@ class PreparedLoader(DataLoader[Any]):
         return copy
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_iterator": None, "_inner": None}
+        return self.__dict__ | {"_iterator": None, "_inner": None, "_loop": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -296,19 +313,26 @@ class PreparedLoader(DataLoader[Any]):
             skip = max(skip, batches_to_skip(resumed, self._ranks(), self.total_batch_size))
         self._progress.begin(self._beginning_order(resumed), skip)
         self._note, self._expected = Note(), self._expected_remainder()
-        self.gradient_state._add_dataloader(self)
+        loop = object()
         mine, progress = self.__dict__, self._progress
         device, non_blocking = self.device, self._non_blocking
         try:
             with closing(self._handed_out(skip, resumed)) as batches:
                 for batch, note in batches:
+                    if mine["_loop"] is not loop:  # the first batch, or another loop had one since
+                        mine["_loop"] = loop
+                        self.gradient_state._add_dataloader(self)
                     mine["_note"] = note  # torch's own way to set an attribute takes longer
                     progress.batches += 1
                     progress.inner = note.inner
                     yield batch if device is None else send_to_device(batch, device, non_blocking)
             progress.finish()
         finally:
-            self.gradient_state._remove_dataloader(self)
+            # A loop that was left by an error ends only when its traceback is forgotten, perhaps
+            # in the middle of the next one.
+            if mine["_loop"] is loop:
+                mine["_loop"] = None
+                self.gradient_state._remove_dataloader(self)
 
     def _handed_out(self, skip: int, resumed: dict[str, Any] | None) -> Generator[tuple[Any, Note]]:
         """Yield this rank's batches, each with its `Note`."""

@@ -14,7 +14,8 @@ from accelnb.training.data.base import PreparedLoader
 from accelnb.training.data.feed import Note
 from accelnb.training.data.iterable import looked_ahead
 from accelnb.training.data.reading import goes_on_inside, read
-from accelnb.training.data.wire import announced, received, sending, wire_device
+from accelnb.training.data.wire import announced, received, sending
+from accelnb.training.exchange import wire_device
 from accelnb.training.nested import (
     concatenate,
     get_data_structure,
@@ -137,7 +138,7 @@ class DataLoaderDispatcher(PreparedLoader):
             for place, note in enumerate(notes)
         ]
         announced(Announcement(structures, [note._replace(inner=None) for note in notes]))
-        device = wire_device(PartialState().device)
+        device = wire_device()
         begun = [
             sent
             for rank, place in enumerate(self._places)
@@ -225,7 +226,7 @@ class DataLoaderDispatcher(PreparedLoader):
 
     def _follow(self) -> Generator[_Batch]:
         place = self._places[PartialState().process_index]
-        device = wire_device(PartialState().device)
+        device = wire_device()
         while True:
             said: Announcement = announced(None)
             if said.error:

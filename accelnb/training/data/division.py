@@ -24,6 +24,7 @@ from accelnb.training.data.loader import DataLoaderShard
 from accelnb.training.data.samplers import (
     BatchSamplerShard,
     SeedableRandomSampler,
+    batch_sampler_of,
     check_divisible,
 )
 from accelnb.training.data.wire import announced
@@ -70,7 +71,12 @@ class Division:
         """Refuse a loader whose batches cannot be divided."""
         if self.num_processes == 1:
             return
-        batches = _batch_sampler(loader)
+        batches = batch_sampler_of(loader)
+        if getattr(getattr(batches, "sampler", None), "num_replicas", 1) > 1:
+            raise AccelnbError(
+                "the loader's DistributedSampler divides the data already, and prepare() would "
+                "divide it again: leave it out, and give the loader shuffle=True instead"
+            )
         if self.split_batches:
             size = loader.batch_size or getattr(batches, "batch_size", None)
             check_divisible(size, self.num_processes)
@@ -165,7 +171,7 @@ class Division:
 
     def _own_batch_sampler(self, loader: DataLoader[Any]) -> Any:
         """Return the loader's batch sampler, or a copy of it that can be changed."""
-        batches = _batch_sampler(loader)
+        batches = batch_sampler_of(loader)
         sampler: Any = getattr(batches, "sampler", None)
         seedable = self.use_seedable_sampler and isinstance(sampler, RandomSampler)
         if self.num_processes == 1 and not seedable:
@@ -201,10 +207,6 @@ class Division:
 
     def _agreed(self, seed: int) -> int:
         return announced(seed) if self._are_the_group else seed
-
-
-def _batch_sampler(loader: DataLoader[Any]) -> Any:
-    return loader.sampler if isinstance(loader.sampler, BatchSampler) else loader.batch_sampler
 
 
 def _changeable(sampler: Any) -> Any:

@@ -9,8 +9,7 @@ from accelnb.training.data.base import PreparedLoader
 from accelnb.training.data.feed import Note
 from accelnb.training.data.iterable import looked_ahead, until_all_end
 from accelnb.training.data.reading import read
-from accelnb.training.data.wire import wire_device
-from accelnb.training.state import PartialState
+from accelnb.training.exchange import wire_device
 
 
 class DataLoaderShard(PreparedLoader):
@@ -41,7 +40,7 @@ class DataLoaderShard(PreparedLoader):
 
     def _with_end(self, batches: Iterator[tuple[Any, Note]]) -> Generator[tuple[Any, Note]]:
         if self._agree:
-            batches = until_all_end(batches, wire_device(PartialState().device))
+            batches = until_all_end(batches, wire_device())
         # Only the next batch tells whether the one in hand is the last.
         for (batch, note), _, last in looked_ahead(batches):
             yield batch, note._replace(end=last)

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from accelnb.errors import AccelnbError
 from accelnb.training.data.base import PreparedLoader
 from accelnb.training.data.division import Division, data_places
 from accelnb.training.data.loader import SkipDataLoader
 from accelnb.training.data.reading import kept_arguments
-from accelnb.training.data.samplers import SkipBatchSampler
+from accelnb.training.data.samplers import SkipBatchSampler, batch_sampler_of
 from accelnb.training.state import PartialState
 
 
@@ -113,7 +113,7 @@ def prepare_data_loader(
         "_non_blocking": non_blocking,
         "_drop_last": dataloader.drop_last,
     }
-    if division.num_processes > 1:
+    if division.num_processes > 1 and "in_order" in given:
         given["in_order"] = True  # the ranks' batches of a round belong together
     if dispatch_batches and division.num_processes > 1:
         return division.dispatcher(dataloader, given, slice_fn_for_dispatch)
@@ -121,6 +121,18 @@ def prepare_data_loader(
     if iterable:
         return division.of_samples(dataloader, given)
     return division.of_indices(dataloader, given)
+
+
+def undivided(loader: PreparedLoader) -> DataLoader[Any]:
+    """Return a plain loader of what `loader`, prepared for one process, loads."""
+    given: dict[str, Any] = kept_arguments(loader) | {"collate_fn": loader.collate_fn}
+    if loader.is_iterable:
+        given |= {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
+    elif loader.batch_sampler is not None:
+        given["batch_sampler"] = loader.batch_sampler
+    else:
+        given |= {"batch_size": None, "sampler": loader.sampler}
+    return DataLoader(loader.dataset, **given)
 
 
 def skip_first_batches(dataloader: DataLoader[Any], num_batches: int = 0) -> Any:
@@ -153,7 +165,4 @@ def skip_first_batches(dataloader: DataLoader[Any], num_batches: int = 0) -> Any
 
 def get_sampler(dataloader: DataLoader[Any]) -> Any:
     """Return what gives a loader single indices, None if it has only batches of them."""
-    own = dataloader.sampler
-    return getattr(
-        own if isinstance(own, BatchSampler) else dataloader.batch_sampler, "sampler", None
-    )
+    return getattr(batch_sampler_of(dataloader), "sampler", None)

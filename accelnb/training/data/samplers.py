@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import BatchSampler, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from accelnb.errors import AccelnbError
 
@@ -221,6 +221,11 @@ class SkipBatchSampler(BatchSampler):
 
     def __len__(self) -> int:
         return max(0, len(self.batch_sampler) - self.skip_batches)
+
+
+def batch_sampler_of(loader: DataLoader[Any]) -> Any:
+    """Return what gives a loader batches of indices, wherever it was passed; else None."""
+    return loader.sampler if isinstance(loader.sampler, BatchSampler) else loader.batch_sampler
 
 
 def _flat(batches: Iterable[Iterable[int]]) -> list[int]:

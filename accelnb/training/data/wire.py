@@ -11,13 +11,6 @@ from accelnb.training.exchange import broadcast_object
 from accelnb.training.nested import is_tensor_information, recursively_apply
 
 
-def wire_device(device: torch.device) -> torch.device:
-    """Return where tensors must be to be sent: the CPU, if the process group can."""
-    if not dist.is_initialized():
-        return device
-    return torch.device("cpu") if "cpu:" in dist.get_backend_config() else device
-
-
 def announced(message: Any) -> Any:
     """Return what rank 0 passes, on every rank."""
     if not dist.is_initialized():

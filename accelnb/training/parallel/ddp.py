@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.distributed.algorithms.join import Join
@@ -26,7 +27,7 @@ class DataParallelStrategy(SingleProcess):
         self._handler = handler or DistributedDataParallelKwargs()
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        if not any(parameter.requires_grad for parameter in model.parameters()):
+        if _is_frozen(model):
             return model  # frozen: DDP refuses it, and there is nothing to average
         if isinstance(model, DistributedDataParallel):
             raise AccelnbError(
@@ -37,7 +38,19 @@ class DataParallelStrategy(SingleProcess):
             model, device_ids=None if index is None else [index], **self._handler.to_kwargs()
         )
         _register_hook(wrapped, self._handler)
+        vars(wrapped)["_handler"] = self._handler
         return wrapped
+
+    def has_wrapped(self, model: nn.Module) -> bool:
+        if not isinstance(model, DistributedDataParallel):
+            return _is_frozen(model)
+        # After an interrupt the process group may be a new one.
+        same_group = model.process_group is dist.group.WORLD
+        return same_group and model.__dict__.get("_handler") == self._handler
+
+    def release(self, model: nn.Module) -> None:
+        if isinstance(model, DistributedDataParallel):  # it may live on: in a traceback, say
+            model._remove_autograd_hooks()
 
     def no_sync(self, model: nn.Module) -> AbstractContextManager[Any]:
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
@@ -58,6 +71,10 @@ class DataParallelStrategy(SingleProcess):
 
     def join(self, joinables: Sequence[Any], enable: bool) -> AbstractContextManager[Any]:
         return Join(list(joinables), enable=enable, throw_on_early_termination=False)
+
+
+def _is_frozen(model: nn.Module) -> bool:
+    return not any(parameter.requires_grad for parameter in model.parameters())
 
 
 def _register_hook(model: DistributedDataParallel, handler: DistributedDataParallelKwargs) -> None:

@@ -16,6 +16,13 @@ class SingleProcess:
         """Return the model that trains together with those of the other processes."""
         return model
 
+    def has_wrapped(self, model: nn.Module) -> bool:
+        """Return whether a model that was prepared before can train as it is."""
+        return True
+
+    def release(self, model: nn.Module) -> None:
+        """Undo what `wrap` did to the model inside, so that it can be wrapped anew."""
+
     def no_sync(self, model: nn.Module) -> AbstractContextManager[Any]:
         """Return a context in which gradients stay on this process."""
         return nullcontext()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from typing import Any
 
 from accelnb.errors import AccelnbError
+from accelnb.training.available import is_package_available
 from accelnb.training.tracking.base import GeneralTracker
 
 
@@ -27,18 +27,9 @@ class PackageTracker(GeneralTracker):
         self.init_kwargs = kwargs
 
 
-def is_installed(package: str) -> bool:
-    """Return whether the package can be imported.
-
-    A folder of this name in the working directory is not it: trackers make such folders.
-    """
-    spec = importlib.util.find_spec(package)
-    return spec is not None and spec.origin is not None
-
-
 def require(package: str) -> None:
     """Raise an AccelnbError if the tracker's package is not installed."""
-    if not is_installed(package):
+    if not is_package_available(package):
         raise AccelnbError(
             f"log_with={package}: the package is not installed: pip install {package}, or leave "
             "it out of log_with"

@@ -10,9 +10,10 @@ from typing import Any
 
 from accelnb import streaming
 from accelnb.errors import AccelnbError
+from accelnb.training.available import is_package_available
 from accelnb.training.kinds import LoggerType
 from accelnb.training.tracking.base import GeneralTracker
-from accelnb.training.tracking.package import is_installed, require
+from accelnb.training.tracking.package import require
 
 # In the module of the tracker's name, which is imported when it is asked for.
 BUILT_IN = {
@@ -158,4 +159,4 @@ def _checked(wanted: Any, logging_dir: str | os.PathLike[str] | None) -> Wanted:
 
 
 def _is_available(name: LoggerType) -> bool:
-    return streaming.is_streaming() if name == LoggerType.NOTEBOOK else is_installed(name)
+    return streaming.is_streaming() if name == LoggerType.NOTEBOOK else is_package_available(name)

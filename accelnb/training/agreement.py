@@ -21,7 +21,7 @@ def together(control: ProcessControl, action: Callable[[], T]) -> T:
         It failed on another rank. What failed on this one is raised as it is.
     """
     result, failure = attempt(action)
-    for rank, said in enumerate(exchange(control, failure and _text(failure))):
+    for rank, said in enumerate(of_every_rank(control, failure and _text(failure))):
         if said and failure is None:
             raise AccelnbError(f"rank {rank}: {said}")
     if failure is not None:
@@ -37,7 +37,7 @@ def attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
         return None, error
 
 
-def exchange(control: ProcessControl, value: Any) -> list[Any]:
+def of_every_rank(control: ProcessControl, value: Any) -> list[Any]:
     """Return every rank's value. They are small: they are pickled."""
     return all_gather_objects(value) if control.use_distributed else [value]
 

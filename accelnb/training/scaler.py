@@ -1,0 +1,85 @@
+"""The scaler of fp16 gradients, for any number of optimizers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class Scaler(torch.amp.GradScaler):
+    """A ``GradScaler`` that adapts its scale when the next loss is scaled, not at each step.
+
+    Several optimizers can so step after one backward pass: each divides its gradients by the
+    scale that they were computed with, and once.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from accelnb.training.scaler import Scaler
+    >>> scaler = Scaler("cpu", init_scale=8.0)
+    >>> weight = torch.ones(1, requires_grad=True)
+    >>> optimizer = torch.optim.SGD([weight], lr=0.5)
+    >>> scaler.scale(weight.sum()).backward()
+    >>> scaler.step(optimizer)
+    >>> weight
+    tensor([0.5000], requires_grad=True)
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._unscaled: set[int] = set()  # optimizers, by id, since the scale was last adapted
+        self._stepped = False  # one of them
+
+    def scale(self, outputs: Any) -> Any:
+        if self._unscaled:
+            self.update()
+        return super().scale(outputs)
+
+    def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
+        super().unscale_(optimizer)
+        self._unscaled.add(id(optimizer))
+
+    def unscale_once(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divide an optimizer's gradients by the scale, if that was not done since `scale`."""
+        if id(optimizer) not in self._unscaled:
+            self.unscale_(optimizer)
+
+    def overflowed(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Return whether unscaled gradients are infinite or nan: `step` then does nothing."""
+        # To compare the scale before and after would wait for the step of the optimizer.
+        if not self.is_enabled():
+            return False
+        return any(bool(found) for found in self._found_inf_per_device(optimizer).values())
+
+    def step(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
+        self.unscale_once(optimizer)
+        self._stepped = True
+        return super().step(optimizer, *args, **kwargs)
+
+    def update(self, new_scale: float | torch.Tensor | None = None) -> None:
+        super().update(new_scale)
+        self._unscaled.clear()
+        self._stepped = False
+
+    # ---- what is asked for between two steps is that of the next ----
+
+    def get_scale(self) -> float:
+        self._settle()
+        return super().get_scale()
+
+    def state_dict(self) -> dict[str, Any]:
+        self._settle()
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._settle()
+        super().load_state_dict(state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._settle()
+        return super().__getstate__()
+
+    def _settle(self) -> None:
+        if self._stepped:
+            self.update()
