@@ -9,51 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity
 
-from accelnb.errors import AccelnbError
 from accelnb.training.agreement import together
 from accelnb.training.processes import ProcessControl
 from accelnb.training.settings import ProfileKwargs
-
-
-def build(handler: ProfileKwargs) -> torch.profiler.profile:
-    """Return the profiler that the settings describe.
-
-    Raises
-    ------
-    AccelnbError
-        An activity or an option of the schedule is unknown.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from accelnb.training.profiling import build
-    >>> from accelnb.utils import ProfileKwargs
-    >>> with build(ProfileKwargs(activities=["cpu"])) as profiler:
-    ...     _ = torch.ones(2) + 1
-    >>> "aten::add" in [event.key for event in profiler.key_averages()]
-    True
-    """
-    activities = None
-    if handler.activities is not None:
-        activities = [_activity(name) for name in handler.activities]
-    schedule = None
-    if handler.schedule_option is not None:
-        try:
-            schedule = torch.profiler.schedule(**handler.schedule_option)
-        except TypeError as error:
-            raise AccelnbError(f"schedule_option={handler.schedule_option}: {error}") from None
-    return torch.profiler.profile(
-        activities=activities,
-        schedule=schedule,
-        on_trace_ready=handler.on_trace_ready,
-        record_shapes=handler.record_shapes,
-        profile_memory=handler.profile_memory,
-        with_stack=handler.with_stack,
-        with_flops=handler.with_flops,
-        with_modules=handler.with_modules,
-    )
 
 
 @contextmanager
@@ -75,7 +34,7 @@ def profiled(handler: ProfileKwargs, process: ProcessControl) -> Iterator[torch.
     >>> os.listdir(folder)
     ['profile_0.json']
     """
-    with build(handler) as profiler:
+    with handler.build() as profiler:
         yield profiler
     if handler.output_trace_dir is None:
         return
@@ -101,11 +60,3 @@ def _write_trace(profiler: torch.profiler.profile, path: str | os.PathLike[str])
     except RuntimeError as error:
         if "already saved" not in str(error):  # by on_trace_ready
             raise
-
-
-def _activity(name: str) -> ProfilerActivity:
-    known = ProfilerActivity.__members__
-    if name.upper() not in known:
-        choices = ", ".join(kind.lower() for kind in known if kind.isupper())
-        raise AccelnbError(f"activities: {name!r} is none of {choices}")
-    return known[name.upper()]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from accelnb.errors import AccelnbError
 from accelnb.training import environment
 from accelnb.training.kinds import DDPCommunicationHookType, DynamoBackend
 
@@ -162,10 +163,36 @@ class ProfileKwargs(KwargsHandler):
     output_trace_dir: str | None = None
 
     def build(self) -> Any:
-        """Return the ``torch.profiler.profile``."""
-        from accelnb.training.profiling import build
+        """Return the ``torch.profiler.profile``.
 
-        return build(self)
+        Raises
+        ------
+        AccelnbError
+            An activity or an option of the schedule is unknown.
+        """
+        import torch
+
+        given = self.to_dict()
+        del given["output_trace_dir"]
+        activities, schedule = given.pop("activities"), given.pop("schedule_option")
+        if activities is not None:
+            given["activities"] = [_activity(name) for name in activities]
+        if schedule is not None:
+            try:
+                given["schedule"] = torch.profiler.schedule(**schedule)
+            except TypeError as error:
+                raise AccelnbError(f"schedule_option={schedule}: {error}") from None
+        return torch.profiler.profile(**given)
+
+
+def _activity(name: str) -> Any:
+    from torch.profiler import ProfilerActivity
+
+    known = ProfilerActivity.__members__
+    if name.upper() not in known:
+        choices = ", ".join(kind.lower() for kind in known if kind.isupper())
+        raise AccelnbError(f"activities: {name!r} is none of {choices}")
+    return known[name.upper()]
 
 
 @dataclass
