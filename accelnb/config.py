@@ -51,8 +51,8 @@ def _rank_set(value: Any) -> tuple[int, ...]:
         return tuple(sorted({int(rank) for rank in value}))
     ranks: set[int] = set()
     for part in value.split(","):
-        first, _, last = part.partition("-")
-        ranks.update(range(int(first), int(last or first) + 1))
+        first, dash, last = part.partition("-")
+        ranks.update(range(int(first), int(last if dash else first) + 1))
     if not ranks:
         raise ValueError("names no rank")
     return tuple(sorted(ranks))

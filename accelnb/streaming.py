@@ -35,7 +35,8 @@ def stream(name: str, value: Any, step: int | None = None, *, kind: str | None =
     Raises
     ------
     ValueError
-        The value does not fit the kind, or is too large.
+        The value does not fit the kind, or is too large; the name is no text, or stands for
+        another kind in this cell.
 
     Examples
     --------
@@ -43,6 +44,7 @@ def stream(name: str, value: Any, step: int | None = None, *, kind: str | None =
     >>> for step in range(3):
     ...     accelnb.stream("loss", 1 / (step + 1), step)
     """
+    __tracebackhide__ = True  # an error is to point at the cell's own line
     if _sink is not None:
         _sink(name, value, step, kind)
 

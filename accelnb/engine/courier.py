@@ -73,6 +73,9 @@ class Courier(threading.Thread):
         self.members = {rank: Member(rank) for rank in ranks}
         self.changed = threading.Condition()  # notified when a member is ready or has ended
         self.regroup = False  # the process group is unusable: form it again
+        self.orphaned = False  # the fork server is gone
+        self.ending = False  # the ranks are shut down, so that they end is no fault
+        self.failed: str | None = None  # why this thread has ended before `close`
         self._link = link
         self._launched = launched
         self._run: Run | None = None
@@ -139,6 +142,20 @@ class Courier(threading.Thread):
     # ---- the thread ----
 
     def run(self) -> None:
+        try:
+            self._carry()
+        except BaseException as error:
+            # Nobody hears the ranks any more: say so instead of waiting for them for ever.
+            self.failed = (
+                f"the notebook's link to its ranks failed: {type(error).__name__}: {error}"
+            )
+            if self._run is not None:
+                for rank in sorted(self._run.pending):
+                    self._run.rank_failed(Failure(rank, "AccelnbError", self.failed))
+                self._run = None
+            raise
+
+    def _carry(self) -> None:
         poller = zmq.Poller()
         for source in (self._link.socket, self._woken, self._launched.fileno()):
             poller.register(source, zmq.POLLIN)
@@ -162,6 +179,7 @@ class Courier(threading.Thread):
         try:
             news = self._launched.receive()
         except EOFError:  # the fork server died, and all its ranks with it
+            self.orphaned = True
             poller.unregister(self._launched.fileno())
             for member in self.members.values():
                 if not member.exit:
@@ -292,7 +310,10 @@ class Courier(threading.Thread):
         if self._run is not None and exit.rank in self._run.pending:
             was_stopped = self._was_stopped(exit.rank)
             self._run.replaced.append(exit.rank)
-            self._fail(died(exit.rank, exit.code, member.last_output, was_stopped))
+            if self.ending:
+                self._fail(Failure(exit.rank, DIED, "was shut down"))
+            else:
+                self._fail(died(exit.rank, exit.code, member.last_output, was_stopped))
             self._finish_if_over()
         with self.changed:
             member.exit = exit

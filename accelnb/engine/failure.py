@@ -57,6 +57,10 @@ class RankError(AccelnbError):
             said = f": {first.evalue}" if first.evalue else ""
             if first.ename == DIED:
                 said = f" {first.evalue}"
+                if len(failures) > 1:
+                    said = said.replace(" was ", " were ", 1).replace(
+                        "its process", "their process"
+                    )
             elif first.ename != AccelnbError.__name__:  # which says all itself
                 said = f": {first.ename}{said}"
             lines.append(f"{name_ranks(f.rank for f in failures)}{said}{where}")

@@ -79,7 +79,7 @@ class WorkerGroup:
     @property
     def alive(self) -> bool:
         """Whether the group can run a cell, if need be with a rank replaced."""
-        return not self._closed and self._server.alive()
+        return not self._closed and not self._courier.failed and self._server.alive()
 
     @property
     def busy(self) -> bool:
@@ -146,7 +146,7 @@ class WorkerGroup:
         """End every rank: asked first, killed after `grace` seconds. Wait until all are gone."""
         if self._closed:
             return
-        self._closed = True
+        self._closed = self._courier.ending = True
         if grace:
             self._courier.broadcast("shutdown_request", {}, self.ranks)
             self._wait_for_exits(grace)
@@ -159,6 +159,8 @@ class WorkerGroup:
             os.unlink(self._address.removeprefix("ipc://"))
 
     def _wait_for_exits(self, timeout: float) -> None:
+        if self._courier.failed:
+            return  # nobody would notice; they end when their channel is closed
         with self._courier.changed:
             self._courier.changed.wait_for(
                 lambda: all(member.exit or not member.pid for member in self.members), timeout
@@ -216,7 +218,12 @@ class WorkerGroup:
 
         with self._courier.changed:
             self._courier.changed.wait_for(settled, timeout)
+        if self._courier.orphaned:
+            raise AccelnbError(f"the fork server ended: {self._server.last_words()}")
         for member in self.members:
+            if member.exit and member.exit.never_began:
+                reason = member.exit.never_began
+                raise AccelnbError(f"rank {member.rank} could not be started: {reason}")
             if member.exit:
                 failure = died(member.rank, member.exit.code, member.last_output)
                 raise AccelnbError(f"rank {member.rank} did not start: it {failure.evalue}")

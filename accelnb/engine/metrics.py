@@ -8,6 +8,8 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from accelnb.errors import AccelnbError
+
 SCALAR = "scalar"
 _ROWS_SHOWN = 10
 # Of a name that is not a scalar, the newest values of each rank are kept.
@@ -71,7 +73,17 @@ class Series(Mapping[int, Sequence[Point]]):
         return len(self._points)
 
     def frame(self) -> Any:
-        """Return a pandas DataFrame: a row for each step, a column for each rank."""
+        """Return a pandas DataFrame: a row for each step, a column for each rank.
+
+        Raises
+        ------
+        AccelnbError
+            These are no scalars.
+        """
+        if self.kind != SCALAR:
+            raise AccelnbError(
+                f"{self.name}: {self.kind}s make no table; read them as series[rank][-1].value"
+            )
         import pandas  # pyright: ignore[reportMissingImports]
 
         columns = {

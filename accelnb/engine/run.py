@@ -111,6 +111,7 @@ class Run:
         self.without_values: list[int] = []  # ranks that did not get what they were sent
         self.assigned: dict[int, list[str]] = {}  # names that each rank bound
         self.stopped_by: str | None = None  # "user", "timeout" or "failure"
+        self.stopping = False  # the user has asked for it
         self.deadline = self.started + timeout if timeout else None
         self.stall = stall
         self.received: dict[int, Received] = {}  # what each rank brought back
@@ -149,6 +150,7 @@ class Run:
 
     def interrupt(self) -> None:
         """Stop the cell on every rank; it is over within 3 s, whatever the ranks do."""
+        self.stopping = True
         self._stop(self, "user")
 
     @property
@@ -239,7 +241,13 @@ class Run:
 
         def load(rank: int, received: Received) -> Any:
             if rank not in loaded:
-                loaded[rank] = received.load()
+                try:
+                    loaded[rank] = received.load()
+                except Exception as error:  # of a class's own code, or a module is not here
+                    raise AccelnbError(
+                        f"rank {rank}'s values cannot be rebuilt in the notebook: "
+                        f"{type(error).__name__}: {error}"
+                    ) from error
             return loaded[rank][part]
 
         return RankResults(

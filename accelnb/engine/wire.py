@@ -9,12 +9,14 @@ A message whose signature is wrong is dropped before anything in it is read.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import zmq
+from jupyter_client.jsonutil import json_default
 from jupyter_client.session import Session
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ class Link:
         self.socket.sndhwm = self.socket.rcvhwm = _WAITING
         self.socket.sndtimeo = 1000  # ms; a process that reads nothing for that long is stuck
         self._session = Session(key=key, signature_scheme="hmac-sha256", username="accelnb")
+        self._session.pack = _packed
 
     @classmethod
     def listen(cls, address: str, key: bytes) -> Link:
@@ -109,6 +112,20 @@ class Link:
 
     def close(self) -> None:
         self._context.destroy(linger=0)
+
+
+def check_sendable(content: dict[str, Any]) -> None:
+    """Raise TypeError if `content` is not what JSON can hold."""
+    __tracebackhide__ = True  # an error is to point at the cell's own line
+    try:
+        _packed(content)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"a display has to be text or JSON: {error}") from None
+
+
+def _packed(part: Any) -> bytes:
+    # Half of a surrogate pair, which a str may hold, is nothing that UTF-8 can: "?" instead.
+    return json.dumps(part, default=json_default, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _digest(buffers: Buffers) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -38,27 +39,34 @@ class Cell:
     names: CellNames
 
 
-def read_cell(shell: InteractiveShell, above: str, body: str) -> Cell:
+def read_cell(shell: InteractiveShell, above: str | None, body: str) -> Cell:
     """Transform and check the text of a cell.
 
     Parameters
     ----------
     above
-        The notebook's cell before `body`: the line with ``%%distributed``, or nothing.
+        The notebook's cell before `body`: the line with ``%%distributed``. None if `body` is
+        what follows ``%distributed`` on a line of an ordinary cell.
 
     Raises
     ------
     CellSyntaxError
         The text is not Python; shown as the notebook shows it for any cell.
     """
-    name, number = _current_cell(shell)
-    code = "\n" * above.count("\n") + shell.transform_cell(body)
+    name, number, line = _current_cell(shell)
+    if above is None:
+        source = _with_line(name, line, body)
+        code = "\n" * (line - 1) + shell.transform_cell(body)
+    else:
+        source = above + body
+        code = "\n" * above.count("\n") + shell.transform_cell(body)
     try:
-        return Cell(code, above + body, name, number, analyse(code))
+        return Cell(code, source, name, number, analyse(code))
     except (SyntaxError, ValueError) as error:
         if not isinstance(error, SyntaxError):
             error = SyntaxError(str(error))
-        error.filename = name
+        # The notebook's own text of a line magic's line is what IPython made of it.
+        error.filename = name if above is not None else "<%distributed>"
         if error.lineno and not (error.text or "").strip():  # found when the syntax tree was read
             error.text = code.splitlines()[error.lineno - 1]
         rendered = shell.SyntaxTB.structured_traceback(type(error), error, None)
@@ -75,12 +83,23 @@ def cells_so_far(shell: InteractiveShell) -> dict[str, int]:
     return getattr(shell.compile, "_filename_map", {})
 
 
-def _current_cell(shell: InteractiveShell) -> tuple[str, int]:
-    """Find the notebook's cell that is being run, by the frame that runs it."""
+def _current_cell(shell: InteractiveShell) -> tuple[str, int, int]:
+    """Return the file name, number and line of the notebook's cell that is being run.
+
+    It is found by the frame that runs it.
+    """
     cells = cells_so_far(shell)
     frame: Any = sys._getframe()
     while frame is not None:
         if frame.f_code.co_filename in cells:
-            return frame.f_code.co_filename, cells[frame.f_code.co_filename]
+            name = frame.f_code.co_filename
+            return name, cells[name], frame.f_lineno
         frame = frame.f_back
-    return "<cell>", shell.execution_count
+    return "<cell>", shell.execution_count, 1
+
+
+def _with_line(name: str, line: int, text: str) -> str:
+    """Return the notebook's cell with `text` in place of its line magic's line."""
+    lines = [ln.rstrip("\n") for ln in linecache.getlines(name)] or [""] * line
+    lines[line - 1] = text
+    return "\n".join(lines) + "\n"

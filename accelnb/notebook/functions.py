@@ -17,6 +17,7 @@ from accelnb.config import (
     options,
     resolve,
 )
+from accelnb.engine.failure import RunInterrupted, stopped_lines
 from accelnb.engine.group import WorkerGroup
 from accelnb.engine.run import RankResults
 from accelnb.engine.tensors import dumps
@@ -150,6 +151,8 @@ def notebook_launcher(
     """
     if num_nodes != 1 or node_rank != 0:
         raise ConfigError(f"num_nodes={num_nodes}: only one machine is supported yet")
+    if not isinstance(args, tuple | list):
+        raise AccelnbError(f"args={args!r}: must be a tuple, such as ({args!r},)")
     if max_restarts:
         raise ConfigError(f"max_restarts={max_restarts}: restarts are not supported yet; use 0")
     given = {"procs": num_processes, "precision": str(mixed_precision).lower()}
@@ -164,6 +167,8 @@ def _launch(
 ) -> RankResults:
     if in_rank():
         raise AccelnbError("this code already runs on a rank; launch from the notebook instead")
+    if not callable(function):
+        raise AccelnbError(f"{function!r} is not a function, so ranks cannot call it")
     config = resolve(config, probe())
     try:
         packed = dumps((function, args, dict(kwargs)))
@@ -185,7 +190,11 @@ def _launch(
             stall=config.stall,
             lent=[packed],
         )
-        follow(run, PlainView(run, config.logs))
+        try:
+            follow(run, PlainView(run, config.logs))
+        except RunInterrupted:
+            said = ["stopped; the ranks of this call have ended", *stopped_lines(run.failures)]
+            raise RunInterrupted("\n".join(said)) from None
         return run.results()
     finally:
         group.shutdown()

@@ -26,6 +26,8 @@ from accelnb.notebook.session import Session
 
 _OPTIONS = options(LaunchConfig, CellOptions)
 _COMMANDS = ("status", "stacks", "pull", "push", "interrupt", "restart", "shutdown")
+_RANKS = re.compile(r"(?:^|\s)--ranks[\s=]*(?P<which>\S*)")
+_NO_OPTION = re.compile(r"--[A-Za-z][\w-]*")
 _WORD = re.compile(r"\s*(?P<flag>--?[\w-]+)(?P<equals>=)?")
 
 
@@ -64,9 +66,11 @@ class AccelnbMagics(Magics):
         cell first uses them and when they are bound anew; what the ranks assign stays there
         for the next cell.
         """
+        above = None
         if cell is None:
-            above = ""
             line, cell = split_options(line)
+            if wrong := _NO_OPTION.match(cell):
+                line = wrong[0]  # refused like any option that there is not
         else:
             above = f"%%distributed {line}".rstrip() + "\n"
         given = self._parse(line)
@@ -142,10 +146,11 @@ class AccelnbMagics(Magics):
 
 def _names_and_ranks(command: str, rest: str) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
     """Read `a,b --ranks 0` behind a command, by the rules that config.py has for cells."""
-    names, _, ranks = rest.partition("--ranks")
+    ranks = _RANKS.search(rest)
+    names = _RANKS.sub(" ", rest)
     given = {"pull": ",".join(names.replace(",", " ").split())}
-    if ranks.strip():
-        given["ranks"] = ranks.strip()
+    if ranks is not None:
+        given["ranks"] = ranks["which"]
     if not given["pull"]:
         raise ConfigError(f"%accelnb {command}: say which variables, such as a,b")
     options = from_mapping(CellOptions, given)

@@ -20,7 +20,7 @@ from accelnb.config import (
 )
 from accelnb.engine.courier import Request
 from accelnb.engine.doctor import Place
-from accelnb.engine.failure import name_ranks
+from accelnb.engine.failure import RunInterrupted, name_ranks
 from accelnb.engine.group import WorkerGroup
 from accelnb.engine.run import RankResults, Run
 from accelnb.engine.tensors import Packed
@@ -31,6 +31,9 @@ from accelnb.notebook.cell import Cell, cells_so_far, empty_cell
 from accelnb.notebook.names import CellNames, analyse
 from accelnb.notebook.views.detached import DetachedView, follow_in_background
 from accelnb.notebook.views.plain import PlainView, follow
+
+# A run that is being stopped is over by then, whatever its ranks do.
+_STOPPED_AFTER = 5.0
 
 
 class Session:
@@ -47,7 +50,6 @@ class Session:
         self.group: WorkerGroup | None = None
         self._capture = Capture(shell.user_ns, shell.user_ns_hidden)
         self._sources = Sources()
-        self._distributed: set[str] = set()  # cells that ran on the ranks: they know them
         self._unread: tuple[Run, CellNames] | None = None  # what it left is not noted yet
         self.last_run: Run | None = None
 
@@ -78,12 +80,14 @@ class Session:
         assert config.procs is not None
         ranks = _chosen(options.ranks, config.procs)
         self._refuse_if_busy()
-        if options.fresh or not self._fits(config):
-            self._start(config)
-        assert self.group is not None
-        self._replace_dead(self.group)
-        self._distributed.add(cell.name)
-        run = self._begin(cell, ranks, config, options)
+        try:
+            if options.fresh or not self._fits(config):
+                self._start(config)
+            assert self.group is not None
+            self._replace_dead(self.group)
+            run = self._begin(cell, ranks, config, options)
+        except KeyboardInterrupt:
+            raise RunInterrupted("stopped before the cell began on the ranks") from None
         if options.detach:
             return self._detach(run, cell, options)
         self._follow(run, config.logs)
@@ -196,7 +200,7 @@ class Session:
         options: CellOptions,
         packs: Mapping[int, Packed | None],
     ) -> dict[int, Request]:
-        known = {n: c for n, c in cells_so_far(self._shell).items() if n not in self._distributed}
+        known = cells_so_far(self._shell)
         content = {
             "cell": {
                 "code": cell.code,
@@ -269,6 +273,8 @@ class Session:
         return None
 
     def _refuse_if_busy(self) -> None:
+        if self.last_run is not None and self.last_run.stopping:
+            self.last_run.wait(_STOPPED_AFTER)
         if self.group is not None and self.group.busy and self.last_run is not None:
             raise AccelnbError(
                 f"the ranks are busy for {self.last_run.seconds:.0f} s with an earlier cell: wait "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from IPython.core.getipython import get_ipython
 
@@ -42,7 +42,7 @@ def pull(name: str, ranks: str | Iterable[int] | None = None) -> RankResults:
     >>> accelnb.pull("loss")  # doctest: +SKIP
     [0: 0.25, 1: 0.5]
     """
-    options = _checked(name, ranks)
+    options = _checked("pull", [name], ranks)
     return _session().pull(options.pull, options.ranks)[name]
 
 
@@ -69,7 +69,7 @@ def push(*names: str, ranks: str | Iterable[int] | None = None) -> None:
     >>> learning_rate = 0.1
     >>> accelnb.push("learning_rate")  # doctest: +SKIP
     """
-    options = _checked(",".join(names), ranks)
+    options = _checked("push", names, ranks)
     _session().push(options.pull, options.ranks)
 
 
@@ -92,7 +92,9 @@ def last_run() -> Run:
     return run
 
 
-def _checked(names: str, ranks: str | Iterable[int] | None) -> CellOptions:
+def _checked(function: str, names: Sequence[str], ranks: str | Iterable[int] | None) -> CellOptions:
+    if not names or not all(isinstance(name, str) for name in names):
+        raise AccelnbError(f"{function}: name the variables, as in accelnb.{function}('a')")
     return from_mapping(CellOptions, {"pull": names, "ranks": ranks})
 
 

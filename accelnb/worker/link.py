@@ -8,6 +8,7 @@ import queue
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,6 +100,14 @@ class RankLink(threading.Thread):
     # ---- the thread ----
 
     def run(self) -> None:
+        try:
+            self._carry()
+        except BaseException:
+            # The notebook could neither hear nor stop this rank any more; it learns of its end.
+            traceback.print_exc()
+            os._exit(1)
+
+    def _carry(self) -> None:
         self._link = self._dial()
         while True:
             poller = zmq.Poller()

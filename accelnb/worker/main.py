@@ -18,7 +18,7 @@ from accelnb import streaming
 from accelnb.devices import DEVICES
 from accelnb.engine.launchers.outputs import Output
 from accelnb.engine.tensors import Packed, Received, dumps
-from accelnb.engine.wire import Link, Message
+from accelnb.engine.wire import Link, Message, check_sendable
 from accelnb.errors import AccelnbError
 from accelnb.worker import where
 from accelnb.worker.link import RankLink
@@ -196,6 +196,8 @@ class Rank:
         }
 
     def _send(self, kind: str, content: dict[str, Any]) -> None:
+        __tracebackhide__ = True
+        check_sendable(content)  # here, where it fails on the cell's own line
         flush_all()
         self._link.send(kind, content)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import linecache
+import re
 import sys
+import traceback
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +25,8 @@ Send = Callable[[str, dict[str, Any]], None]
 _MOST_FRAMES = 100
 _FRAMES_KEPT = 10  # of a traceback with more, at either end
 
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+_FILE = re.compile(r'File "([^"]+)"')
 _REFUSED = "this code already runs on a rank; start %{name} from an ordinary notebook cell"
 
 
@@ -72,7 +77,7 @@ class _DisplayHook(DisplayHook):
         if not shell.shows_value:
             return
         data, metadata = self.compute_format_data(result)
-        if data:
+        if data := _without_widgets(data):
             shell.send("execute_result", {"data": data, "metadata": metadata})
 
 
@@ -88,15 +93,25 @@ class _DisplayPublisher(DisplayPublisher):
         update: bool = False,
         **_: Any,
     ) -> None:
+        __tracebackhide__ = True
         shell: RankShell = self.shell  # type: ignore[assignment]
         shell.send(
             "update_display_data" if update else "display_data",
-            {"data": data, "metadata": metadata or {}, "transient": transient or {}},
+            {
+                "data": _without_widgets(data),
+                "metadata": metadata or {},
+                "transient": transient or {},
+            },
         )
 
     def clear_output(self, wait: bool = False) -> None:
         shell: RankShell = self.shell  # type: ignore[assignment]
         shell.send("clear_output", {"wait": wait})
+
+
+def _without_widgets(data: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what a notebook could show only if it had a connection to the widget's process."""
+    return {kind: value for kind, value in data.items() if kind != _WIDGET}
 
 
 class CellError(Exception):
@@ -179,7 +194,18 @@ class RankShell(InteractiveShell):
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         _, error, _ = exc_tuple or sys.exc_info()
         self._left_out = _shorten(error.__traceback__) if error is not None else 0
+        if isinstance(error, BaseExceptionGroup):  # IPython would print it, with its own frames
+            self._showtraceback(type(error), error, [self._text_of_group(error)])
+            return
         super().showtraceback(exc_tuple, *args, **kwargs)
+
+    def _text_of_group(self, error: BaseException) -> str:
+        """Return a traceback in Python's own form, from the first frame of the notebook on."""
+        first = error.__traceback__
+        while first is not None and not self.compile.label(first.tb_frame.f_code.co_filename):
+            first = first.tb_next
+        text = "".join(traceback.format_exception(type(error), error, first))
+        return _FILE.sub(lambda file: self.compile.label(file[1]) or file[0], text.rstrip())
 
     def _showtraceback(self, etype: type, evalue: BaseException, stb: list[str]) -> None:
         self._rendered = "\n".join(stb).split("\n")
@@ -220,7 +246,7 @@ def make_shell(ipython_dir: str) -> RankShell:
         singleton._instance = shell  # type: ignore[assignment]
     for name in ("distributed", "accelnb"):
         shell.register_magic_function(_refusal(name), "line_cell", name)  # type: ignore[arg-type]
-    shell.builtin_trap.auto_builtins["input"] = _no_input
+    shell.builtin_trap.auto_builtins["input"] = getpass.getpass = _no_input
     # Libraries take a process with prompts for one that cannot be a rank (Lightning Fabric).
     for prompt in ("ps1", "ps2", "ps3"):
         sys.__dict__.pop(prompt, None)
@@ -256,7 +282,7 @@ def _refusal(name: str) -> Callable[..., None]:
     return refuse
 
 
-def _no_input(prompt: str = "") -> str:
+def _no_input(prompt: str = "", stream: Any = None) -> str:
     __tracebackhide__ = True
     raise StdinNotImplementedError(
         "a rank has no keyboard: ask with input() in an ordinary cell and use the variable here"

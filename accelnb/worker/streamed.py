@@ -19,6 +19,7 @@ _BYTES_WAITING = 64 << 20
 _LARGEST = 16 << 20
 _SCALARS_IN_MESSAGE = 2_000
 _BINS = 32
+_MOST_STEPS = 1 << 62
 
 
 class StreamedValues:
@@ -30,6 +31,7 @@ class StreamedValues:
         self._others: collections.deque[Packet] = collections.deque()
         self._bytes_waiting = 0
         self._next_step: collections.Counter[str] = collections.Counter()
+        self._kinds: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._scalars) + len(self._others)
@@ -37,23 +39,30 @@ class StreamedValues:
     def begin(self) -> None:
         """Count steps anew: another cell begins."""
         self._next_step.clear()
+        self._kinds.clear()
         self.dropped = 0
 
     def add(self, name: str, value: Any, step: int | None, kind: str | None) -> None:
-        if step is None:
-            step = self._next_step[name]
-        self._next_step[name] = int(step) + 1
-        if isinstance(value, int | float) and kind in (None, SCALAR):
-            self._add_scalar(Packet(name, SCALAR, int(step), time.time(), float(value)))
-            return
-        kind = kind or (SCALAR if _has_one_number(value) else "tensor")
-        if kind not in KINDS:
+        __tracebackhide__ = True  # an error is to point at the cell's own line
+        if not isinstance(name, str):
+            raise ValueError(f"name={name!r}: must be text")
+        if kind not in (None, *KINDS):
             raise ValueError(f"kind={kind}: choose one of {', '.join(KINDS)}")
+        is_number = isinstance(value, int | float) or _has_one_number(value)
+        kind = kind or (SCALAR if is_number else "tensor")
+        if self._kinds.get(name, kind) != kind:
+            raise ValueError(
+                f"{name}: a {self._kinds[name]} before and a {kind} now; choose another name, or "
+                "say kind= each time"
+            )
+        at = self._next_step[name] if step is None else _whole(step)
         if kind == SCALAR:
-            self._add_scalar(Packet(name, SCALAR, int(step), time.time(), _number(name, value)))
+            self._add_scalar(Packet(name, SCALAR, at, time.time(), _number(name, value)))
         else:
             data = pickled(_snapshot(name, value, kind))
-            self._add_other(Packet(name, kind, int(step), time.time(), data))
+            self._add_other(Packet(name, kind, at, time.time(), data))
+        self._kinds[name] = kind
+        self._next_step[name] = at + 1
 
     def take(self) -> list[Packet]:
         """Return the next packets for a message, oldest first; none if there are none."""
@@ -89,20 +98,37 @@ def _has_one_number(value: Any) -> bool:
     return count == 1
 
 
+def _whole(step: Any) -> int:
+    __tracebackhide__ = True
+    try:
+        at = int(step)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise ValueError(f"step={step}: must be a whole number") from None
+    if not -_MOST_STEPS <= at < _MOST_STEPS:
+        raise ValueError(f"step={step}: must fit into 64 bits")
+    return at
+
+
 def _number(name: str, value: Any) -> float:
+    __tracebackhide__ = True
     try:
         return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: the number is too large for a float") from None
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{name}: a {type(value).__name__} is not one number") from None
 
 
 def _snapshot(name: str, value: Any, kind: str) -> Any:
+    __tracebackhide__ = True
     if not isinstance(value, torch.Tensor):
         import numpy
 
         value = numpy.asarray(value)
-        if value.dtype == object:
+        if value.dtype.kind not in "biufc":
             raise ValueError(f"{name}: only numbers, tensors and arrays can be streamed")
+    elif value.layout != torch.strided:
+        raise ValueError(f"{name}: a sparse tensor cannot be streamed; use to_dense()")
     if value.nbytes > _LARGEST and kind != "histogram":
         raise ValueError(
             f"{name}: {value.nbytes:,} bytes are too many to stream (most: {_LARGEST:,}); "
@@ -111,6 +137,8 @@ def _snapshot(name: str, value: Any, kind: str) -> Any:
     if isinstance(value, torch.Tensor):
         value = value.detach()
     if kind == "histogram":
+        if "complex" in str(value.dtype):
+            raise ValueError(f"{name}: complex numbers have no histogram; use abs()")
         return _histogram(torch.as_tensor(value))
     if kind == "image" and value.ndim not in (2, 3):
         raise ValueError(f"{name}: an image has 2 or 3 dimensions, this has {value.ndim}")

@@ -132,7 +132,15 @@ def install_writers() -> tuple[PipeWriter, PipeWriter]:
 
 
 def flush_all() -> None:
-    """Flush Python's streams and what C code holds in its own buffers."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    """Flush Python's streams and what C code holds in its own buffers.
+
+    Where a cell has left a stream that is closed, or none, the rank's own comes back.
+    """
+    for name in ("stdout", "stderr"):
+        own = getattr(sys, f"__{name}__")
+        try:
+            getattr(sys, name).flush()
+        except (AttributeError, OSError, ValueError):
+            setattr(sys, name, own)
+        own.flush()
     _libc.fflush(None)

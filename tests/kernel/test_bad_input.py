@@ -105,6 +105,17 @@ def test_pulling_and_pushing_what_is_not_there(shared_notebook):
     assert "no variable nope in the notebook" in run("%accelnb push nope", fails=True).error
     assert run("%accelnb pull mine --ranks 0\nmine[0]").value == "1"
     assert "choose one of status" in run("%accelnb wrong", fails=True).error
+    assert "ranks=: must be ranks such as 0,2-3" in run("%accelnb pull a --ranks", fails=True).error
+    assert run("%accelnb pull --ranks 0 mine\nlist(mine)").value == "[1]"
+    run("import accelnb")
+    for call in ("push()", "push(3)", "pull(3)"):
+        said = f"AccelnbError: {call[:4]}: name the variables, as in accelnb.{call[:4]}('a')"
+        assert said in run(f"accelnb.{call}", fails=True).error
+
+
+def test_a_wrong_option_before_an_expression_is_not_taken_for_it(shared_notebook):
+    error = shared_notebook.run("%distributed --outt x 1", fails=True).error
+    assert "unrecognized arguments: --outt; see %%distributed? for its options" in error
 
 
 def test_unusual_source_works(shared_notebook):

@@ -137,3 +137,49 @@ def test_what_a_rank_could_not_rebuild_is_sent_again(shared_notebook):
     assert "[1] ran" not in output.stdout
     run("def rebuild(): return 8")
     assert run("%distributed fine, fragile, own").lines == ["[0] (2, 7, 0)", "[1] (2, 8, 1)"]
+
+
+def test_only_what_a_rank_did_assign_is_its_own(shared_notebook):
+    run = shared_notebook.run
+    run("a = b = c = d = e = 'notebook'")
+    run("%%distributed\n1 / 0\na = 'rank'", fails=True)  # it did not come to it
+    run("%%distributed\nif rank == 0:\n    b = 'rank'")
+    run("%%distributed\n%%time\nc = 'rank'")
+    run("%%distributed\ndef assign():\n    global d\n    d = 'rank'\nassign()")
+    run("%%distributed --detach --out detached\n[e := 'rank' for _ in range(3)]")
+    run("detached.wait(10)")
+    assert run("%distributed a, b, c, d, e").lines == [
+        "[0] ('notebook', 'rank', 'rank', 'rank', 'rank')",
+        "[1] ('notebook', 'notebook', 'rank', 'rank', 'rank')",
+    ]
+    run("%%distributed --detach --out detached\nimport time; time.sleep(0.3); exec('a = 1')")
+    run("a = 'anew'")  # while the ranks are about to assign it
+    run("detached.wait(10)")
+    assert run("%distributed a").lines == ["[0-1] 'anew'"]
+
+
+def test_what_the_notebook_deletes_is_not_kept_alive_for_the_ranks(shared_notebook):
+    run = shared_notebook.run
+    run("import weakref\nclass Large: pass\nlarge = [Large()]\nref = weakref.ref(large[0])")
+    run("%distributed len(large)")
+    run("import gc\ndel large")
+    run("gc.collect()")
+    assert run("ref() is None").value == "True"
+
+
+def test_a_rank_that_dies_while_values_are_packed_lacks_nothing_later(shared_notebook):
+    run = shared_notebook.run
+    run(
+        "import os, time, accelnb.notebook.extension as extension\n"
+        "class Deadly:\n    def __reduce__(self):\n"
+        "        group = extension.session_of(get_ipython()).group\n"
+        "        os.kill(group.members[1].pid, 9)\n"
+        "        while group.members[1].exit is None: time.sleep(0.01)\n"
+        "        return int, (5,)\n"
+        "deadly, other = Deadly(), 4"
+    )
+    run("%distributed other")
+    error = run("%distributed deadly, other", fails=True).error
+    assert "RankError: rank 1 was killed by SIGKILL" in error
+    run("deadly = 6")
+    assert run("%distributed deadly, other").lines == ["[0-1] (6, 4)"]

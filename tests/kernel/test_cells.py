@@ -69,6 +69,15 @@ def test_rich_displays_and_figures_appear_under_their_rank(shared_notebook):
     assert ["image/png" in display for display in output.displays] == [True, True]
 
 
+def test_a_widget_which_lives_on_a_rank_is_shown_as_text(shared_notebook):
+    output = shared_notebook.run(
+        "%%distributed\nfrom IPython.display import display\n"
+        "view = 'application/vnd.jupyter.widget-view+json'\n"
+        "display({'text/plain': 'a slider', view: {'model_id': '1'}}, raw=True)"
+    )
+    assert (output.lines, output.displays) == (["[0-1] a slider"], [])
+
+
 def test_ranks_keep_variables_and_their_names_are_not_overwritten(shared_notebook):
     shared_notebook.run("rank = local_rank = world_size = device = 'mine'\ncount = 5")
     shared_notebook.run("%%distributed\ncount += rank")

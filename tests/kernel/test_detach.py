@@ -81,4 +81,27 @@ def test_a_run_ends_when_its_ranks_are_shut_down(notebook):
     notebook.run("%%distributed --procs 2 --detach --out run\nwhile True: pass")
     notebook.run("%accelnb shutdown")
     assert notebook.run("run.wait(5), run.state").value == "(True, 'failed')"
+    assert "RankError: ranks 0-1 were shut down" in notebook.run("run.result", fails=True).error
     assert notebook.run("%distributed --procs 2 rank").lines == ["[0] 0", "[1] 1"]
+
+
+def test_displays_of_a_detached_cell_are_updated_in_place(shared_notebook):
+    client = shared_notebook.client
+    client.execute(
+        "%%distributed --detach --out run\nfrom IPython.display import HTML, display\n"
+        "handle = display(HTML('0'), display_id=True)\n"
+        "for i in range(1, 4): handle.update(HTML(str(i)))"
+    )
+    shown: dict[str, list[str]] = {}
+    made, end = [], time.monotonic() + 20
+    while time.monotonic() < end and not [v for v in shown.values() if v[-1] == "3"][1:]:
+        try:
+            message = client.get_iopub_msg(timeout=1)
+        except queue.Empty:
+            continue
+        if "text/html" in message["content"].get("data", {}):
+            made += [1] * (message["msg_type"] == "display_data")
+            of = message["content"]["transient"]["display_id"]
+            shown.setdefault(of, []).append(message["content"]["data"]["text/html"])
+    assert sorted(shown.values()) == [["0", "1", "2", "3"]] * 2  # a display for each rank
+    assert len(made) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 import threading
@@ -66,6 +67,7 @@ def held(group: WorkerGroup) -> list[int]:
 
 @pytest.fixture(scope="module")
 def group():
+    gc.collect()  # sockets of earlier tests' notebooks are not to end while these are counted
     group = WorkerGroup(LaunchConfig(procs=RANKS, device="cpu", start="fork"))
     yield group
     group.shutdown()

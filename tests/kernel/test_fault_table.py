@@ -95,6 +95,17 @@ def test_a_result_that_cannot_come_back(shared_notebook, value, said):
     assert run("%distributed kept").lines == ["[0-1] 5"]
 
 
+def test_a_result_that_the_notebook_cannot_rebuild_is_said_where_it_is_used(shared_notebook):
+    run = shared_notebook.run
+    run(
+        "%%distributed --out values\nimport sys, types\n"
+        "only = sys.modules['only_here'] = types.ModuleType('only_here')\n"
+        "exec('class Thing: pass', vars(only))\nonly.Thing()"
+    )
+    said = "AccelnbError: rank 1's values cannot be rebuilt in the notebook: ModuleNotFoundError: "
+    assert said in run("values[1]", fails=True).error.splitlines()[-1]
+
+
 def test_a_rank_that_dies_right_after_its_last_line_is_noticed(shared_notebook):
     run = shared_notebook.run
     run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 
@@ -127,12 +128,28 @@ def test_the_fork_server_may_die(notebook):
         ),
         ("def f(n): return f(n + 1)\nf(0)", "RecursionError: maximum recursion depth"),
         ("import sys\nsys.exit(3)", "RankError: ranks 0-1: SystemExit: 3"),
+        ("raise ValueError('\\ud800')", "RankError: ranks 0-1: ValueError: ? (Cell In["),
+        (
+            "from IPython.display import display\ndisplay({'application/x': print}, raw=True)",
+            "RankError: ranks 0-1: TypeError: a display has to be text or JSON: <built-in",
+        ),
+        ("raise ExceptionGroup('two', [ValueError(1), TypeError(2)])", "    | TypeError: 2\n"),
+        ("import getpass\ngetpass.getpass()", "StdinNotImplementedError: a rank has no keyboard"),
+        ("import sys\nsys.stdout = None\n1 / 0", "RankError: ranks 0-1: ZeroDivisionError"),
+        ("import sys\nsys.stderr.close()\nsys.stdout = open('/dev/null', 'w')\n"
+         "sys.stdout.close()\n1 / 0", "RankError: ranks 0-1: ZeroDivisionError"),
     ],
-    ids=["str-raises", "recursion", "sys.exit"],
-)
+    ids=[
+        "str-raises", "recursion", "sys.exit", "half a surrogate", "display", "group", "getpass",
+        "no stdout", "closed stdout",
+    ],
+)  # fmt: skip
 def test_odd_exceptions_are_reported_and_the_ranks_live_on(shared_notebook, cell, said):
     shared_notebook.run("%distributed globals().update(kept=rank)")
-    assert said in shared_notebook.run(f"%%distributed\n{cell}", fails=True).error
+    output = shared_notebook.run(f"%%distributed\n{cell}", fails=True)
+    assert said in output.error
+    assert "worker/" not in output.error  # no frame of ours
+    assert "Traceback" not in output.stderr
     assert shared_notebook.run("%distributed kept").lines == ["[0] 0", "[1] 1"]
 
 
@@ -142,3 +159,64 @@ def test_a_value_that_cannot_be_brought_back_is_named(shared_notebook):
     )
     assert "the cell's last value is a lock, which cannot be brought back" in output.error
     assert shared_notebook.run(ALL_REDUCE).lines == ["[0-1] 2.0"]
+
+
+def test_a_rank_whose_link_fails_ends_instead_of_hanging(shared_notebook):
+    cell = "%%distributed\nfrom accelnb.worker.link import RankLink\nRankLink._wait_ms = None"
+    error = shared_notebook.run(cell, fails=True).error
+    assert "exit code 1; its last output:" in error
+    assert "TypeError: 'NoneType' object is not callable" in error
+    assert shared_notebook.run(ALL_REDUCE).lines == ["[0-1] 2.0"]
+
+
+def test_a_notebook_whose_link_fails_says_so_and_starts_new_ranks(shared_notebook):
+    shared_notebook.run(
+        "from accelnb.engine.run import Run\nkept = Run.take_streamed\nRun.take_streamed = None"
+    )
+    error = shared_notebook.run(
+        "%%distributed --procs 2\nimport accelnb, time\naccelnb.stream('x', 1.0); time.sleep(60)",
+        fails=True,
+    ).error
+    assert "ranks 0-1: the notebook's link to its ranks failed: TypeError" in error
+    shared_notebook.run("Run.take_streamed = kept")
+    assert shared_notebook.run(ALL_REDUCE).lines == ["[0-1] 2.0"]
+
+
+def test_a_fork_server_that_can_start_no_more_says_so_and_goes_on(notebook):
+    notebook.run("%distributed --procs 1 rank")
+    server = notebook.processes()[0]
+    notebook.run(
+        f"import resource\nlimits = resource.prlimit({server.pid}, resource.RLIMIT_NOFILE)\n"
+        f"resource.prlimit({server.pid}, resource.RLIMIT_NOFILE, (30, limits[1]));"
+    )
+    error = notebook.run("%distributed --procs 12 rank", fails=True).error
+    assert re.search(r"AccelnbError: rank \d could not be started: Too many open files", error)
+    notebook.run(f"resource.prlimit({server.pid}, resource.RLIMIT_NOFILE, limits);")
+    assert notebook.run("%distributed --procs 2 rank").lines == ["[0] 0", "[1] 1"]
+    assert notebook.processes()[0] == server
+    notebook.run("%accelnb shutdown")
+    assert server.num_fds() < 12
+
+
+def test_a_fork_server_killed_while_ranks_start_is_named(notebook):
+    notebook.run(
+        "import accelnb.engine.launchers.local as local\nstart = local.LocalRanks.start\n"
+        "def start_and_kill(self, *args):\n    start(self, *args)\n"
+        "    local.fork_server().process.kill()\n"
+        "local.LocalRanks.start = start_and_kill"
+    )
+    error = notebook.run("%distributed --procs 1 rank", fails=True).error
+    assert "AccelnbError: the fork server ended: it was killed" in error
+    notebook.run("local.LocalRanks.start = start")
+    assert notebook.run("%distributed --procs 2 rank", timeout=90).lines == ["[0] 0", "[1] 1"]
+
+
+def test_an_error_on_a_line_of_an_ordinary_cell_names_that_line(shared_notebook):
+    error = shared_notebook.run(
+        "def divide():\n    return 1 / 0\nfine = 1\n%distributed divide()", fails=True
+    ).error
+    assert "----> 4 divide()" in error
+    assert "----> 2     return 1 / 0" in error
+    error = shared_notebook.run("fine = 1\n%distributed 1 1", fails=True).error
+    assert "    1 1\n" in error
+    assert "SyntaxError: invalid syntax" in error

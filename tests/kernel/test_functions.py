@@ -52,6 +52,10 @@ def test_wrong_calls_are_refused_before_anything_starts(shared_notebook):
     assert "total() cannot be called so" in said
     said = run("accelnb.launch(total, open('/dev/null'), procs=2)", fails=True).error
     assert "total or its arguments cannot be sent" in said
+    said = run("accelnb.launch('total', procs=2)", fails=True).error
+    assert said == "AccelnbError: 'total' is not a function, so ranks cannot call it"
+    said = run("accelnb.notebook_launcher(total, args=3)", fails=True).error
+    assert said == "AccelnbError: args=3: must be a tuple, such as (3,)"
 
 
 def test_a_script_needs_no_main_guard(run_script):

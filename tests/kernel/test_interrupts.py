@@ -110,3 +110,34 @@ def test_stop_while_ranks_start_leaves_the_next_cell_working(notebook):
     finally:
         timer.join()
     assert notebook.run("%distributed --procs 2 --start fork rank").lines == ["[0] 0", "[1] 1"]
+
+
+def test_stop_while_values_are_packed_sends_nothing(shared_notebook, pids):
+    shared_notebook.run(
+        "import time\nclass Slow:\n    def __reduce__(self):\n        time.sleep(20)\n"
+        "        return int, (5,)\nslow, other = Slow(), 4"
+    )
+    threading.Timer(0.5, shared_notebook.interrupt).start()
+    error = shared_notebook.run("%distributed slow, other", fails=True).error
+    assert error == "KeyboardInterrupt: stopped before the cell began on the ranks"
+    shared_notebook.run("slow = 1")
+    assert shared_notebook.run("%distributed slow, other").lines == ["[0-1] (1, 4)"]
+
+
+def test_stop_ends_a_launched_function_and_its_ranks(shared_notebook):
+    ranks = len(shared_notebook.processes())
+    shared_notebook.run("import accelnb, time")
+    threading.Timer(1.0, shared_notebook.interrupt).start()
+    error = shared_notebook.run("accelnb.launch(time.sleep, 60, procs=2)", fails=True).error
+    assert error.startswith("KeyboardInterrupt: stopped; the ranks of this call have ended")
+    assert len(shared_notebook.processes()) == ranks
+
+
+def test_stop_twice_does_not_wait_for_the_ranks_and_the_next_cell_runs(shared_notebook):
+    for seconds in (0.5, 0.8):
+        threading.Timer(seconds, shared_notebook.interrupt).start()
+    stubborn = "while True:\n    try: time.sleep(60)\n    except KeyboardInterrupt: pass"
+    output = shared_notebook.run(f"%%distributed\nimport time\n{stubborn}", fails=True)
+    assert output.error == "KeyboardInterrupt: the ranks are still being stopped"
+    assert output.seconds < 1.8  # they are killed after 2.2
+    assert shared_notebook.run("%distributed rank").lines == ["[0] 0", "[1] 1"]

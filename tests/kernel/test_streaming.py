@@ -49,11 +49,27 @@ def test_what_cannot_be_streamed_is_said_on_its_line(shared_notebook):
         ("'text', kind='scalar'", "x: a str is not one number"),
         ("object()", "x: only numbers, tensors and arrays can be streamed"),
         ("torch.ones(2), kind='sound'", "kind=sound: choose one of scalar, tensor"),
+        ("'text'", "x: only numbers, tensors and arrays can be streamed"),
+        ("torch.eye(2).to_sparse()", "x: a sparse tensor cannot be streamed; use to_dense()"),
+        ("torch.tensor([1j, 2]), kind='histogram'", "x: complex numbers have no histogram"),
+        ("10**400", "x: the number is too large for a float"),
+        ("1.0, step=2**70", "step=1180591620717411303424: must fit into 64 bits"),
+        ("1.0, step='one'", "step=one: must be a whole number"),
+        ("1.0), accelnb.stream('x', torch.ones(2)", "x: a scalar before and a tensor now"),
+        ("1.0), accelnb.stream(3, 1.0", "name=3: must be text"),
     ]:
         cell = f"%%distributed\nimport accelnb, torch\naccelnb.stream('x', {value})"
         error = shared_notebook.run(cell, fails=True).error
         assert f"ValueError: {said}" in error
         assert "line 3)" in error
+        assert "accelnb/" not in error  # no frame of ours
+
+
+def test_only_scalars_make_a_table(shared_notebook):
+    run = shared_notebook.run
+    run("%%distributed\nimport accelnb, torch\naccelnb.stream('w', torch.ones(3))")
+    error = run("import accelnb\naccelnb.last_run()['w'].frame()", fails=True).error
+    assert "AccelnbError: w: tensors make no table; read them as series[rank][-1].value" in error
 
 
 def test_a_rank_never_waits_for_the_notebook_and_counts_what_it_drops(shared_notebook):

@@ -62,6 +62,8 @@ def test_ranks_are_read_as_lists_and_ranges():
     read = from_mapping(CellOptions, {"ranks": "0,2-4"})
     assert read.ranks == (0, 2, 3, 4)
     assert from_mapping(CellOptions, {"ranks": [3, 1]}).ranks == (1, 3)
+    with pytest.raises(ConfigError, match="ranks=0-: must be ranks such as 0,2-3"):
+        from_mapping(CellOptions, {"ranks": "0-"})
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():

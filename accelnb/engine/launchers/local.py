@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,7 @@ class Exit:
     pid: int
     code: int
     rest: dict[str, Rest]  # of its stdout and stderr
+    never_began: str | None = None  # why there was no process at all
 
 
 class ForkServer:
@@ -71,7 +73,11 @@ class ForkServer:
         self._reading = threading.Lock()
 
     def alive(self) -> bool:
-        return self.process.poll() is None and self._owner == os.getpid()
+        if self.process.poll() is not None or self._owner != os.getpid():
+            return False
+        control = select.poll()  # a server that is dying has closed its end already
+        control.register(self._control.fileno(), 0)
+        return not control.poll(0)
 
     def wait_ready(self, timeout: float = 120.0) -> None:
         """Wait until the server has imported torch and can start ranks in milliseconds.
@@ -98,8 +104,13 @@ class ForkServer:
     def open_group(self) -> LocalRanks:
         """Return a new, empty group of ranks that the server will own."""
         ours, theirs = Channel.pair()
-        self._control.send({"op": "group"}, [theirs.fileno()])
-        theirs.close()
+        try:
+            self._control.send({"op": "group"}, [theirs.fileno()])
+        except OSError as error:
+            ours.close()
+            raise AccelnbError(f"the fork server ended: {self.last_words()}") from error
+        finally:
+            theirs.close()
         return LocalRanks(ours)
 
     def last_words(self) -> str:
@@ -147,6 +158,8 @@ class LocalRanks:
             raise EOFError from None
         if message["event"] == "started":
             return message["rank"], message["pid"]
+        if message["event"] == "failed":
+            return Exit(message["rank"], 0, 1, {}, message["reason"])
         rest = {name: Rest.from_json(content) for name, content in message["rest"].items()}
         return Exit(message["rank"], message["pid"], message["code"], rest)
 

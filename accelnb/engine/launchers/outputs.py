@@ -89,11 +89,18 @@ class Rest:
 
 def open_outputs() -> tuple[tuple[Output, ...], tuple[int, ...]]:
     """Return a rank's outputs, and the descriptors to write to them."""
-    pipes = [_pipe() for _ in _NAMES]
-    outputs = tuple(
-        Output(name, reads, _memory()) for name, (reads, _) in zip(_NAMES, pipes, strict=True)
-    )
-    return outputs, tuple(writes for _, writes in pipes)
+    outputs, writes = [], []
+    with contextlib.ExitStack() as on_failure:  # this process may be out of descriptors
+        for name in _NAMES:
+            ends = _pipe()
+            for fd in ends:
+                on_failure.callback(os.close, fd)
+            record = _memory()
+            on_failure.callback(os.close, record)
+            outputs.append(Output(name, ends[0], record))
+            writes.append(ends[1])
+        on_failure.pop_all()
+    return tuple(outputs), tuple(writes)
 
 
 def _pipe() -> tuple[int, int]:

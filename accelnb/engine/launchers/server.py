@@ -79,7 +79,7 @@ class Server:
                         self._open_group(Channel.from_fd(fd))
                     else:
                         self._handle(key.data)
-                except (EOFError, ConnectionError):
+                except (EOFError, ConnectionError, TimeoutError):
                     if key.data is self._control:
                         return
                     self._close_group(cast(_Group, key.data))
@@ -108,25 +108,48 @@ class Server:
     def _handle(self, group: _Group) -> None:
         message, fds = group.channel.receive()
         if message["op"] == "start":
-            self._start(group, message, fds)
+            try:
+                self._start(group, message, fds)
+            except OSError as error:  # no more processes or descriptors for us
+                failed = {"event": "failed", "rank": message["rank"], "reason": error.strerror}
+                group.channel.send(failed)
         elif message["op"] == "kill":
             for pid in [r.pid for r in group.ranks.values() if r.rank == message["rank"]]:
                 _kill_session(pid)
 
     def _start(self, group: _Group, message: dict[str, Any], fds: list[int]) -> None:
-        outputs, writes = open_outputs()
-        if message["method"] == "fork":
-            gc.disable()
+        with contextlib.ExitStack() as inherited:  # our copies of what is the rank's
+            for fd in fds:
+                inherited.callback(os.close, fd)
+            outputs, writes = open_outputs()
+            for fd in writes:
+                inherited.callback(os.close, fd)
+            try:
+                pid = self._fork_or_spawn(message, fds, outputs, writes)
+            except OSError:
+                for output in outputs:
+                    output.close()
+                raise
+        group.ranks[pid] = _Rank(message["rank"], pid, outputs)
+        group.channel.send({"event": "started", "rank": message["rank"], "pid": pid})
+
+    def _fork_or_spawn(
+        self,
+        message: dict[str, Any],
+        fds: list[int],
+        outputs: tuple[Output, ...],
+        writes: tuple[int, ...],
+    ) -> int:
+        if message["method"] == "spawn":
+            return self._spawn(message["spec"], fds, outputs, writes)
+        gc.disable()
+        try:
             pid = os.fork()
             if pid == 0:
                 self._become_rank(message["spec"], fds, outputs, writes)
+        finally:
             gc.enable()
-        else:
-            pid = self._spawn(message["spec"], fds, outputs, writes)
-        for fd in (*writes, *fds):
-            os.close(fd)
-        group.ranks[pid] = _Rank(message["rank"], pid, outputs)
-        group.channel.send({"event": "started", "rank": message["rank"], "pid": pid})
+        return pid
 
     def _become_rank(
         self,

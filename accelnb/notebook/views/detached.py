@@ -67,10 +67,15 @@ class DetachedView:
         data, metadata = event.content.get("data"), event.content.get("metadata")
         if not data:
             return
-        if set(data) == {"text/plain"}:
+        display_id = (event.content.get("transient") or {}).get("display_id")
+        if display_id is None and set(data) == {"text/plain"}:
             self._tail.add((event.rank, "value"), data["text/plain"] + "\n")
-        else:
-            publish_display_data(data, metadata)
+            return
+        if "text/plain" in data:
+            data = data | {"text/plain": self._label([event.rank]) + data["text/plain"]}
+        transient = {"display_id": f"rank{event.rank}-{display_id}"} if display_id else {}
+        is_update = event.kind == "update_display_data"
+        publish_display_data(data, metadata, transient=transient, update=is_update)
 
     def _label(self, ranks: Sequence[int]) -> str:
         return f"[{rank_list(ranks)}] "

@@ -18,7 +18,7 @@ from IPython.core.getipython import get_ipython
 from IPython.display import clear_output, publish_display_data
 
 from accelnb.engine.events import Display, Event, Skipped, Stalled, Stream, Streamed
-from accelnb.engine.failure import rank_list
+from accelnb.engine.failure import RunInterrupted, rank_list
 from accelnb.engine.run import Run
 from accelnb.notebook.views.area import in_kernel
 from accelnb.notebook.views.board import Board
@@ -318,7 +318,10 @@ def follow(run: Run, view: PlainView) -> None:
         _show_all(run, view)
     except KeyboardInterrupt:
         run.interrupt()
-        _show_all(run, view)
+        try:
+            _show_all(run, view)
+        except KeyboardInterrupt:
+            raise RunInterrupted("the ranks are still being stopped") from None
     finally:
         run.abandon()
         view.close()
