@@ -24,8 +24,16 @@ help:
 demo: $(VENV)/.with-test
 	$(BIN)/python notebooks/run_demo.py
 
+# Tests that measure time, those of notebooks, run alone; the others two at a time.
+SIDE_BY_SIDE := tests/training tests/unit tests/parity
+
 test: lint
+ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+else
+	$(BIN)/python -m pytest -n 2 $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE:%=--ignore=%)
+endif
 
 lint: $(VENV)/.with-test $(VENV)/.with-dev
 	$(BIN)/ruff check

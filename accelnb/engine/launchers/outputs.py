@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -115,7 +116,9 @@ def _pipe() -> tuple[int, int]:
 def _memory() -> int:
     try:
         fd = os.memfd_create("accelnb-output", os.MFD_CLOEXEC)
-    except (AttributeError, OSError):  # not Linux, or forbidden
+    except (AttributeError, OSError) as error:  # not Linux, or forbidden
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            raise  # a file would need a descriptor as well
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
     os.truncate(fd, _TOTAL.size + _RECORD_BYTES)
