@@ -165,7 +165,7 @@ class Accelerator(
         dynamo = dynamo_plugin or TorchDynamoPlugin(backend=dynamo_backend)
         kind = chosen_precision(mixed_precision)
         group = handlers.get(InitProcessGroupKwargs, InitProcessGroupKwargs()).to_kwargs()
-        self.rng_types = [str(RNGType(kind)) for kind in rng_types or ("generator",)]
+        self.rng_types = [str(RNGType(name)) for name in rng_types or ("generator",)]
         self.project_configuration = project_config or ProjectConfiguration()
         if project_dir is not None:
             self.project_configuration.set_directories(project_dir)
