@@ -162,8 +162,11 @@ def test_a_value_that_cannot_be_brought_back_is_named(shared_notebook):
 
 
 def test_a_rank_whose_link_fails_ends_instead_of_hanging(shared_notebook):
-    cell = "%%distributed\nfrom accelnb.worker.link import RankLink\nRankLink._wait_ms = None"
-    error = shared_notebook.run(cell, fails=True).error
+    error = shared_notebook.run(
+        "%%distributed\nimport time\nfrom accelnb.worker.link import RankLink\n"
+        "RankLink._wait_ms = None\ntime.sleep(60)  # it ends long before",
+        fails=True,
+    ).error
     assert "exit code 1; its last output:" in error
     assert "TypeError: 'NoneType' object is not callable" in error
     assert shared_notebook.run(ALL_REDUCE).lines == ["[0-1] 2.0"]
