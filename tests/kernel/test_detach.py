@@ -5,7 +5,10 @@ from __future__ import annotations
 import queue
 import time
 
+import pytest
 from harness import wait_until
+
+pytestmark = pytest.mark.alone  # it measures time
 
 CELL = """%%distributed --detach --out run
 import accelnb, time

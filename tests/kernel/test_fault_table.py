@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+pytestmark = pytest.mark.alone  # it measures time
+
 NEXT = """%%distributed
 import torch, torch.distributed as dist
 t = torch.ones(1); dist.all_reduce(t); t.item()"""

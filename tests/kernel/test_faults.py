@@ -10,6 +10,8 @@ import threading
 import pytest
 from harness import wait_until
 
+pytestmark = pytest.mark.alone  # it measures time
+
 ALL_REDUCE = (
     "%%distributed\nimport torch, torch.distributed as dist\n"
     "t = torch.ones(1); dist.all_reduce(t); t.item()"

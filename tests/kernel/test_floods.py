@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 
 import psutil
+import pytest
+
+pytestmark = pytest.mark.alone  # it measures time
 
 MiB = 1 << 20
 

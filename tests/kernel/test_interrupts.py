@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.alone  # it measures time
+
 # Promised: 3 s. A hang would be 30 s and more.
 SOON = 6.0
 

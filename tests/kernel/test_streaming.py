@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytestmark = pytest.mark.alone  # it measures time
+
 
 def test_scalars_are_a_table_by_step_and_rank(shared_notebook):
     run = shared_notebook.run
