@@ -36,8 +36,9 @@ else
 	$(BIN)/python -m pytest -m "$(ALONE)"
 endif
 
-# Node.js comes from PyPI with the test extra; its npm looks for it on the path.
-NPM := cd widgets && PATH="$(abspath $(VENV))/node/bin:$$PATH" npm
+# Node.js comes from PyPI with the test extra.
+NODE := $(abspath $(VENV))/node
+NPM := cd widgets && PATH="$(NODE)/bin:$$PATH" node $(NODE)/lib/node_modules/npm/bin/npm-cli.js
 
 test-widgets: widgets/node_modules/.package-lock.json
 	$(NPM) test

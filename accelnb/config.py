@@ -1,92 +1,58 @@
 """What a launch is, described once.
 
 Each field below is the only declaration of its option. The magic's arguments, its help, the
-keywords of ``accelnb.launch`` and the messages about wrong values are all made from it.
+keywords of ``accelnb.launch``, the panel's controls, the keys of accelnb.yaml and the messages
+about wrong values are all made from it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import keyword
+import importlib.util
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from accelnb.devices import DEVICES
-from accelnb.errors import AccelnbError
+from accelnb.option import (
+    MESH_DIMENSIONS,
+    ConfigError,
+    Option,
+    declare,
+    options,
+    read_cluster,
+    read_count,
+    read_mesh,
+    read_name,
+    read_names,
+    read_ranks,
+    read_seconds,
+    write_mesh,
+)
 
 if TYPE_CHECKING:
     from accelnb.hardware import Hardware
 
+__all__ = [
+    "MESH_DIMENSIONS",
+    "SHAPE",
+    "CellOptions",
+    "ConfigError",
+    "LaunchConfig",
+    "Option",
+    "changed",
+    "check_known",
+    "from_mapping",
+    "most_procs",
+    "options",
+    "possible",
+    "resolve",
+    "settings_for_ranks",
+    "to_line",
+]
+
 T = TypeVar("T")
-
-
-class ConfigError(AccelnbError):
-    """An option has a value it cannot have. Nothing was started or changed."""
-
-
-# ---- the values an option can take: text or a Python value in, a checked value out ----
-
-
-def _at_least_one(value: Any) -> int:
-    number = int(str(value))
-    if number < 1:
-        raise ValueError("must be a whole number of at least 1")
-    return number
-
-
-def _seconds(value: Any) -> float:
-    number = float(value)
-    if not (number > 0 and math.isfinite(number)):
-        raise ValueError("must be a number of seconds above 0")
-    return number
-
-
-def _rank_set(value: Any) -> tuple[int, ...]:
-    """Read ``0,2-3`` (or a sequence of numbers) as the ranks (0, 2, 3)."""
-    if isinstance(value, int):
-        return (value,)
-    if not isinstance(value, str):
-        return tuple(sorted({int(rank) for rank in value}))
-    ranks: set[int] = set()
-    for part in value.split(","):
-        first, dash, last = part.partition("-")
-        ranks.update(range(int(first), int(last if dash else first) + 1))
-    if not ranks:
-        raise ValueError("names no rank")
-    return tuple(sorted(ranks))
-
-
-def _name(value: Any) -> str:
-    if not str(value).isidentifier() or keyword.iskeyword(value):
-        raise ValueError("must be a Python variable name")
-    return str(value)
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else value
-    return tuple(_name(part.strip()) for part in parts)
-
-
-def _option(
-    default: Any,
-    help: str,
-    *,
-    flags: str,
-    parse: Callable[[Any], Any] | None = None,
-    expects: str = "",
-    choices: tuple[str, ...] = (),
-) -> Any:
-    """Declare an option: `expects` is the text for a value that `parse` refuses."""
-    metadata = {
-        "help": help,
-        "flags": tuple(flags.split()),
-        "parse": parse,
-        "expects": expects,
-        "choices": choices,
-    }
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -102,46 +68,93 @@ class LaunchConfig:
     4
     """
 
-    procs: int | None = _option(
+    procs: int | None = declare(
         None,
-        "number of ranks (default: one for each accelerator, else 2)",
+        "number of ranks, on each node (default: one for each accelerator, else 2)",
         flags="-n --procs",
-        parse=_at_least_one,
+        parse=read_count,
         expects="a whole number of at least 1",
     )
-    device: str = _option(
+    device: str = declare(
         "auto",
         "where the ranks compute",
         flags="--device",
         choices=("auto", *DEVICES),
     )
-    precision: str = _option(
+    precision: str = declare(
         "no",
         "mixed precision for the cell's Accelerator",
         flags="--precision",
         choices=("no", "fp16", "bf16", "fp8"),
     )
-    start: str = _option(
+    strategy: str = declare(
+        "ddp",
+        "how the cell's Accelerator trains one model on all ranks: ddp averages gradients, "
+        "none leaves models as they are, for those that you shard yourself",
+        flags="--strategy",
+        choices=("ddp", "none"),
+        absent={
+            "fsdp": "not in this version: choose none and call torch's fully_shard in the cell",
+            "tp": "not in this version: choose none and call torch's parallelize_module",
+            "deepspeed": "not in this version: choose none and call deepspeed.initialize",
+        },
+    )
+    mesh: tuple[tuple[str, int], ...] = declare(
+        (),
+        "arrange all ranks in a torch DeviceMesh, which the cell has as mesh, "
+        "e.g. dp_replicate=2,tp=2 (default: none)",
+        flags="--mesh",
+        parse=read_mesh,
+        expects="dimensions such as dp_replicate=2,tp=2, each once, of "
+        + ", ".join(MESH_DIMENSIONS),
+        write=write_mesh,
+    )
+    accumulation: int = declare(
+        1,
+        "batches of each rank for one optimizer step, unless the cell's Accelerator says",
+        flags="--accumulation",
+        parse=read_count,
+        expects="a whole number of at least 1",
+    )
+    cluster: str = declare(
+        "local",
+        "where the ranks run: local, on this machine; ray, on the Ray cluster that this machine "
+        "is part of; ray://HOST:PORT, on one elsewhere",
+        flags="--cluster",
+        choices=("local", "ray"),
+        parse=read_cluster,
+        expects="local, ray, or the address of a Ray cluster such as ray://head-node:10001",
+    )
+    nodes: int = declare(
+        1,
+        "machines of the cluster to run on, with --procs ranks on each",
+        flags="--nodes",
+        parse=read_count,
+        expects="a whole number of at least 1",
+    )
+    start: str = declare(
         "auto",
         "how a rank process starts: fork from a warm server (ms) or spawn a fresh Python (s)",
         flags="--start",
         choices=("auto", "fork", "spawn"),
     )
-    timeout: float | None = _option(
+    timeout: float | None = declare(
         None,
         "stop the cell after this many seconds (default: never)",
         flags="--timeout",
-        parse=_seconds,
+        parse=read_seconds,
         expects="a number of seconds above 0",
+        write="{:g}".format,
     )
-    stall: float = _option(
+    stall: float = declare(
         30.0,
         "after this many seconds without progress on any rank, say where each of them is",
         flags="--stall",
-        parse=_seconds,
+        parse=read_seconds,
         expects="a number of seconds above 0",
+        write="{:g}".format,
     )
-    logs: str = _option(
+    logs: str = declare(
         "merged",
         "which output is shown: merged (equal lines of several ranks once), "
         "all (each rank's every line), rank0 (rank 0 only)",
@@ -149,38 +162,46 @@ class LaunchConfig:
         choices=("merged", "all", "rank0"),
     )
 
+    @property
+    def world_size(self) -> int:
+        """The number of ranks on all nodes; `procs` has to be concrete."""
+        assert self.procs is not None
+        return self.procs * self.nodes
+
 
 @dataclass(frozen=True)
 class CellOptions:
     """What one cell asks for, beside the ranks it runs on."""
 
-    ranks: tuple[int, ...] | None = _option(
+    ranks: tuple[int, ...] | None = declare(
         None,
         "run on these ranks only, e.g. 0,2-3",
         flags="--ranks",
-        parse=_rank_set,
+        parse=read_ranks,
         expects="ranks such as 0,2-3",
+        write=lambda ranks: ",".join(map(str, ranks)),
     )
-    out: str | None = _option(
+    out: str | None = declare(
         None,
         "bind each rank's last value to this notebook name, as a sequence over ranks",
         flags="-o --out",
-        parse=_name,
+        parse=read_name,
         expects="a Python variable name",
     )
-    pull: tuple[str, ...] = _option(
+    pull: tuple[str, ...] = declare(
         (),
         "bring these names back from the ranks, e.g. a,b; each becomes a sequence over ranks",
         flags="--pull",
-        parse=_names,
+        parse=read_names,
         expects="variable names such as a,b",
+        write=",".join,
     )
-    detach: bool = _option(
+    detach: bool = declare(
         False,
         "return a Run at once; the cell goes on in the background (--out NAME binds the Run)",
         flags="--detach",
     )
-    fresh: bool = _option(
+    fresh: bool = declare(
         False,
         "start new ranks for this cell; the variables of the old ones are lost",
         flags="--fresh",
@@ -188,49 +209,7 @@ class CellOptions:
 
 
 # What must be equal for a cell to run on the ranks that are already there.
-SHAPE = ("procs", "device", "start")
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option as its readers see it: the magic, the help, the messages."""
-
-    name: str
-    flags: tuple[str, ...]
-    help: str
-    default: Any
-    choices: tuple[str, ...]
-    parse: Callable[[Any], Any] | None
-    expects: str
-
-    @property
-    def is_switch(self) -> bool:
-        return isinstance(self.default, bool)
-
-    def read(self, value: Any) -> Any:
-        """Return `value` checked and in its own type; raise ConfigError otherwise."""
-        if value is None and self.default is None:
-            return None
-        if self.is_switch:
-            return bool(value)
-        if self.choices:
-            if value in self.choices:
-                return value
-            raise ConfigError(f"{self.name}={value}: choose one of {', '.join(self.choices)}")
-        assert self.parse is not None
-        try:
-            return self.parse(value)
-        except (ValueError, TypeError):
-            raise ConfigError(f"{self.name}={value}: must be {self.expects}") from None
-
-
-def options(*tables: type) -> tuple[Option, ...]:
-    """Return the options that the given tables (dataclasses above) declare."""
-    return tuple(
-        Option(name=f.name, default=f.default, **f.metadata)
-        for table in tables
-        for f in dataclasses.fields(table)
-    )
+SHAPE = ("procs", "device", "start", "cluster", "nodes")
 
 
 def from_mapping(table: type[T], values: Mapping[str, Any], base: T | None = None) -> T:
@@ -247,32 +226,140 @@ def check_known(values: Iterable[str], *tables: type) -> None:
             raise ConfigError(f"{name}: no such option; options are {', '.join(known)}")
 
 
+def to_line(config: LaunchConfig) -> str:
+    """Return the options, as on a magic line, that differ from the defaults.
+
+    Examples
+    --------
+    >>> from accelnb.config import LaunchConfig, to_line
+    >>> to_line(LaunchConfig(procs=4, mesh=(("dp_replicate", 2), ("tp", 2))))
+    '--procs 4 --mesh dp_replicate=2,tp=2'
+    """
+    return " ".join(f"{o.flags[-1]} {o.write(value)}" for o, value in changed(config))
+
+
+def changed(config: LaunchConfig) -> list[tuple[Option, Any]]:
+    """Return the options whose value differs from the default, each with its value."""
+    values = ((option, getattr(config, option.name)) for option in options(LaunchConfig))
+    return [(option, value) for option, value in values if value != option.default]
+
+
+def settings_for_ranks(config: LaunchConfig, everyone: bool = True) -> dict[str, Any]:
+    """Return what a rank has to know of the options for one cell.
+
+    Parameters
+    ----------
+    everyone
+        Whether all ranks run the cell; otherwise a mesh cannot be made or taken away.
+    """
+    return {
+        "precision": config.precision,
+        "strategy": config.strategy,
+        "accumulation": config.accumulation,
+        "mesh": config.mesh if everyone else None,
+    }
+
+
+def possible(config: LaunchConfig, hardware: Hardware) -> dict[str, dict[str, str | None]]:
+    """Say what each option with choices could be, given the others and the machine.
+
+    Returns
+    -------
+    possible : dict
+        For each option with choices: each choice, with None if it can be chosen, otherwise why
+        not, in one line.
+
+    Examples
+    --------
+    >>> from accelnb.config import LaunchConfig, possible
+    >>> from accelnb.hardware import Hardware
+    >>> possible(LaunchConfig(), Hardware({"cpu": 8}))["precision"]
+    {'no': None, 'fp16': None, 'bf16': None, 'fp8': 'cpu cannot; choose one of no, bf16, fp16'}
+    """
+    device = _device(config, hardware)
+    found: dict[str, dict[str, str | None]] = {}
+    for option in options(LaunchConfig):
+        if option.choices:
+            asked = dict.fromkeys((*option.choices, getattr(config, option.name)))
+            reasons = {c: _why_not(option.name, c, device, hardware) for c in asked}
+            found[option.name] = reasons | dict(option.absent)
+    return found
+
+
+def _device(config: LaunchConfig, hardware: Hardware) -> str:
+    return hardware.best_device if config.device == "auto" else config.device
+
+
+def _why_not(name: str, choice: str, device: str, hardware: Hardware) -> str | None:
+    """Return why ranks on `device` cannot have this choice of an option, None if they can."""
+    if name == "device" and choice != "auto":
+        return hardware.why_not(choice)
+    if name == "precision" and choice not in (there := hardware.precisions(device)):
+        return f"{device} cannot; choose one of {', '.join(there)}"
+    if name == "cluster" and choice != "local" and importlib.util.find_spec("ray") is None:
+        return "Ray is not installed here: pip install 'accelnb[ray]'"
+    if name == "start" and choice == "fork" and hardware.start_method(device) != "fork":
+        return f"a rank on {device} cannot be forked here; choose auto or spawn"
+    return None
+
+
+def most_procs(device: str, hardware: Hardware) -> int | None:
+    """Return how many ranks `device` can have at most, None if that has no limit.
+
+    Examples
+    --------
+    >>> from accelnb.config import most_procs
+    >>> from accelnb.hardware import Hardware
+    >>> most_procs("cuda", Hardware({"cpu": 8, "cuda": 2}))
+    2
+    """
+    return None if device == "cpu" else hardware.count(device)
+
+
 def resolve(config: LaunchConfig, hardware: Hardware) -> LaunchConfig:
     """Fill in what is automatic from `hardware` and refuse what it cannot do.
 
     Raises
     ------
     ConfigError
-        A device this machine lacks, more ranks than devices, or a precision the device lacks.
+        A device this machine lacks, more ranks than devices, a precision the device lacks, a
+        mesh of another number of ranks, or several nodes without a cluster.
     """
-    device = config.device
-    if device == "auto":
-        device = hardware.best_device
-    count = hardware.count(device)
-    if not count:
-        raise ConfigError(
-            f"device={device}: not found on this machine; found {hardware.describe()}"
-        )
-    procs = config.procs or (count if device != "cpu" else 2)
-    if device != "cpu" and procs > count:
-        raise ConfigError(
-            f"procs={procs}: this machine has {count} {device} device{'s' * (count > 1)}; "
-            f"use --procs {count} at most, or --device cpu"
-        )
-    precisions = hardware.precisions(device)
-    if config.precision not in precisions:
-        raise ConfigError(
-            f"precision={config.precision}: {device} cannot; choose one of {', '.join(precisions)}"
-        )
+    if config.cluster == "local" and config.nodes > 1:
+        reason = "this machine is one node; name a cluster, as in --cluster ray://head-node:10001"
+        raise _option("nodes").refuse(config.nodes, reason)
+    device = _device(config, hardware)
+    for option in options(LaunchConfig):
+        value = getattr(config, option.name)
+        if option.choices and (reason := _why_not(option.name, value, device, hardware)):
+            raise option.refuse(value, reason)
+    procs = _procs(config, device, hardware)
     start = hardware.start_method(device) if config.start == "auto" else config.start
     return dataclasses.replace(config, device=device, procs=procs, start=start)
+
+
+def _procs(config: LaunchConfig, device: str, hardware: Hardware) -> int:
+    """Return how many ranks a node is to have: what the mesh and the machine have place for."""
+    places = math.prod(size for _, size in config.mesh) if config.mesh else None
+    most = most_procs(device, hardware)
+    procs = config.procs or (places and places // config.nodes) or most or 2
+    if most is not None and procs > most:
+        asked = "procs" if config.procs else "mesh"
+        raise _option(asked).refuse(
+            getattr(config, asked),
+            f"this machine has {most} {device} device{'s' * (most > 1)}; "
+            f"use --procs {most} at most, or --device cpu",
+        )
+    ranks = procs * config.nodes
+    if places is not None and places != ranks:
+        said = f"make the product of its dimensions {ranks}"
+        if places % config.nodes == 0:
+            said += f", or use --procs {places // config.nodes}"
+        raise _option("mesh").refuse(
+            config.mesh, f"has {places} places for {ranks} rank{'s' * (ranks > 1)}; {said}"
+        )
+    return procs
+
+
+def _option(name: str) -> Option:
+    return next(option for option in options(LaunchConfig) if option.name == name)

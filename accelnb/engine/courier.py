@@ -19,10 +19,12 @@ from typing import Any
 import zmq
 
 from accelnb.engine.doctor import Place, StallWatch, place_of, silent_place
-from accelnb.engine.events import Display, Event, Stalled, Stream
+from accelnb.engine.events import Display, Event, Stalled, Stream, Usage
 from accelnb.engine.failure import DIED, Failure, died
-from accelnb.engine.launchers.local import Exit, LocalRanks
+from accelnb.engine.launchers.contract import Exit, Ranks
 from accelnb.engine.metrics import Packet
+from accelnb.engine.progress import OpenBars
+from accelnb.engine.questions import ANSWER, QUESTION, Question, Questions
 from accelnb.engine.run import Run
 from accelnb.engine.tensors import Received
 from accelnb.engine.wire import Link, Message
@@ -33,6 +35,7 @@ _GRACE = 0.5
 _ANSWER = 2.2
 # A rank whose link thread has not said where it is after this long cannot.
 _SAY_WHERE = 1.0
+_USAGE_EVERY = 1.0
 _LATE_EVENTS = 1000
 _LAST_OUTPUT = 4000
 
@@ -68,18 +71,21 @@ class _Stop:
 class Courier(threading.Thread):
     """Carries the messages of one group until `close`."""
 
-    def __init__(self, link: Link, launched: LocalRanks, ranks: Sequence[int]) -> None:
+    def __init__(self, link: Link, launched: Ranks, ranks: Sequence[int]) -> None:
         super().__init__(name="accelnb-courier", daemon=True)
         self.members = {rank: Member(rank) for rank in ranks}
         self.changed = threading.Condition()  # notified when a member is ready or has ended
         self.regroup = False  # the process group is unusable: form it again
-        self.orphaned = False  # the fork server is gone
+        self.orphaned = False  # who started the ranks is gone, and so are they
         self.ending = False  # the ranks are shut down, so that they end is no fault
         self.failed: str | None = None  # why this thread has ended before `close`
         self._link = link
         self._launched = launched
         self._run: Run | None = None
         self._stall = StallWatch(None)
+        self._bars = OpenBars()
+        self._usage_at = 0.0  # when memory is to be looked at next
+        self._questions = Questions()
         self._places: dict[int, tuple[float, Place]] = {}  # when each rank last said it
         self._requests: set[str] = set()
         self._sequences: dict[int, dict[str, int]] = {}
@@ -112,6 +118,10 @@ class Courier(threading.Thread):
         """Interrupt `run` on every rank that has not finished."""
         if not self._closing:
             self.post(lambda: self._interrupt(run, reason))
+
+    def ask(self, rank: int, content: dict[str, Any]) -> Question:
+        """Ask a rank something that it answers between two cells, or not at all."""
+        return self._questions.ask(lambda asked: self.broadcast(QUESTION, asked, [rank]), content)
 
     def where(self) -> list[Place]:
         """Ask every rank where it is; return within a second or so."""
@@ -178,7 +188,7 @@ class Courier(threading.Thread):
     def _receive_process(self, poller: zmq.Poller) -> None:
         try:
             news = self._launched.receive()
-        except EOFError:  # the fork server died, and all its ranks with it
+        except EOFError:  # who started the ranks died, and all of them with it
             self.orphaned = True
             poller.unregister(self._launched.fileno())
             for member in self.members.values():
@@ -207,7 +217,9 @@ class Courier(threading.Thread):
     def _begin(self, run: Run, kind: str, requests: Mapping[int, Request]) -> None:
         self._failed_at = self._stopping = None
         self._stall = StallWatch(run.stall)
+        self._usage_at = time.monotonic() + _USAGE_EVERY
         self._sequences = {}
+        self._bars = OpenBars()
         for member in self.members.values():
             member.last_output = ""
         while self._late:
@@ -217,20 +229,22 @@ class Courier(threading.Thread):
             self._requests |= self._send(kind, content, [rank], buffers)
         for rank in run.ranks:  # one may have died before it was asked
             if ended := self.members[rank].exit:
-                run.rank_failed(died(rank, ended.code, self.members[rank].last_output))
+                run.rank_failed(failure_of(ended, self.members[rank].last_output))
         self._finish_if_over()
 
     def _on_message(self, message: Message) -> None:
         rank, _, incarnation = message.sender.decode().partition(".")
         member = self.members[int(rank)]
-        if incarnation != str(member.incarnation):
-            return  # the last words of a rank that was replaced
+        if incarnation != str(member.incarnation) or member.exit:
+            return  # the last words of a rank that has ended: told with its exit
         content = message.content
         if message.kind == "stream":
             member.received[content["name"]] = content["upto"]
             self._take_output(member, content["name"], content["text"])
         elif message.kind == "streamed":
             self._take_streamed(member.rank, message)
+        elif message.kind == "progress":
+            self._take_progress(member.rank, content["bars"])
         elif message.kind == "where":
             with self.changed:
                 self._places[member.rank] = time.monotonic(), place_of(member.rank, content)
@@ -239,6 +253,8 @@ class Courier(threading.Thread):
             with self.changed:
                 member.formed = content["generation"]
                 self.changed.notify_all()
+        elif message.kind == ANSWER:
+            self._questions.take(content)
         elif message.kind != "execute_reply":
             self._emit(Display(member.rank, message.kind, content))
         elif message.parent in self._requests:
@@ -253,6 +269,18 @@ class Courier(threading.Thread):
             packets = [Packet(*packet) for packet in pickle.loads(message.buffers[0])]
             self._run.take_streamed(rank, packets, message.content["dropped"])
             self._stall.moved()
+
+    def _take_progress(self, rank: int, told: Sequence[dict[str, Any]]) -> None:
+        progress, moved = self._bars.take(rank, told)
+        if self._run is None:
+            self._late.append(progress)
+            return
+        if moved:  # a bar that only shows the time is no sign of life
+            self._stall.moved()
+        self._run.deliver(progress)
+        for bar in progress.bars:
+            if bar.closed and bar.text:
+                self._run.log.write(rank, "stderr", bar.text + "\n")
 
     def _emit(self, event: Event) -> None:
         if self._run is not None:
@@ -307,13 +335,16 @@ class Courier(threading.Thread):
         for name, rest in exit.rest.items():
             if text := rest.after(member.received.get(name, 0)):
                 self._take_output(member, name, text)
+        for text in self._bars.left_by(exit.rank):
+            if self._run is not None:
+                self._run.log.write(exit.rank, "stderr", text + "\n")
         if self._run is not None and exit.rank in self._run.pending:
             was_stopped = self._was_stopped(exit.rank)
             self._run.replaced.append(exit.rank)
             if self.ending:
                 self._fail(Failure(exit.rank, DIED, "was shut down"))
             else:
-                self._fail(died(exit.rank, exit.code, member.last_output, was_stopped))
+                self._fail(failure_of(exit, member.last_output, was_stopped))
             self._finish_if_over()
         with self.changed:
             member.exit = exit
@@ -351,6 +382,8 @@ class Courier(threading.Thread):
         if run is None:
             return
         now = time.monotonic()
+        if now >= self._usage_at:
+            self._tell_usage(run, now)
         if self._stopping is not None:
             if now >= self._stopping.at + _ANSWER:
                 self._stopping.at = now
@@ -369,13 +402,25 @@ class Courier(threading.Thread):
             self._stall.next_step = now + min(_SAY_WHERE, self._stall.every)
             self._send("where_request", {}, run.ranks)
             return
-        report = self._stall.compare(self._places_since(self._stall.asked, run.ranks), now)
-        if report:
-            run.deliver(Stalled(report))
+        places = self._places_since(self._stall.asked, run.ranks)
+        if report := self._stall.compare(places, now):
+            run.deliver(Stalled(report, {place.rank: place.wait for place in places}))
+
+    def _tell_usage(self, run: Run, now: float) -> None:
+        self._usage_at = now + _USAGE_EVERY
+        pids = {rank: self.members[rank].pid for rank in sorted(run.pending)}
+        read = self._launched.held([pid for pid in pids.values() if pid])
+        for rank, pid in pids.items():
+            if pid in read:
+                run.deliver(Usage(rank, *read[pid]))
 
     def _places_since(self, asked: float, ranks: Sequence[int]) -> list[Place]:
         told = {rank: place for rank, (at, place) in self._places.items() if at >= asked}
-        return [told.get(rank) or silent_place(rank, self.members[rank].pid) for rank in ranks]
+        return [told.get(rank) or self._silent_place(self.members[rank]) for rank in ranks]
+
+    def _silent_place(self, member: Member) -> Place:
+        pid = None if member.exit else member.pid
+        return silent_place(member.rank, pid, self._launched.state(pid) if pid else None)
 
     def _wait_ms(self) -> int | None:
         run = self._run
@@ -388,5 +433,12 @@ class Courier(threading.Thread):
             due = [self._stopping.at + _ANSWER]
         elif self._failed_at is not None:
             due.append(self._failed_at + _GRACE)
-        until = min(due) - time.monotonic()
+        until = min(*due, self._usage_at) - time.monotonic()
         return max(0, int(until * 1000) + 1) if until < float("inf") else None
+
+
+def failure_of(exit: Exit, last_output: str, secondary: bool = False) -> Failure:
+    """Return the failure of a rank whose process has ended."""
+    if exit.lost_with is not None:
+        return Failure(exit.rank, DIED, f"was lost with {exit.lost_with}", secondary=secondary)
+    return died(exit.rank, exit.code, last_output, secondary)

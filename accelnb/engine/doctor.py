@@ -68,6 +68,15 @@ class Place:
                 return f"{frame.file}, line {frame.line}"
         return None
 
+    @property
+    def wait(self) -> str:
+        """Return in a few words what the rank is at, e.g. ``waiting in all_reduce``."""
+        if self.collective:
+            return f"waiting in {self.collective.name}"
+        if self.silent:
+            return "stalled: does not answer"
+        return f"stalled at {self.line}" if self.line else "stalled"
+
     def describe(self) -> str:
         if self.silent:
             return self.silent
@@ -102,9 +111,8 @@ def _frame(
     return Frame(file, line, function, is_cell, parts)
 
 
-def silent_place(rank: int, pid: int | None) -> Place:
-    """Say what can be said of a rank that does not answer."""
-    state = _process_state(pid)
+def silent_place(rank: int, pid: int | None, state: str | None) -> Place:
+    """Say what can be said of a rank that does not answer; `state` is its process's."""
     if state is None:
         return Place(rank, silent="its process has ended")
     if state in "Tt":
@@ -220,14 +228,6 @@ def branch_line(one: Sequence[Frame], other: Sequence[Frame]) -> str | None:
 
 def _cells(frames: Sequence[Frame]) -> list[Frame]:
     return [frame for frame in reversed(frames) if frame.is_cell]
-
-
-def _process_state(pid: int | None) -> str | None:
-    """Return the letter of proc(5) for a process's state, None if there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return None
 
 
 def _grouped(places: Iterable[Place], key: Callable[[Place], Any]) -> list[list[Place]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -43,9 +44,13 @@ class Streamed:
 
 @dataclass(frozen=True)
 class Stalled:
-    """No rank has made progress for a while; `report` says where each is."""
+    """No rank has made progress for a while; `report` says where each is.
+
+    `waits` says it of each rank in a few words, such as ``waiting in all_reduce``.
+    """
 
     report: str
+    waits: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

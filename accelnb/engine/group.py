@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import os
 import secrets
-import socket
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from accelnb.config import LaunchConfig
-from accelnb.engine.courier import Courier, Member, Request
+from accelnb.engine.courier import Courier, Member, Request, failure_of
 from accelnb.engine.doctor import Place
-from accelnb.engine.failure import died, name_ranks
-from accelnb.engine.launchers.local import fork_server
+from accelnb.engine.failure import name_ranks
+from accelnb.engine.launchers.choice import open_ranks
 from accelnb.engine.logs import new_log
+from accelnb.engine.questions import Question
 from accelnb.engine.run import Run
 from accelnb.engine.tensors import Packed
-from accelnb.engine.wire import Link
 from accelnb.errors import AccelnbError
 
 _START_TIMEOUT = 120.0  # s; most of it for importing torch
 _FORM_TIMEOUT = 30.0
-
-_numbers = itertools.count(1)
 
 
 class WorkerGroup:
@@ -57,18 +50,21 @@ class WorkerGroup:
     """
 
     def __init__(self, config: LaunchConfig) -> None:
-        assert config.procs is not None
         self.config = config
-        self.ranks = tuple(range(config.procs))
+        self.ranks = tuple(range(config.world_size))
         self._closed = False
         self._generation = 0
-        self._store_port = 0
+        self._store = ("", 0)
         self._context: dict[str, Any] = {}
         self._key = secrets.token_bytes(32)
-        self._server = fork_server()
-        self._address = f"ipc://{self._server.folder}/group-{next(_numbers)}.sock"
-        self._launched = self._server.open_group()
-        self._courier = Courier(Link.listen(self._address, self._key), self._launched, self.ranks)
+        self._launched = open_ranks(config)
+        try:
+            link = self._launched.listen(self._key)
+        except BaseException:
+            self._launched.close()
+            raise
+        self._address = link.address
+        self._courier = Courier(link, self._launched, self.ranks)
         self._courier.start()
         try:
             self._form(self.ranks)
@@ -79,7 +75,7 @@ class WorkerGroup:
     @property
     def alive(self) -> bool:
         """Whether the group can run a cell, if need be with a rank replaced."""
-        return not self._closed and not self._courier.failed and self._server.alive()
+        return not self._closed and not self._courier.failed and self._launched.alive()
 
     @property
     def busy(self) -> bool:
@@ -132,11 +128,17 @@ class WorkerGroup:
         """
         self._refuse_if_busy()
         everyone = self._changes_of_context() | {"ranks": list(requests)}
-        log = new_log(self._server.folder / "logs")
+        log = new_log(self._launched.folder)
         run = Run(tuple(requests), log, self._courier.stop, timeout, stall, lent)
         completed = {rank: (c | everyone, buffers) for rank, (c, buffers) in requests.items()}
         self._courier.begin(run, kind, completed)
         return run
+
+    def ask(self, question: dict[str, Any]) -> Question | None:
+        """Ask rank 0 what `accelnb.worker.lookup` reads; None while it has no time for it."""
+        if self.busy or not self.alive or self._courier.members[0].exit:
+            return None
+        return self._courier.ask(0, question)
 
     def where(self) -> list[Place]:
         """Return where every rank is, also while it runs a cell or is inside C++ code."""
@@ -155,8 +157,6 @@ class WorkerGroup:
         self._wait_for_exits(2)
         self._courier.close()
         self._launched.close()
-        with contextlib.suppress(FileNotFoundError):  # it ended with its fork server
-            os.unlink(self._address.removeprefix("ipc://"))
 
     def _wait_for_exits(self, timeout: float) -> None:
         if self._courier.failed:
@@ -174,33 +174,28 @@ class WorkerGroup:
         """Start the ranks in `new` and make a process group of them and the others."""
         self._generation += 1
         self._courier.regroup = False
-        listener = None
-        if 0 in new:  # rank 0 serves the store, on a port that the system picks
-            listener = socket.create_server(("127.0.0.1", 0))
-            self._store_port = listener.getsockname()[1]
         try:
+            if 0 in new:
+                self._store = self._launched.open_store()
             for rank in new:
                 incarnation = self._courier.members[rank].incarnation + 1
                 self._courier.members[rank] = Member(rank, incarnation)
-                inherited = listener.fileno() if listener and rank == 0 else None
-                self._launched.start(self._spec(rank), self.config.start, inherited)
+                self._launched.start(self._spec(rank), self.config.start)
         except OSError as exc:
-            raise AccelnbError(f"the fork server ended: {self._server.last_words()}") from exc
-        finally:
-            if listener is not None:
-                listener.close()
+            raise AccelnbError(self._launched.last_words()) from exc
         survivors = [rank for rank in self.ranks if rank not in new]
         self._courier.broadcast("form_request", self._rendezvous(), survivors)
         self._await_formed(_START_TIMEOUT if new else _FORM_TIMEOUT)
 
-    def _rendezvous(self) -> dict[str, int]:
-        return {"generation": self._generation, "port": self._store_port}
+    def _rendezvous(self) -> dict[str, Any]:
+        host, port = self._store
+        return {"generation": self._generation, "host": host, "port": port}
 
     def _spec(self, rank: int) -> dict[str, Any]:
-        self._context = _context()
-        return {
+        self._context = self._launched.context()
+        return self._launched.describe(rank) | {
             "rank": rank,
-            "world_size": self.config.procs,
+            "world_size": len(self.ranks),
             "device": self.config.device,
             "address": self._address,
             "key": self._key.hex(),
@@ -219,20 +214,20 @@ class WorkerGroup:
         with self._courier.changed:
             self._courier.changed.wait_for(settled, timeout)
         if self._courier.orphaned:
-            raise AccelnbError(f"the fork server ended: {self._server.last_words()}")
+            raise AccelnbError(self._launched.last_words())
         for member in self.members:
             if member.exit and member.exit.never_began:
                 reason = member.exit.never_began
                 raise AccelnbError(f"rank {member.rank} could not be started: {reason}")
             if member.exit:
-                failure = died(member.rank, member.exit.code, member.last_output)
+                failure = failure_of(member.exit, member.last_output)
                 raise AccelnbError(f"rank {member.rank} did not start: it {failure.evalue}")
         if missing():
             raise AccelnbError(f"{name_ranks(missing())} did not start within {timeout:g} s")
 
     def _changes_of_context(self) -> dict[str, Any]:
         """Return what of the folder, path and environment changed since the ranks were told."""
-        told, now = self._context, _context()
+        told, now = self._context, self._launched.context()
         self._context = now
         changes = {key: now[key] for key in ("cwd", "path") if now[key] != told[key]}
         env = {
@@ -241,7 +236,3 @@ class WorkerGroup:
             if now["env"].get(name) != told["env"].get(name)
         }
         return {"context": changes | {"env": env}} if changes or env else {}
-
-
-def _context() -> dict[str, Any]:
-    return {"cwd": os.getcwd(), "path": list(sys.path), "env": dict(os.environ)}

@@ -1,5 +1,7 @@
 """Values across processes: cloudpickle, with large buffers beside the pickle.
 
+Between processes of one machine these lie in shared memory, else in the message itself.
+
 What the notebook defines travels by value. A function of the notebook keeps no copy of the
 notebook's variables: its globals are a reference, and become the rank's own namespace there,
 so that it sees what the rank's cells assign, as it would in the notebook.
@@ -14,7 +16,7 @@ import io
 import pickle
 import sys
 import types
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import cloudpickle
@@ -22,11 +24,11 @@ import cloudpickle
 from accelnb.engine.shared_memory import SharedBuffers, map_shared
 
 _NAMESPACE = "accelnb.namespace"
-_LARGE = 1 << 16  # bytes from which a buffer travels in shared memory
+_LARGE = 1 << 16  # bytes from which a buffer travels beside the pickle
 
 
 class Packed:
-    """A pickled value: a small message, and large buffers in shared memory beside it.
+    """A pickled value: a small message, and large buffers in shared memory beside it or behind it.
 
     Attributes
     ----------
@@ -35,9 +37,13 @@ class Packed:
     """
 
     def __init__(
-        self, pickled: bytes, shared: SharedBuffers | None, numbers: Sequence[int]
+        self,
+        pickled: bytes,
+        shared: SharedBuffers | None = None,
+        numbers: Sequence[int] = (),
+        behind: Sequence[bytes] = (),
     ) -> None:
-        self.buffers: list[bytes | memoryview] = [pickled]
+        self.buffers: list[bytes | memoryview] = [pickled, *behind]
         self._shared = shared
         self.content = {"shared": shared.describe(numbers)} if shared and numbers else {}
 
@@ -51,8 +57,13 @@ class Received:
     """A pickled value that came in a message; its shared memory is mapped at once."""
 
     def __init__(self, content: dict[str, Any], buffers: Sequence[Any]) -> None:
-        self._pickled = buffers[0]
-        self._large = map_shared(content["shared"]) if "shared" in content else []
+        self._pickled, *self._behind = buffers
+        self._mapped = map_shared(content["shared"]) if "shared" in content else []
+
+    @functools.cached_property
+    def _large(self) -> list[memoryview]:
+        # A message's own memory cannot be written to, as the values' has to be.
+        return self._mapped or [memoryview(bytearray(buffer)) for buffer in self._behind]
 
     def load(self) -> Any:
         """Return the value that `dumps` packed."""
@@ -171,7 +182,7 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"unknown reference {pid!r}")
 
 
-def dumps(value: Any, ranks: Collection[int] | None = None) -> Packed:
+def dumps(value: Any, ranks: Collection[int] | None = None, finish: Finish | None = None) -> Packed:
     """Pack `value` on its own.
 
     Tensors keep their dtype, strides, shared memory and ``requires_grad``. Those on an
@@ -182,10 +193,12 @@ def dumps(value: Any, ranks: Collection[int] | None = None) -> Packed:
     ----------
     ranks
         Those that pack their value now; a DTensor over others too is refused.
+    finish
+        How it is to travel: `finished`, or `finished_in_message` to another machine.
     """
     pack = Pack(None, ranks)
     pack.add(value)
-    return finished([pack])[0]
+    return (finish or finished)([pack])[0]
 
 
 def pickled(value: Any) -> bytes:
@@ -240,12 +253,26 @@ class Pack:
         return self._pickler.large
 
 
+Finish = Callable[[Sequence[Pack]], list[Packed]]
+
+
 def finished(packs: Sequence[Pack]) -> list[Packed]:
-    """Make packs ready to travel; a large buffer that several hold is copied once."""
-    buffers = {_memory_of(view): view for pack in packs for view in pack.large}
+    """Make packs ready to travel here; a large buffer that several hold is copied once."""
+    buffers = _distinct(packs)
     shared = SharedBuffers(list(buffers.values())) if buffers else None
     number = {memory: i for i, memory in enumerate(buffers)}
     return [Packed(p.pickled, shared, [number[_memory_of(v)] for v in p.large]) for p in packs]
+
+
+def finished_in_message(packs: Sequence[Pack]) -> list[Packed]:
+    """Make packs ready to travel to another machine, with their large buffers in the message."""
+    # Copies: the values may be changed while the message is on its way.
+    copies = {memory: bytes(view) for memory, view in _distinct(packs).items()}
+    return [Packed(p.pickled, behind=[copies[_memory_of(v)] for v in p.large]) for p in packs]
+
+
+def _distinct(packs: Sequence[Pack]) -> dict[tuple[int, int], memoryview]:
+    return {_memory_of(view): view for pack in packs for view in pack.large}
 
 
 def _memory_of(view: memoryview) -> tuple[int, int]:

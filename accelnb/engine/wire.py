@@ -3,7 +3,8 @@
 The notebook holds a ROUTER, each rank a DEALER. Messages are those of Jupyter's protocol where
 it has one (``stream``, ``display_data``, ``execute_request`` ...), signed and checked by
 `jupyter_client.session.Session`; see https://jupyter-client.readthedocs.io/en/stable/messaging.html.
-A message whose signature is wrong is dropped before anything in it is read.
+A message whose signature is wrong is dropped before anything in it is read. Between machines the
+connection itself is encrypted and checked too: see `accelnb.engine.curve`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 import zmq
 from jupyter_client.jsonutil import json_default
 from jupyter_client.session import Session
+
+from accelnb.engine.curve import Curve
 
 log = logging.getLogger(__name__)
 
@@ -43,26 +46,33 @@ class Message:
 class Link:
     """One end of the wire; to be used by one thread."""
 
-    def __init__(self, key: bytes, socket_type: int) -> None:
+    def __init__(self, key: bytes, socket_type: int, curve: Curve | None = None) -> None:
         self._context = zmq.Context()
+        self._guard = curve.admit_in(self._context) if curve and socket_type == zmq.ROUTER else None
         self.socket = self._context.socket(socket_type)
+        if curve:
+            curve.apply_to(self.socket)
         self.socket.sndhwm = self.socket.rcvhwm = _WAITING
         self.socket.sndtimeo = 1000  # ms; a process that reads nothing for that long is stuck
         self._session = Session(key=key, signature_scheme="hmac-sha256", username="accelnb")
         self._session.pack = _packed
 
     @classmethod
-    def listen(cls, address: str, key: bytes) -> Link:
+    def listen(cls, address: str, key: bytes, curve: Curve | None = None) -> Link:
         """Return the notebook's end."""
-        link = cls(key, zmq.ROUTER)
+        link = cls(key, zmq.ROUTER, curve)
         link.socket.router_mandatory = True
-        link.socket.bind(address)
+        try:
+            link.socket.bind(address)
+        except zmq.ZMQError:
+            link.close()
+            raise
         return link
 
     @classmethod
-    def dial(cls, address: str, key: bytes, identity: bytes) -> Link:
+    def dial(cls, address: str, key: bytes, identity: bytes, curve: Curve | None = None) -> Link:
         """Return a rank's end."""
-        link = cls(key, zmq.DEALER)
+        link = cls(key, zmq.DEALER, curve)
         link.socket.identity = identity
         link.socket.connect(address)
         return link
@@ -106,11 +116,18 @@ class Link:
             parent=raw["parent_header"].get("msg_id"),
         )
 
+    @property
+    def address(self) -> str:
+        """Where the other end is to dial; the port may be one that the system picked."""
+        return self.socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+
     def writable(self) -> bool:
         """Return whether a send would not wait."""
         return bool(int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT)
 
     def close(self) -> None:
+        if self._guard is not None:
+            self._guard.stop()
         self._context.destroy(linger=0)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from accelnb.engine.tensors import Pack, Packed, finished
+from accelnb.engine.tensors import Finish, Pack, Packed, finished
 from accelnb.errors import AccelnbError
 from accelnb.notebook.names import CellNames
 
@@ -101,7 +101,9 @@ class Capture:
             for name in known.keys() - self._namespace.keys():
                 del known[name]
 
-    def pack(self, names: CellNames, ranks: Iterable[int]) -> dict[int, Packed | None]:
+    def pack(
+        self, names: CellNames, ranks: Iterable[int], finish: Finish = finished
+    ) -> dict[int, Packed | None]:
         """Return for each rank a pack of the values which `names` needs, if any.
 
         Ranks that lack the same values share one pack, and all packs their large buffers.
@@ -123,7 +125,7 @@ class Capture:
             chosen[rank] = missing
         filled = [missing for missing in packs if missing]
         try:
-            packed = dict(zip(filled, finished([packs[m][0] for m in filled]), strict=True))
+            packed = dict(zip(filled, finish([packs[m][0] for m in filled]), strict=True))
         except MemoryError as error:
             raise AccelnbError(f"the notebook's values cannot be sent: {error}") from error
         for rank, missing in chosen.items():

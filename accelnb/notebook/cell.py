@@ -59,14 +59,16 @@ def read_cell(shell: InteractiveShell, above: str | None, body: str) -> Cell:
         code = "\n" * (line - 1) + shell.transform_cell(body)
     else:
         source = above + body
-        code = "\n" * above.count("\n") + shell.transform_cell(body)
+        code = "\n" * (above.count("\n") + _empty_lines(body)) + shell.transform_cell(body)
     try:
         return Cell(code, source, name, number, analyse(code))
     except (SyntaxError, ValueError) as error:
         if not isinstance(error, SyntaxError):
             error = SyntaxError(str(error))
-        # The notebook's own text of a line magic's line is what IPython made of it.
+        # What Python keeps as the notebook's text of this cell is what IPython made of it.
         error.filename = name if above is not None else "<%distributed>"
+        if above is not None:
+            linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
         if error.lineno and not (error.text or "").strip():  # found when the syntax tree was read
             error.text = code.splitlines()[error.lineno - 1]
         rendered = shell.SyntaxTB.structured_traceback(type(error), error, None)
@@ -96,6 +98,12 @@ def _current_cell(shell: InteractiveShell) -> tuple[str, int, int]:
             return name, cells[name], frame.f_lineno
         frame = frame.f_back
     return "<cell>", shell.execution_count, 1
+
+
+def _empty_lines(body: str) -> int:
+    """Return how many lines IPython leaves out at the top of a cell that it transforms."""
+    lines = body.splitlines(keepends=True)
+    return next((at for at, line in enumerate(lines) if not line.isspace()), 0)
 
 
 def _with_line(name: str, line: int, text: str) -> str:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
+from accelnb.engine.early import discard_early
 from accelnb.engine.launchers.local import close_fork_server, fork_server
+from accelnb.engine.run import Run
+from accelnb.notebook.assist import Assist
+from accelnb.notebook.auto import AutoCells
+from accelnb.notebook.commands import complete_commands
 from accelnb.notebook.magics import AccelnbMagics, complete_options
 from accelnb.notebook.session import Session
+from accelnb.notebook.views.choice import run_html
 
 _sessions: dict[int, Session] = {}  # by the shell's id
+_additions: dict[int, tuple[AutoCells, Assist]] = {}
 
 
 def load(shell: InteractiveShell) -> None:
@@ -23,8 +31,14 @@ def load(shell: InteractiveShell) -> None:
     session = _sessions[id(shell)] = Session(shell)
     shell.events.register("post_run_cell", session.on_cell)
     shell.register_magics(AccelnbMagics(shell, session))
+    auto = AutoCells(shell, session)
+    additions = _additions[id(shell)] = (auto, Assist(shell, session, auto))
+    for addition in additions:
+        addition.install()
+    _mime_bundles(shell).for_type(Run, run_html)
     for magic in ("%%distributed", "%distributed"):
         shell.set_hook("complete_command", complete_options, str_key=magic)
+    shell.set_hook("complete_command", complete_commands, str_key="%accelnb")
 
 
 def unload(shell: InteractiveShell) -> None:
@@ -33,10 +47,19 @@ def unload(shell: InteractiveShell) -> None:
     if session is None:
         return
     shell.events.unregister("post_run_cell", session.on_cell)
+    _mime_bundles(shell).pop(Run, None)
+    for addition in _additions.pop(id(shell)):
+        addition.remove()
     session.shutdown()
+    discard_early()
     close_fork_server()
     for kind, name in (("cell", "distributed"), ("line", "distributed"), ("line", "accelnb")):
         shell.magics_manager.magics[kind].pop(name, None)
+
+
+def _mime_bundles(shell: InteractiveShell) -> Any:
+    formatter: Any = shell.display_formatter
+    return formatter.mimebundle_formatter
 
 
 def session_of(shell: InteractiveShell | None) -> Session | None:

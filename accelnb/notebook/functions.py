@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec
 
 from IPython.core.getipython import get_ipython
+from IPython.core.interactiveshell import InteractiveShell
 
 from accelnb.config import (
     ConfigError,
@@ -16,17 +17,20 @@ from accelnb.config import (
     from_mapping,
     options,
     resolve,
+    settings_for_ranks,
 )
 from accelnb.engine.failure import RunInterrupted, stopped_lines
 from accelnb.engine.group import WorkerGroup
+from accelnb.engine.launchers.choice import finish_for, hardware_for
 from accelnb.engine.run import RankResults
 from accelnb.engine.tensors import dumps
 from accelnb.errors import AccelnbError
-from accelnb.hardware import probe
 from accelnb.notebook.capture import Sources
 from accelnb.notebook.cell import cells_so_far
-from accelnb.notebook.extension import in_rank
-from accelnb.notebook.views.plain import PlainView, follow
+from accelnb.notebook.defaults import Defaults
+from accelnb.notebook.extension import in_rank, session_of
+from accelnb.notebook.views.choice import view_of
+from accelnb.notebook.views.plain import follow
 
 P = ParamSpec("P")
 
@@ -45,8 +49,9 @@ def launch(function: Callable[..., Any], *args: Any, **keywords: Any) -> RankRes
         Its arguments.
     **keywords
         Options of `accelnb.config.LaunchConfig` (``procs``, ``device``, ``precision``,
-        ``start``, ``timeout``, ``logs``); all others are the function's own. An option whose
-        name is also a parameter of the function is given to the launch.
+        ``strategy``, ``mesh``, ``timeout`` ...); all others are the function's own. An option
+        whose name is also a parameter of the function is given to the launch. In a notebook,
+        options that are not given are those of ``accelnb.yaml`` beside it, as for cells.
 
     Returns
     -------
@@ -75,7 +80,7 @@ def launch(function: Callable[..., Any], *args: Any, **keywords: Any) -> RankRes
     given = {name: value for name, value in keywords.items() if name in known}
     passed = {name: value for name, value in keywords.items() if name not in known}
     _check_signature(function, args, passed)
-    return _launch(function, args, passed, from_mapping(LaunchConfig, given))
+    return _launch(function, args, passed, given)
 
 
 def distributed(**given: Any) -> Callable[[Callable[P, Any]], Callable[P, RankResults]]:
@@ -96,12 +101,12 @@ def distributed(**given: Any) -> Callable[[Callable[P, Any]], Callable[P, RankRe
     [42, 42]
     """
     check_known(given, LaunchConfig)
-    config = from_mapping(LaunchConfig, given)
+    from_mapping(LaunchConfig, given)  # what is wrong is said here already
 
     def decorate(function: Callable[P, Any]) -> Callable[P, RankResults]:
         @functools.wraps(function)
         def on_ranks(*args: P.args, **kwargs: P.kwargs) -> RankResults:
-            return _launch(function, args, kwargs, config)
+            return _launch(function, args, kwargs, given)
 
         return on_ranks
 
@@ -137,11 +142,12 @@ def notebook_launcher(
     function, args
         The function and its arguments.
     num_processes
-        Number of ranks; by default one for each accelerator, or two on a CPU.
+        Number of ranks; by default as ``accelnb.yaml`` says, else one for each accelerator, or
+        two on a CPU.
     mixed_precision
         ``no``, ``fp16``, ``bf16`` or ``fp8``: what ``Accelerator()`` uses in the function.
     num_nodes, node_rank, max_restarts
-        More than one node, or restarts, are not supported yet and raise `ConfigError`.
+        More than one node, for which there is `launch`, and restarts raise `ConfigError`.
 
     Examples
     --------
@@ -150,36 +156,41 @@ def notebook_launcher(
     [0: 2, 1: 2]
     """
     if num_nodes != 1 or node_rank != 0:
-        raise ConfigError(f"num_nodes={num_nodes}: only one machine is supported yet")
+        raise ConfigError(
+            f"num_nodes={num_nodes}: use accelnb.launch(function, cluster='ray://HOST:PORT', "
+            "nodes=N) for several machines"
+        )
     if not isinstance(args, tuple | list):
         raise AccelnbError(f"args={args!r}: must be a tuple, such as ({args!r},)")
     if max_restarts:
         raise ConfigError(f"max_restarts={max_restarts}: restarts are not supported yet; use 0")
-    given = {"procs": num_processes, "precision": str(mixed_precision).lower()}
-    return _launch(function, tuple(args), {}, from_mapping(LaunchConfig, given))
+    given: dict[str, Any] = {"precision": str(mixed_precision).lower()}
+    if num_processes is not None:
+        given["procs"] = num_processes
+    return _launch(function, tuple(args), {}, given)
 
 
 def _launch(
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    config: LaunchConfig,
+    given: Mapping[str, Any],
 ) -> RankResults:
     if in_rank():
         raise AccelnbError("this code already runs on a rank; launch from the notebook instead")
     if not callable(function):
         raise AccelnbError(f"{function!r} is not a function, so ranks cannot call it")
-    config = resolve(config, probe())
+    shell = get_ipython()
+    config = _resolved(given, shell)
     try:
-        packed = dumps((function, args, dict(kwargs)))
+        packed = dumps((function, args, dict(kwargs)), finish=finish_for(config))
     except Exception as error:
         raise AccelnbError(
             f"{getattr(function, '__name__', 'the function')} or its arguments cannot be sent to "
             f"the ranks ({error}); create what cannot be sent inside the function"
         ) from error
-    shell = get_ipython()
     sources = Sources().for_rank(0, cells_so_far(shell)) if shell is not None else {}
-    options = {"precision": config.precision, "sources": sources, "result": True}
+    options = {"settings": settings_for_ranks(config), "sources": sources, "result": True}
     request = (options | packed.content, packed.buffers)
     group = WorkerGroup(config)
     try:
@@ -191,13 +202,27 @@ def _launch(
             lent=[packed],
         )
         try:
-            follow(run, PlainView(run, config.logs))
+            follow(run, view_of(run, config))
         except RunInterrupted:
             said = ["stopped; the ranks of this call have ended", *stopped_lines(run.failures)]
             raise RunInterrupted("\n".join(said)) from None
         return run.results()
     finally:
         group.shutdown()
+
+
+def _resolved(given: Mapping[str, Any], shell: InteractiveShell | None) -> LaunchConfig:
+    """Fill in what was not given: in a notebook from its defaults, then from the machine."""
+    if shell is None:
+        config = from_mapping(LaunchConfig, given)
+        return resolve(config, hardware_for(config))
+    session = session_of(shell)
+    defaults = session.settings if session else Defaults(shell)
+    try:
+        config = from_mapping(LaunchConfig, given, defaults.config())
+        return resolve(config, hardware_for(config))
+    except ConfigError as error:
+        raise defaults.explain(error, given) from None
 
 
 def _check_signature(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -18,15 +18,13 @@ from IPython.core.magic import (
 )
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
-from accelnb.config import CellOptions, ConfigError, LaunchConfig, from_mapping, options
-from accelnb.engine.doctor import stacks_report
+from accelnb.config import CellOptions, ConfigError, LaunchConfig, options
 from accelnb.engine.run import Run
 from accelnb.notebook.cell import read_cell
+from accelnb.notebook.commands import Commands
 from accelnb.notebook.session import Session
 
 _OPTIONS = options(LaunchConfig, CellOptions)
-_COMMANDS = ("status", "stacks", "pull", "push", "interrupt", "restart", "shutdown")
-_RANKS = re.compile(r"(?:^|\s)--ranks[\s=]*(?P<which>\S*)")
 _NO_OPTION = re.compile(r"--[A-Za-z][\w-]*")
 _WORD = re.compile(r"\s*(?P<flag>--?[\w-]+)(?P<equals>=)?")
 
@@ -52,6 +50,7 @@ class AccelnbMagics(Magics):
     def __init__(self, shell: InteractiveShell, session: Session) -> None:
         super().__init__(shell)
         self._session = session
+        self._commands = Commands(shell, session, self._parse)
 
     # The cell form expands $var and {expr} in its line; the line form only in its options,
     # for its expression may hold a dict.
@@ -80,38 +79,27 @@ class AccelnbMagics(Magics):
 
     @line_magic
     def accelnb(self, line: str) -> None:
-        """Look after the ranks.
+        """Open the panel, or look after the ranks.
 
+        %accelnb                     the panel: choose hardware and options, test, save
+        %accelnb config              the options in force and where each comes from
+                                     (--ignore-file: do without accelnb.yaml in this session;
+                                     --reset: forget that, and what was chosen for the session)
+        %accelnb test                try the options, or those given, on ranks of their own
+        %accelnb env                 this machine and its software (--plain: for a bug report)
         %accelnb status              each rank: process, memory, what it runs
         %accelnb stacks              where each rank is, also when it hangs
+        %accelnb view                show the newest run again
         %accelnb pull a,b            bring variables back, each as a sequence over ranks
         %accelnb push a,b            send the notebook's variables to the ranks
         %accelnb interrupt           stop a detached cell
         %accelnb restart             start the ranks anew; their variables are lost
         %accelnb shutdown            end them
+        %accelnb auto on             run every cell on the ranks, but for %%local ones (or off)
 
-        pull and push take --ranks 0,2-3.
+        pull and push take --ranks 0,2-3. Where there are no widgets, %accelnb shows the status.
         """
-        command, _, rest = (line.strip() or "status").partition(" ")
-        if command not in _COMMANDS:
-            raise ConfigError(f"%accelnb {command}: choose one of {', '.join(_COMMANDS)}")
-        if command in ("pull", "push"):
-            names, ranks = _names_and_ranks(command, rest)
-            getattr(self, f"_{command}")(names, ranks)
-        elif rest:
-            raise ConfigError(f"%accelnb {command} takes nothing more, so not {rest.strip()}")
-        elif command == "status":
-            print(self._status())
-        elif command == "stacks":
-            print(stacks_report(self._session.where()))
-        else:
-            getattr(self._session, command)()
-
-    def _pull(self, names: Sequence[str], ranks: tuple[int, ...] | None) -> None:
-        self.shell.push(self._session.pull(names, ranks))
-
-    def _push(self, names: Sequence[str], ranks: tuple[int, ...] | None) -> None:
-        self._session.push(names, ranks)
+        self._commands.run(line)
 
     def _parse(self, line: str) -> dict[str, Any]:
         expanded = self.shell.var_expand(line, depth=3) if line else ""
@@ -121,44 +109,6 @@ class AccelnbMagics(Magics):
             raise ConfigError(
                 f"%%distributed: {error}; see %%distributed? for its options"
             ) from None
-
-    def _status(self) -> str:
-        group = self._session.group
-        if group is None or not group.alive:
-            return "no ranks: the next %%distributed cell starts them"
-        run = self._session.last_run
-        busy = f"busy for {run.seconds:.0f} s" if group.busy and run is not None else "idle"
-        lines = [
-            f"{len(group.ranks)} ranks on {group.config.device}, "
-            f"started by {group.config.start}, {busy}"
-        ]
-        for member, place in zip(group.members, group.where(), strict=True):
-            if member.exit:
-                lines.append(f"rank {member.rank}: ended ({member.exit.code}), will be replaced")
-                continue
-            memory = [f"{_mib(place.memory)} memory"] if place.memory else []
-            if place.device_memory is not None:
-                memory.append(f"{_mib(place.device_memory)} on the device")
-            said = [f"pid {member.pid}", *memory, place.describe()]
-            lines.append(f"rank {member.rank}: {', '.join(said)}")
-        return "\n".join(lines)
-
-
-def _names_and_ranks(command: str, rest: str) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
-    """Read `a,b --ranks 0` behind a command, by the rules that config.py has for cells."""
-    ranks = _RANKS.search(rest)
-    names = _RANKS.sub(" ", rest)
-    given = {"pull": ",".join(names.replace(",", " ").split())}
-    if ranks is not None:
-        given["ranks"] = ranks["which"]
-    if not given["pull"]:
-        raise ConfigError(f"%accelnb {command}: say which variables, such as a,b")
-    options = from_mapping(CellOptions, given)
-    return options.pull, options.ranks
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):,.0f} MiB"
 
 
 def split_options(line: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
@@ -17,20 +18,23 @@ from accelnb.config import (
     LaunchConfig,
     from_mapping,
     resolve,
+    settings_for_ranks,
 )
 from accelnb.engine.courier import Request
 from accelnb.engine.doctor import Place
+from accelnb.engine.early import start_group
 from accelnb.engine.failure import RunInterrupted, name_ranks
 from accelnb.engine.group import WorkerGroup
+from accelnb.engine.launchers.choice import finish_for, hardware_for
 from accelnb.engine.run import RankResults, Run
 from accelnb.engine.tensors import Packed
 from accelnb.errors import AccelnbError
-from accelnb.hardware import probe
 from accelnb.notebook.capture import Capture, Sources
 from accelnb.notebook.cell import Cell, cells_so_far, empty_cell
+from accelnb.notebook.defaults import Defaults
 from accelnb.notebook.names import CellNames, analyse
-from accelnb.notebook.views.detached import DetachedView, follow_in_background
-from accelnb.notebook.views.plain import PlainView, follow
+from accelnb.notebook.views.choice import show_in_background, view_of
+from accelnb.notebook.views.plain import follow
 
 # A run that is being stopped is over by then, whatever its ranks do.
 _STOPPED_AFTER = 5.0
@@ -47,11 +51,42 @@ class Session:
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
+        self.settings = Defaults(shell)
         self.group: WorkerGroup | None = None
+        self._defaults_then = LaunchConfig()  # the defaults when the ranks were last chosen
         self._capture = Capture(shell.user_ns, shell.user_ns_hidden)
         self._sources = Sources()
         self._unread: tuple[Run, CellNames] | None = None  # what it left is not noted yet
         self.last_run: Run | None = None
+
+    @property
+    def config_folder(self) -> Path:
+        """Where accelnb.yaml belongs: beside the notebook."""
+        return self.settings.path.parent
+
+    def defaults(self) -> LaunchConfig:
+        """Return the options of a cell that gives none.
+
+        Raises
+        ------
+        ConfigError
+            accelnb.yaml is wrong.
+        """
+        return self.settings.config()
+
+    def use(self, config: LaunchConfig) -> None:
+        """Make `config` the defaults of this session, before those of accelnb.yaml.
+
+        What a cluster has is not asked: to reach it may take a while.
+
+        Raises
+        ------
+        ConfigError
+            This machine cannot do it; nothing was changed.
+        """
+        if config.cluster == "local":
+            resolve(config, hardware_for(config))
+        self.settings.chosen = config
 
     def run_cell(self, cell: Cell, given: Mapping[str, Any]) -> Run | None:
         """Run `cell` on the ranks with the options that its magic line gave.
@@ -76,21 +111,24 @@ class Session:
                 "pull: a detached cell has nothing to bring back yet; "
                 "use %accelnb pull when its run is done"
             )
-        config = resolve(from_mapping(LaunchConfig, given, self._shape_in_use()), probe())
-        assert config.procs is not None
-        ranks = _chosen(options.ranks, config.procs)
+        defaults = self.defaults()
+        config = self._resolved(given, defaults)
+        ranks = _chosen(options.ranks, config.world_size)
+        if options.ranks and config.mesh and "mesh" in given:
+            raise ConfigError("mesh: is made by all ranks together; leave out --mesh or --ranks")
         self._refuse_if_busy()
         try:
-            if options.fresh or not self._fits(config):
+            if options.fresh or not self._fits(config, given):
                 self._start(config)
+            self._defaults_then = defaults
             assert self.group is not None
             self._replace_dead(self.group)
             run = self._begin(cell, ranks, config, options)
         except KeyboardInterrupt:
             raise RunInterrupted("stopped before the cell began on the ranks") from None
         if options.detach:
-            return self._detach(run, cell, options)
-        self._follow(run, config.logs)
+            return self._detach(run, config, cell, options)
+        self._follow(run, config, f"Cell In[{cell.number}]")
         self._bring_back(run, options)
         return None
 
@@ -159,26 +197,39 @@ class Session:
 
     def restart(self) -> None:
         """End the ranks and start as many new ones."""
-        config = self.group.config if self.group else resolve(LaunchConfig(), probe())
-        self._start(config)
+        defaults = self.defaults()
+        self._start(self.group.config if self.group else self._resolved({}, defaults))
+        self._defaults_then = defaults
 
-    def _shape_in_use(self) -> LaunchConfig:
-        """Return the defaults, with the shape of the ranks that are there."""
-        if self.group is None:
-            return LaunchConfig()
-        return LaunchConfig(**{name: getattr(self.group.config, name) for name in SHAPE})
+    def _resolved(self, given: Mapping[str, Any], defaults: LaunchConfig) -> LaunchConfig:
+        """Return the options of a cell: its own, else of the ranks that are there, else defaults.
 
-    def _fits(self, config: LaunchConfig) -> bool:
+        The ranks' shape no longer counts when the defaults for it changed since.
+        """
+        base = defaults
+        if self.group is not None and _shape(defaults) == _shape(self._defaults_then):
+            base = dataclasses.replace(defaults, **_shape(self.group.config))
+        try:
+            asked = from_mapping(LaunchConfig, given, base)
+            return resolve(asked, hardware_for(asked))
+        except ConfigError as error:
+            raise self.settings.explain(error, given) from None
+
+    def _fits(self, config: LaunchConfig, given: Mapping[str, Any]) -> bool:
         if self.group is None:
             return False
         if not self.group.alive:
             _say("the ranks are gone: new ones are started, without the variables of the old")
             return False
-        return all(getattr(self.group.config, n) == getattr(config, n) for n in SHAPE)
+        if _shape(self.group.config) == _shape(config):
+            return True
+        if not given.keys() & set(SHAPE):
+            _say("the defaults changed: new ranks are started, without the variables of the old")
+        return False
 
     def _start(self, config: LaunchConfig) -> None:
         self.shutdown()
-        self.group = WorkerGroup(dataclasses.replace(config, timeout=None))
+        self.group = start_group(dataclasses.replace(config, timeout=None))
 
     def _replace_dead(self, group: WorkerGroup) -> None:
         replaced = group.make_ready()
@@ -200,7 +251,9 @@ class Session:
         options: CellOptions,
         packs: Mapping[int, Packed | None],
     ) -> dict[int, Request]:
+        assert self.group is not None
         known = cells_so_far(self._shell)
+        everyone = len(packs) == len(self.group.ranks)
         content = {
             "cell": {
                 "code": cell.code,
@@ -208,9 +261,9 @@ class Session:
                 "name": cell.name,
                 "number": cell.number,
             },
-            "precision": config.precision,
             "result": options.out is not None or options.detach,
             "pull": options.pull,
+            "settings": settings_for_ranks(config, everyone),
         }
         requests: dict[int, Request] = {}
         for rank, pack in packs.items():
@@ -223,7 +276,8 @@ class Session:
     ) -> Run:
         assert self.group is not None
         self._note_what_was_left()
-        packs = self._capture.pack(cell.names, ranks)
+        names = _without_mesh(cell.names) if config.mesh else cell.names
+        packs = self._capture.pack(names, ranks, finish_for(self.group.config))
         self.last_run = self.group.run(
             "execute_request",
             self._requests(cell, config, options, packs),
@@ -234,9 +288,9 @@ class Session:
         self._unread = (self.last_run, cell.names)
         return self.last_run
 
-    def _follow(self, run: Run, logs: str) -> None:
+    def _follow(self, run: Run, config: LaunchConfig, title: str) -> None:
         try:
-            follow(run, PlainView(run, logs))
+            follow(run, view_of(run, config, title))
         finally:
             self._note_what_was_left()
 
@@ -262,11 +316,13 @@ class Session:
         self._replace_dead(self.group)
         ranks = _chosen(options.ranks, len(self.group.ranks))
         run = self._begin(cell, ranks, self.group.config, options)
-        self._follow(run, "merged")
+        self._follow(run, dataclasses.replace(self.group.config, logs="merged"), "")
         return run
 
-    def _detach(self, run: Run, cell: Cell, options: CellOptions) -> Run | None:
-        follow_in_background(run, DetachedView(run, f"cell {cell.number}"))
+    def _detach(
+        self, run: Run, config: LaunchConfig, cell: Cell, options: CellOptions
+    ) -> Run | None:
+        show_in_background(run, config, f"Cell In[{cell.number}]")
         if options.out is None:
             return run
         self._shell.push({options.out: run})
@@ -305,6 +361,16 @@ def _chosen(asked: tuple[int, ...] | None, procs: int) -> tuple[int, ...]:
         if rank not in every:
             raise ConfigError(f"ranks={rank}: there is no such rank; there are {name_ranks(every)}")
     return asked or every
+
+
+def _without_mesh(names: CellNames) -> CellNames:
+    """Leave out the notebook's own `mesh`: the cell has the one that --mesh asked for."""
+    mesh = {"mesh"}
+    return dataclasses.replace(names, needed=names.needed - mesh, perhaps=names.perhaps - mesh)
+
+
+def _shape(config: LaunchConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in SHAPE}
 
 
 def _say(text: str) -> None:

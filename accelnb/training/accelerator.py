@@ -164,6 +164,7 @@ class Accelerator(
             raise AccelnbError("give one of dynamo_backend and dynamo_plugin, not both")
         dynamo = dynamo_plugin or TorchDynamoPlugin(backend=dynamo_backend)
         kind = chosen_precision(mixed_precision)
+        strategy = arguments.strategy()
         group = handlers.get(InitProcessGroupKwargs, InitProcessGroupKwargs()).to_kwargs()
         self.rng_types = [str(RNGType(name)) for name in rng_types or ("generator",)]
         self.project_configuration = project_config or ProjectConfiguration()
@@ -195,7 +196,7 @@ class Accelerator(
         self.fp8_backend = "AO" if kind == "fp8" else None
         self.strategy = (
             DataParallelStrategy(self.device, self.ddp_handler)
-            if self.use_distributed
+            if self.use_distributed and strategy == "ddp"
             else SingleProcess()
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,8 +20,6 @@ from accelnb.training.settings import (
     KwargsHandler,
     ProfileKwargs,
 )
-
-_ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
 
 
 def handlers_by_type(handlers: Iterable[KwargsHandler]) -> dict[type, Any]:
@@ -47,7 +46,7 @@ def accumulation(
     steps: int | None, plugin: GradientAccumulationPlugin | None
 ) -> GradientAccumulationPlugin:
     if plugin is None:
-        steps = environment.number(_ACCUMULATION, default=1) if steps is None else steps
+        steps = environment.number(environment.ACCUMULATION, default=1) if steps is None else steps
         return GradientAccumulationPlugin(accumulation_steps(steps))
     if steps not in (None, 1):
         raise AccelnbError(
@@ -63,6 +62,14 @@ def accumulation_steps(value: Any) -> int:
             f"gradient_accumulation_steps={value}: must be a whole number of at least 1"
         )
     return value
+
+
+def strategy() -> str:
+    """Return how the processes train one model: as the launch says, or by DDP."""
+    chosen = os.environ.get(environment.STRATEGY, "ddp")
+    if chosen not in ("ddp", "none"):
+        raise AccelnbError(f"{environment.STRATEGY}={chosen}: choose one of ddp, none")
+    return chosen
 
 
 def data_configuration(

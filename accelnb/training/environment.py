@@ -15,6 +15,8 @@ NO = ("0", "false", "no", "off", "n", "f", "")
 
 MIXED_PRECISION = "ACCELERATE_MIXED_PRECISION"
 USE_CPU = "ACCELERATE_USE_CPU"
+ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
+STRATEGY = "ACCELNB_STRATEGY"  # ddp, or none: models stay as they are
 
 
 def flag(name: str, default: bool = False) -> bool:

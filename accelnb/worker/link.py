@@ -17,6 +17,7 @@ import zmq
 
 from accelnb.engine.tensors import Packed
 from accelnb.engine.wire import Link, Message
+from accelnb.worker.bars import Bars, Position
 from accelnb.worker.streamed import StreamedValues, packed
 from accelnb.worker.streams import PipeReader, PipeWriter
 
@@ -78,7 +79,9 @@ class RankLink(threading.Thread):
         self._unstick = unstick
         self._where = where
         self.streamed = StreamedValues()
+        self.bars = Bars(self, self._position)
         self._outgoing: collections.deque[_Outgoing] = collections.deque()
+        self._sent = 0  # of these
         self._woken, self._wake = os.pipe()
         self._next_read = 0.0
         self._next_streamed = 0.0
@@ -96,6 +99,10 @@ class RankLink(threading.Thread):
         written = [reader.written for reader in self._readers]
         self._outgoing.append(_Outgoing(kind, content, parent, buffers, written))
         os.write(self._wake, b"x")
+
+    def _position(self) -> Position:
+        messages = self._sent + len(self._outgoing)
+        return Position(messages, [reader.written for reader in self._readers])
 
     # ---- the thread ----
 
@@ -139,6 +146,8 @@ class RankLink(threading.Thread):
             due.append(self.interrupt.next_step)
         if not blocked and now < self._next_read:
             due.append(self._next_read)
+        if not blocked and self.bars:
+            due.append(self.bars.next_due)
         return max(0, int((min(due) - now) * 1000) + 1) if due else None
 
     def _on_message(self, message: Message) -> None:
@@ -181,7 +190,9 @@ class RankLink(threading.Thread):
         while self._link.writable():
             # Before a look at the messages: what follows one of them is not to overtake it.
             written = [reader.written for reader in self._readers]
-            if self._outgoing:
+            if self.bars.due(time.monotonic(), self._sent):
+                self._send_bars()
+            elif self._outgoing:
                 self._send_next(self._outgoing[0])
             elif self.streamed and time.monotonic() >= self._next_streamed:
                 self._send_streamed()
@@ -193,13 +204,24 @@ class RankLink(threading.Thread):
     def _send_next(self, message: _Outgoing) -> None:
         if self._send_output(message.output_before):
             return
+        if message.kind == "execute_reply" and self.bars.ending:
+            self._send_bars()
+            return
         if message.kind == "execute_reply" and self.streamed:
             self._send_streamed()
             return
         self._outgoing.popleft()
+        self._sent += 1
         self._link.send(
             message.kind, message.content, parent=message.parent, buffers=message.buffers
         )
+
+    def _send_bars(self) -> None:
+        after = self.bars.after
+        if after is not None and self._send_output(after.written):
+            return
+        if bars := self.bars.take(time.monotonic()):
+            self._link.send("progress", {"bars": bars})
 
     def _send_streamed(self) -> None:
         values = [packed(self.streamed.take())]

@@ -16,13 +16,17 @@ import torch
 
 from accelnb import streaming
 from accelnb.devices import DEVICES
+from accelnb.engine.curve import Curve
 from accelnb.engine.launchers.outputs import Output
-from accelnb.engine.tensors import Packed, Received, dumps
+from accelnb.engine.questions import ANSWER, QUESTION
+from accelnb.engine.tensors import Packed, Received, dumps, finished, finished_in_message
 from accelnb.engine.wire import Link, Message, check_sendable
 from accelnb.errors import AccelnbError
-from accelnb.worker import where
+from accelnb.worker import lookup, progress, where
+from accelnb.worker.context import Context, rank_environment
 from accelnb.worker.link import RankLink
 from accelnb.worker.process_group import LOST_PEER, RankProcessGroup
+from accelnb.worker.settings import CellSettings
 from accelnb.worker.shell import Cell, CellError, RankShell, make_shell
 from accelnb.worker.streams import PipeReader, flush_all, install_writers, restore_descriptors
 
@@ -45,20 +49,19 @@ class Rank:
         writers = install_writers()
         self._interruptible = False
         signal.signal(signal.SIGINT, self._on_sigint)
-        for name in os.environ.keys() - spec["context"]["env"].keys():
-            del os.environ[name]  # of the fork server, which started with an older environment
-        _apply_context(spec["context"])
-        os.environ.update(_environment(spec))
+        self._context = Context(spec["same_machine"])
+        self._context.begin(spec["context"])
+        os.environ.update(rank_environment(spec))
         kind = DEVICES[spec["device"]]
-        device = kind.take(self.rank)
+        device = kind.take(spec["local_rank"])
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         self._group = RankProcessGroup(self.rank, self.world_size, kind.backend, listener)
         self._stuck_in: str | None = None
         self._has_values = False
         self._bound_to: dict[str, int] | None = None  # identities of variables before the cell
-        key, identity = bytes.fromhex(spec["key"]), spec["identity"].encode()
+        self._finish = finished if spec["same_machine"] else finished_in_message
         self._link = RankLink(
-            lambda: Link.dial(spec["address"], key, identity),
+            lambda: _dial(spec),
             [PipeReader(output) for output in outputs],
             writers,
             self._unstick,
@@ -66,11 +69,13 @@ class Rank:
         )
         self._link.start()
         streaming.send_to(self._link.streamed.add)
+        progress.watch(self._link.bars)
         self._shell = _shell or make_shell(spec["context"]["cwd"])
         self._shell.send = self._send
         self._shell.user_ns.update(
-            rank=self.rank, local_rank=self.rank, world_size=self.world_size, device=device
+            rank=self.rank, local_rank=spec["local_rank"], world_size=self.world_size, device=device
         )
+        self._settings = CellSettings(self._shell.user_ns, device.type)
         self._form(spec["rendezvous"])
 
     def serve(self) -> None:
@@ -82,14 +87,20 @@ class Rank:
                     return
                 if message.kind == "form_request":
                     self._form(message.content)
+                elif message.kind == QUESTION:
+                    self._say(message.content)
                 else:
                     self._answer(message)
             except KeyboardInterrupt:
                 continue  # it came between two cells
 
-    def _form(self, rendezvous: dict[str, int]) -> None:
+    def _form(self, rendezvous: dict[str, Any]) -> None:
         self._group.form(rendezvous)
         self._send("formed", {"generation": rendezvous["generation"]})
+
+    def _say(self, question: dict[str, Any]) -> None:
+        if self._link.busy_with is None:  # else a cell has come, which is not to wait
+            self._link.send(ANSWER, lookup.answer(self._shell, question))
 
     def _answer(self, message: Message) -> None:
         packed: Packed | None = None
@@ -98,6 +109,7 @@ class Rank:
         self._bound_to = None
         self._group.replaceable = True
         self._link.streamed.begin()
+        self._link.bars.begin()
         restore_descriptors()
         try:
             self._interruptible = True
@@ -116,6 +128,7 @@ class Rank:
         reply |= {"sequences": self._group.sequences(), "regroup": not self._group.usable}
         reply |= {"has_values": self._has_values, "assigned": self._assigned()}
         flush_all()
+        self._link.bars.end()
         if packed is None:
             self._link.send("execute_reply", reply, message.id)
         else:
@@ -125,8 +138,9 @@ class Rank:
 
     def _run(self, message: Message) -> Packed | None:
         request = message.content
-        _apply_context(request.get("context", {}))
-        os.environ["ACCELERATE_MIXED_PRECISION"] = request.get("precision", "no")
+        self._context.follow(request.get("context", {}))
+        if "settings" in request:
+            self._settings.apply(request["settings"])
         self._shell.know_sources(request.get("sources", {}))
         namespace = self._shell.user_ns
         if message.kind == "call_request":
@@ -162,7 +176,7 @@ class Rank:
         if not back:
             return None
         try:
-            return dumps(back, request["ranks"])
+            return dumps(back, request["ranks"], self._finish)
         except Exception as error:
             for name, part in back.items():
                 _check_picklable(name, part, request["ranks"])
@@ -217,49 +231,10 @@ class Rank:
         return where.report(self._shell.compile, self._link.busy_with is not None)
 
 
-def _environment(spec: dict[str, Any]) -> dict[str, str]:
-    """Return the variables that torchrun would set for this rank, and a few that keep it local.
-
-    See https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables.
-    """
-    rank, world_size = str(spec["rank"]), str(spec["world_size"])
-    threads = max(1, len(os.sched_getaffinity(0)) // spec["world_size"])
-    env = {
-        "RANK": rank,
-        "LOCAL_RANK": rank,
-        "ROLE_RANK": rank,
-        "GROUP_RANK": "0",
-        "WORLD_SIZE": world_size,
-        "LOCAL_WORLD_SIZE": world_size,
-        "ROLE_WORLD_SIZE": world_size,
-        "GROUP_WORLD_SIZE": "1",
-        "ROLE_NAME": "default",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(spec["rendezvous"]["port"]),
-        "TORCHELASTIC_RUN_ID": "accelnb",
-        "TORCHELASTIC_RESTART_COUNT": "0",
-        "TORCHELASTIC_MAX_RESTARTS": "0",
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
-        "ACCELNB_RANK": f"{os.getpid()}:{rank}",
-    }
-    if spec["device"] == "cpu":
-        env["ACCELERATE_USE_CPU"] = "true"
-    return env
-
-
-def _apply_context(context: dict[str, Any]) -> None:
-    """Follow the notebook's folder, import path and environment."""
-    if "cwd" in context:
-        os.chdir(context["cwd"])
-    if "path" in context:
-        sys.path[:] = context["path"]
-    for name, value in context.get("env", {}).items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+def _dial(spec: dict[str, Any]) -> Link:
+    key, identity = bytes.fromhex(spec["key"]), spec["identity"].encode()
+    curve = Curve(**spec["curve"]) if "curve" in spec else None
+    return Link.dial(spec["address"], key, identity, curve)
 
 
 def _check_picklable(name: str, value: Any, ranks: Collection[int]) -> None:

@@ -26,15 +26,15 @@ _NO_SUCH_GROUP = re.compile(
 class RankProcessGroup:
     """Owns the default process group of this rank and the store behind it.
 
-    The store is a TCPStore that rank 0 serves on a loopback port which the system picked, as
-    torchrun's agent does: ``MASTER_PORT`` names it.
+    The store is a TCPStore that rank 0 serves on a port which the system picked, as torchrun's
+    agent does: ``MASTER_ADDR`` and ``MASTER_PORT`` name it.
     """
 
     def __init__(self, rank: int, world_size: int, backend: str, listener: int | None) -> None:
         self._rank, self._world_size = rank, world_size
         self._backend = backend
         self._listener = listener
-        self._port: int | None = None
+        self._address: tuple[str, int] | None = None  # of the store
         self._generation = 0
         self._user_groups = 0
         self._sockets: dict[int, str] = {}  # of gloo: descriptor -> what /proc calls it
@@ -44,9 +44,9 @@ class RankProcessGroup:
         self._init = dist.init_process_group
         self._install_hooks()
 
-    def form(self, rendezvous: dict[str, int]) -> None:
+    def form(self, rendezvous: dict[str, Any]) -> None:
         """Make the default group of the given generation, in place of any there is."""
-        self._connect(rendezvous["port"])
+        self._connect(rendezvous["host"], rendezvous["port"])
         self._generation = rendezvous["generation"]
         self._user_groups = 0
         self._destroy()
@@ -102,20 +102,20 @@ class RankProcessGroup:
                     with socket.socket(fileno=os.dup(fd)) as copy:
                         copy.shutdown(socket.SHUT_RDWR)
 
-    def _connect(self, port: int) -> None:
-        if port == self._port:
+    def _connect(self, host: str, port: int) -> None:
+        if (host, port) == self._address:
             return
-        self._port = port
+        self._address = (host, port)
         serves = self._rank == 0
         self._store = dist.TCPStore(
-            "127.0.0.1",
+            host,
             port,
             self._world_size,
             is_master=serves,
             wait_for_workers=False,
             master_listen_fd=self._listener if serves else None,
         )
-        os.environ["MASTER_PORT"] = str(port)
+        os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))
 
     def _destroy(self) -> None:
         if not dist.is_initialized():
@@ -175,7 +175,7 @@ class RankProcessGroup:
                 if copy.family not in (socket.AF_INET, socket.AF_INET6):
                     return False
                 ports = (copy.getpeername()[1], copy.getsockname()[1])  # raises if it listens
-                return self._port not in ports
+                return self._address is None or self._address[1] not in ports
         except OSError:
             return False
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import io
 import linecache
 import re
 import sys
+import tokenize
 import traceback
 import types
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ from traitlets.config import Config
 Send = Callable[[str, dict[str, Any]], None]
 
 _MOST_FRAMES = 100
+_SILENT = (tokenize.ENDMARKER, tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT)
 _FRAMES_KEPT = 10  # of a traceback with more, at either end
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -45,6 +48,11 @@ class _Compiler(CachingCompiler):
 
     cell = Cell("", "", "<cell>", 0)
 
+    def __init__(self) -> None:
+        super().__init__()
+        if not hasattr(self, "_filename_map"):  # IPython before 8, as on Colab and Kaggle
+            self._filename_map: dict[str, int] = {}
+
     def cache(self, transformed_code: str, number: int = 0, raw_code: str | None = None) -> str:
         if transformed_code is not self.cell.code:
             return super().cache(transformed_code, number, raw_code)
@@ -53,8 +61,8 @@ class _Compiler(CachingCompiler):
 
     def label(self, file: str) -> str | None:
         """Return e.g. ``Cell In[5]`` for the file name of a cell, None for any other file."""
-        label = self.format_code_name(file)
-        return " ".join(label) if label else None
+        number = self._filename_map.get(file)
+        return None if number is None else f"Cell In[{number}]"
 
     def code(self, file: str) -> str:
         """Return the code of a cell, as far as it is known here."""
@@ -64,6 +72,13 @@ class _Compiler(CachingCompiler):
         """Let tracebacks show a cell of the notebook that defined a function sent here."""
         self._filename_map[name] = number
         linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+
+
+def _ends_with_semicolon(code: str) -> bool:
+    """Tell whether a cell asks for its value not to be shown."""
+    tokens = tokenize.generate_tokens(io.StringIO(code).readline)
+    said = [token.string for token in tokens if token.type not in _SILENT]
+    return bool(said) and said[-1] == ";"
 
 
 class _DisplayHook(DisplayHook):
@@ -151,7 +166,7 @@ class RankShell(InteractiveShell):
         self._rendered = []
         self.compile.cell = cell
         self.execution_count = cell.number
-        self.shows_value = show_value and not DisplayHook.semicolon_at_end_of_expression(cell.code)
+        self.shows_value = show_value and not _ends_with_semicolon(cell.code)
         result = self.run_cell(cell.code)
         error = result.error_before_exec or result.error_in_exec
         if error is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import ConsoleMessage, Page, expect, sync_playwright
 
 _FLAGS = [
     "--no-sandbox",
@@ -103,6 +103,12 @@ class OpenNotebook:
     def __init__(self, page: Page, name: str) -> None:
         self.page = page
         self._name = name
+        self.console_errors: list[str] = []
+        page.on("console", self._on_console)
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.console_errors.append(message.text)
 
     def run_cell(self, index: int, wait: bool = True) -> None:
         """Run a cell as Shift-Enter does; wait until the kernel is idle again."""
@@ -118,6 +124,26 @@ class OpenNotebook:
 
     def output(self, index: int) -> str:
         return self.page.locator(".jp-CodeCell").nth(index).locator(".jp-OutputArea").inner_text()
+
+    def show_as(self, theme: str, width: int) -> None:
+        """Show it in the theme "Light" or "Dark", in a window of this width."""
+        self.page.set_viewport_size({"width": width, "height": 1100})
+        change = "theme => jupyterapp.commands.execute('apputils:change-theme', {theme})"
+        self.page.evaluate(change, f"JupyterLab {theme}")
+        self.page.locator(f'body[data-jp-theme-name="JupyterLab {theme}"]').wait_for(
+            state="attached"
+        )
+
+    def save(self) -> None:
+        """Write the notebook to its file."""
+        self.page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+
+    def reload(self) -> None:
+        """Load the page again, as it was saved."""
+        with self.page.expect_response(f"**/api/contents/{self._name}.ipynb*"):
+            self.save()
+        self.page.reload()
+        self.page.locator(".jp-CodeCell").first.wait_for()
 
     def screenshot(self, name: str) -> None:
         _SCREENSHOTS.mkdir(parents=True, exist_ok=True)
@@ -142,5 +168,5 @@ def open_notebook(lab: Lab, browser: Any) -> Iterator[Any]:
         return OpenNotebook(page, name)
 
     yield open_cells
-    page.evaluate("window.jupyterapp.serviceManager.sessions.shutdownAll()")
+    page.evaluate("window.jupyterapp?.serviceManager.sessions.shutdownAll()")
     context.close()

@@ -24,7 +24,7 @@ def everyone(notebook) -> list[psutil.Process]:
 
 def folder_of(notebook) -> Path:
     notebook.run(SESSION)
-    return Path(eval(notebook.run("str(group._server.folder)").value))
+    return Path(eval(notebook.run("str(group._launched._server.folder)").value))
 
 
 def test_the_key_is_in_no_command_line_environment_or_file(shared_notebook):

@@ -11,7 +11,9 @@ from accelnb.config import (
     check_known,
     from_mapping,
     options,
+    possible,
     resolve,
+    to_line,
 )
 from accelnb.hardware import Hardware
 
@@ -27,6 +29,8 @@ NO_GPU = Hardware({"cpu": 8})
         ({"procs": "1"}, TWO_GPUS, 1, "cuda"),
         ({"device": "cpu", "procs": 5}, TWO_GPUS, 5, "cpu"),
         ({}, Hardware({"cpu": 8, "cuda": 8}), 8, "cuda"),
+        ({"mesh": "dp_replicate=2,tp=2"}, NO_GPU, 4, "cpu"),
+        ({"mesh": "none"}, NO_GPU, 2, "cpu"),
     ],
 )
 def test_what_is_left_out_is_taken_from_the_machine(given, machine, procs, device):
@@ -38,9 +42,25 @@ def test_what_is_left_out_is_taken_from_the_machine(given, machine, procs, devic
     ("given", "machine", "said"),
     [
         ({"procs": 3}, TWO_GPUS, "procs=3: this machine has 2 cuda devices; use --procs 2 at most"),
-        ({"device": "cuda"}, NO_GPU, "device=cuda: not found on this machine; found 8 cpu"),
-        ({"device": "tpu"}, TWO_GPUS, "device=tpu: not found on this machine; found 2 cuda, 8 cpu"),
+        (
+            {"device": "cuda"},
+            NO_GPU,
+            "device=cuda: not found on this machine; found 8 cpu: choose auto or cpu",
+        ),
+        (
+            {"device": "tpu"},
+            TWO_GPUS,
+            "device=tpu: not found on this machine; found 2 cuda, 8 cpu: choose auto, cuda or cpu",
+        ),
         ({"precision": "fp8"}, NO_GPU, "precision=fp8: cpu cannot; choose one of no, bf16, fp16"),
+        ({"mesh": "tp=4", "procs": 2}, NO_GPU, "mesh=tp=4: has 4 places for 2 ranks; "),
+        ({"mesh": "tp=4"}, TWO_GPUS, "mesh=tp=4: this machine has 2 cuda devices; "),
+        ({"start": "fork", "device": "mps"}, Hardware({"mps": 1}), "start=fork: a rank on mps"),
+        (
+            {"device": "cuda"},
+            Hardware({"cpu": 8}, {"cuda": "1 NVIDIA GPU found, but torch is built for CPU only"}),
+            "device=cuda: 1 NVIDIA GPU found, but torch is built for CPU only",
+        ),
     ],
 )
 def test_what_the_machine_cannot_do_is_refused(given, machine, said):
@@ -69,3 +89,48 @@ def test_ranks_are_read_as_lists_and_ranges():
 def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match="nope: no such option; options are procs, device"):
         check_known(["procs", "nope"], LaunchConfig)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tp=0", "mesh=tp=0: must be dimensions such as dp_replicate=2,tp=2, each once, of"),
+        ("tp=2,tp=2", "mesh=tp=2,tp=2: must be dimensions"),
+        ("columns=2", "of dp_replicate, dp_shard, tp, cp, sp, pp"),
+        ("tp", "mesh=tp: must be dimensions"),
+    ],
+)
+def test_a_mesh_of_unknown_or_repeated_dimensions_is_refused(text, said):
+    with pytest.raises(ConfigError) as error:
+        from_mapping(LaunchConfig, {"mesh": text})
+    assert said in str(error.value)
+
+
+def _resolved(given: dict[str, str], machine: Hardware) -> LaunchConfig:
+    return resolve(from_mapping(LaunchConfig, given), machine)
+
+
+@pytest.mark.parametrize("machine", [TWO_GPUS, NO_GPU], ids=["gpus", "cpu"])
+def test_a_choice_is_possible_if_and_only_if_it_is_accepted_and_the_reasons_are_the_same(machine):
+    seen = set()
+    for name, choices in possible(LaunchConfig(), machine).items():
+        for choice, reason in choices.items():
+            seen.add(reason is None)
+            if reason is None:
+                assert choice in ("auto", getattr(_resolved({name: choice}, machine), name))
+                continue
+            with pytest.raises(ConfigError) as error:
+                _resolved({name: choice}, machine)
+            assert str(error.value) == f"{name}={choice}: {reason}"
+            assert error.value.option == name
+    assert seen == {True, False}
+
+
+def test_the_line_of_a_configuration_gives_that_configuration_and_nothing_needless():
+    assert to_line(LaunchConfig()) == ""
+    given = {"procs": 4, "mesh": "dp_replicate=2,tp=2", "strategy": "none", "timeout": 90}
+    config = from_mapping(LaunchConfig, given)
+    words = to_line(config).split()
+    pairs = {flag.removeprefix("--"): text for flag, text in zip(*[iter(words)] * 2, strict=True)}
+    assert pairs.keys() == given.keys()
+    assert from_mapping(LaunchConfig, pairs) == config

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import os
 import select
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelnb.config import LaunchConfig
 from accelnb.engine.launchers.channel import Channel
+from accelnb.engine.launchers.contract import Exit
 from accelnb.engine.launchers.outputs import Rest
+from accelnb.engine.usage import Held, MemoryMeter, process_state
+from accelnb.engine.wire import Link
 from accelnb.errors import AccelnbError
 
 # Imported before any rank starts. torch._dynamo is what the first DDP constructor imports.
@@ -27,17 +32,7 @@ _IF_IN_NOTEBOOK = (
     "numpy", "pandas", "scipy", "sklearn", "PIL.Image", "matplotlib.pyplot",
     "matplotlib_inline.backend_inline", "torchvision", "torchaudio", "tqdm.auto", "einops",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Exit:
-    """How a rank process ended: `code` as in `subprocess`, negative for a signal."""
-
-    rank: int
-    pid: int
-    code: int
-    rest: dict[str, Rest]  # of its stdout and stderr
-    never_began: str | None = None  # why there was no process at all
+_numbers = itertools.count(1)  # of the groups of this process
 
 
 class ForkServer:
@@ -101,7 +96,7 @@ class ForkServer:
                 self._control.settimeout(None)
             self._ready.set()
 
-    def open_group(self) -> LocalRanks:
+    def open_group(self, config: LaunchConfig) -> LocalRanks:
         """Return a new, empty group of ranks that the server will own."""
         ours, theirs = Channel.pair()
         try:
@@ -111,9 +106,11 @@ class ForkServer:
             raise AccelnbError(f"the fork server ended: {self.last_words()}") from error
         finally:
             theirs.close()
-        return LocalRanks(ours)
+        return LocalRanks(self, ours, config)
 
     def last_words(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(1)  # it closes its sockets before it says why it ends
         log = self.folder / "server.log"
         text = log.read_text(errors="replace").strip() if log.exists() else ""
         return text.splitlines()[-1] if text else "it was killed"
@@ -134,17 +131,50 @@ class ForkServer:
 class LocalRanks:
     """The rank processes of one group. Closing it kills those that still live."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, server: ForkServer, channel: Channel, config: LaunchConfig) -> None:
+        self._server = server
         self._channel = channel
+        self._procs = config.procs
+        self._meter = MemoryMeter(config.device)
+        self._socket = server.folder / f"group-{next(_numbers)}.sock"
+        self._store: socket.socket | None = None  # until rank 0 has inherited it
+
+    @property
+    def folder(self) -> Path:
+        return self._server.folder / "logs"
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when `receive` has news."""
         return self._channel.fileno()
 
-    def start(self, spec: dict[str, Any], method: str, listener: int | None = None) -> None:
-        """Ask for the rank that `spec` describes; `listener` is a socket it inherits."""
+    def listen(self, key: bytes) -> Link:
+        return Link.listen(f"ipc://{self._socket}", key)
+
+    def open_store(self, host: str = "127.0.0.1") -> tuple[str, int]:
+        self._close_store()
+        self._store = socket.create_server((host, 0))
+        return host, self._store.getsockname()[1]
+
+    def context(self) -> dict[str, Any]:
+        return {"cwd": os.getcwd(), "path": list(sys.path), "env": dict(os.environ)}
+
+    def describe(self, rank: int) -> dict[str, Any]:
+        return {
+            "local_rank": rank,
+            "local_world_size": self._procs,
+            "interface": "lo",  # a laptop's changing network does not matter
+            "same_machine": True,
+        }
+
+    def start(self, spec: dict[str, Any], method: str) -> None:
+        """Ask for the rank that `spec` describes; rank 0 inherits the socket of its store."""
         request = {"op": "start", "rank": spec["rank"], "method": method, "spec": spec}
-        self._channel.send(request, [listener] if listener is not None else [])
+        takes = [self._store.fileno()] if self._store is not None and spec["rank"] == 0 else []
+        try:
+            self._channel.send(request, takes)
+        finally:
+            if takes:
+                self._close_store()
 
     def kill(self, rank: int) -> None:
         with contextlib.suppress(OSError):
@@ -156,15 +186,40 @@ class LocalRanks:
             message, _ = self._channel.receive()
         except ConnectionError:
             raise EOFError from None
-        if message["event"] == "started":
-            return message["rank"], message["pid"]
-        if message["event"] == "failed":
-            return Exit(message["rank"], 0, 1, {}, message["reason"])
-        rest = {name: Rest.from_json(content) for name, content in message["rest"].items()}
-        return Exit(message["rank"], message["pid"], message["code"], rest)
+        return news_of(message)
+
+    def held(self, pids: Sequence[int]) -> dict[int, Held]:
+        return self._meter.read(pids)
+
+    def state(self, pid: int) -> str | None:
+        return process_state(pid)
+
+    def alive(self) -> bool:
+        return self._server.alive()
+
+    def last_words(self) -> str:
+        return f"the fork server ended: {self._server.last_words()}"
 
     def close(self) -> None:
         self._channel.close()
+        self._close_store()
+        with contextlib.suppress(FileNotFoundError):  # it ended with its fork server
+            self._socket.unlink()
+
+    def _close_store(self) -> None:
+        if self._store is not None:
+            self._store.close()
+        self._store = None
+
+
+def news_of(message: dict[str, Any]) -> tuple[int, int] | Exit:
+    """Read what a fork server says of a rank: ``(rank, pid)`` of a start, or an `Exit`."""
+    if message["event"] == "started":
+        return message["rank"], message["pid"]
+    if message["event"] == "failed":
+        return Exit(message["rank"], 0, 1, {}, never_began=message["reason"])
+    rest = {name: Rest.from_json(content) for name, content in message["rest"].items()}
+    return Exit(message["rank"], message["pid"], message["code"], rest)
 
 
 _server: ForkServer | None = None
@@ -178,7 +233,7 @@ def fork_server() -> ForkServer:
         if _server is None or not _server.alive():
             if _server is not None:
                 _server.close()
-            _server = ForkServer(_modules_to_preload())
+            _server = ForkServer(modules_to_preload())
         return _server
 
 
@@ -190,7 +245,8 @@ def close_fork_server() -> None:
         _server = None
 
 
-def _modules_to_preload() -> list[str]:
+def modules_to_preload() -> list[str]:
+    """Return what a fork server started by this process is to import."""
     if not sys.platform.startswith("linux"):
         return []  # ranks are spawned there: nothing would be inherited
     return [*_ALWAYS, *(name for name in _IF_IN_NOTEBOOK if name in sys.modules)]

@@ -47,9 +47,8 @@ class _Group:
 
 
 class Server:
-    def __init__(self, control: Channel, folder: str) -> None:
+    def __init__(self, control: Channel) -> None:
         self._control = control
-        self._folder = folder
         self._groups: dict[int, _Group] = {}  # by the channel's descriptor
         self._selector = selectors.DefaultSelector()
         self._popens: dict[int, subprocess.Popen[bytes]] = {}
@@ -87,7 +86,6 @@ class Server:
     def end(self) -> None:
         for group in list(self._groups.values()):
             self._close_group(group)
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _open_group(self, channel: Channel) -> None:
         # A notebook that stops reading must not stop us from reaping the others.
@@ -313,7 +311,7 @@ def main(control_fd: int) -> None:
     sys.path[:] = hello["sys_path"]
     autoload = os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD")
     os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
-    server = Server(control, hello["folder"])
+    server = Server(control)
     try:
         _preload(hello["modules"], control)
         if hello["modules"]:
@@ -326,5 +324,7 @@ def main(control_fd: int) -> None:
         gc.freeze()  # shared pages stay shared: the collector does not touch them in a rank
         control.send({"event": "ready", "threads": threading.active_count()})
         server.serve()
+        # Not after an error, which the notebook still reads in our log.
+        shutil.rmtree(hello["folder"], ignore_errors=True)
     finally:
         server.end()

@@ -43,7 +43,10 @@ class NotebookArea:
         self._shown: dict[str, Any] = {}
 
     def show(self, text: str, **formats: Any) -> None:
-        data = {"text/plain": text, **{kind.replace("_", "/"): d for kind, d in formats.items()}}
+        self.show_data({"text/plain": text, **{k.replace("_", "/"): d for k, d in formats.items()}})
+
+    def show_data(self, data: dict[str, Any]) -> None:
+        """Show a bundle of data by MIME type."""
         if data == self._shown:
             return
         self._shown = data

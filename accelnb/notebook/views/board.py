@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from accelnb.engine.metrics import SCALAR, Series, Streams
 from accelnb.notebook.views.area import Area, in_kernel, new_area
+from accelnb.notebook.views.pictures import data_url
 
 _BARS = "▁▂▃▄▅▆▇█"
 _COURSE = 24  # bars
 _RANKS_SHOWN = 4
 _PICTURE = (
     '<figure style="display: inline-block; margin: 0 1em 0 0">'
-    '<img src="data:image/png;base64,{data}" style="image-rendering: pixelated">'
+    '<img src="{url}" style="image-rendering: pixelated">'
     "<figcaption>{said}</figcaption></figure>"
 )
 
@@ -93,10 +92,9 @@ class Board:
         pictures = []
         for rank in series:
             step, image, _ = series[rank][-1]
-            if (png := _png(image)) is not None:
+            if (url := data_url(image)) is not None:
                 said = html.escape(f"{self._label([rank])}{series.name}, step {step}")
-                data = base64.b64encode(png).decode()
-                pictures.append(_PICTURE.format(said=said, data=data))
+                pictures.append(_PICTURE.format(said=said, url=url))
         if pictures:
             area = self._images.setdefault(series.name, new_area())
             area.show(f"{series.name}: images", text_html="".join(pictures))
@@ -130,26 +128,3 @@ def _thinned(points: Sequence[Any], most: int) -> list[Any]:
         return list(points)
     last = len(points) - 1
     return [points[round(at * last / (most - 1))] for at in range(most)]
-
-
-def _png(image: Any) -> bytes | None:
-    """Return an array or tensor as a PNG; None if it is no image or Pillow is not there."""
-    try:
-        import numpy
-        from PIL import Image
-    except ImportError:
-        return None
-    pixels = numpy.asarray(image.float() if hasattr(image, "is_floating_point") else image)
-    if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[2] not in (1, 3, 4):
-        pixels = pixels.transpose(1, 2, 0)
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[..., 0]
-    if pixels.ndim == 3 and pixels.shape[2] not in (3, 4):
-        return None
-    if not str(image.dtype).endswith("uint8") and pixels.max(initial=0) <= 1:
-        pixels = pixels * 255  # floating point, from 0 to 1
-    file = io.BytesIO()
-    small = Image.fromarray(numpy.nan_to_num(pixels).clip(0, 255).astype("uint8"))
-    scale = max(1, 128 // max(small.size))  # a digit of 8 × 8 pixels is to be seen too
-    small.resize((small.width * scale, small.height * scale), 0).save(file, "PNG")
-    return file.getvalue()

@@ -15,6 +15,7 @@ from accelnb.engine.failure import RankError, RunInterrupted, name_ranks, rank_l
 from accelnb.engine.run import Run
 from accelnb.notebook.views.area import new_area
 from accelnb.notebook.views.board import Board
+from accelnb.notebook.views.plain import View
 from accelnb.notebook.views.tail import Tail
 
 _REDRAW_EVERY = 0.5  # s
@@ -31,6 +32,7 @@ class DetachedView:
         self._tail = Tail(self._label, run.log.folder)
         self._board = Board(run.streamed, self._label)
         self._notes: list[str] = []
+        self._due = 0.0
 
     def show(self, event: Event) -> None:
         if isinstance(event, Stream):
@@ -44,7 +46,15 @@ class DetachedView:
         elif isinstance(event, Display):
             self._show_display(event)
 
-    def draw(self) -> None:
+    def tick(self) -> float:
+        """Draw if it is time to; return the seconds until it is again."""
+        now = time.monotonic()
+        if now >= self._due:
+            self._draw()
+            self._due = now + _REDRAW_EVERY
+        return self._due - now
+
+    def _draw(self) -> None:
         run = self._run
         seconds = f"{run.seconds:.0f} s" if run.done else f"for {run.seconds:.0f} s"
         lines = [f"{self._title} on {name_ranks(run.ranks)}: {run.state} {seconds}"]
@@ -60,7 +70,7 @@ class DetachedView:
             self._notes = [_COLOURS.sub("", line) for line in error._render_traceback_()]
         if self._run.log.problem:
             self._notes.append(self._run.log.problem)
-        self.draw()
+        self._draw()
         self._area.close()
 
     def _show_display(self, event: Display) -> None:
@@ -81,9 +91,9 @@ class DetachedView:
         return f"[{rank_list(ranks)}] "
 
 
-def follow_in_background(run: Run, view: DetachedView) -> None:
+def follow_in_background(run: Run, view: View) -> None:
     """Draw `view` until the run is over, in a thread; return at once."""
-    view.draw()
+    view.tick()
     # What the thread shows belongs to the cell that started the run.
     cell = contextvars.copy_context()
     threading.Thread(
@@ -91,12 +101,10 @@ def follow_in_background(run: Run, view: DetachedView) -> None:
     ).start()
 
 
-def _follow(run: Run, view: DetachedView) -> None:
-    due = 0.0
+def _follow(run: Run, view: View) -> None:
+    patience = _REDRAW_EVERY
     while not run.finished:
-        if (event := run.next_event(_REDRAW_EVERY)) is not None:
+        if (event := run.next_event(patience)) is not None:
             view.show(event)
-        if time.monotonic() >= due:
-            view.draw()
-            due = time.monotonic() + _REDRAW_EVERY
+        patience = view.tick()
     view.close()

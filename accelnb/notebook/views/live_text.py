@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -9,8 +10,9 @@ from typing import Protocol
 from accelnb.notebook.views.area import NotebookArea, in_kernel
 
 _MOST_LINES = 10
+_MOST_FINISHED = 100  # kept while others still grow
 
-Key = tuple[int, str]  # rank, stream
+Key = tuple[int, str]  # rank, and its stream or progress bar
 Label = Callable[[Sequence[int]], str]  # what to write before a line of these ranks
 
 
@@ -18,7 +20,7 @@ class LiveText(Protocol):
     """Where growing lines are shown."""
 
     def has(self, key: Key) -> bool:
-        """Return whether a line of this stream is shown and still grows."""
+        """Return whether this line is shown and still grows."""
         ...
 
     def update(self, key: Key, text: str) -> None: ...
@@ -29,6 +31,10 @@ class LiveText(Protocol):
 
     def finish(self, key: Key, text: str) -> bool:
         """Show a line's last state; return False if it is for the caller to print."""
+        ...
+
+    def drop(self, key: Key) -> None:
+        """Leave out a line of which nothing is to stay."""
         ...
 
     def make_way(self) -> None:
@@ -50,13 +56,16 @@ def live_text(label: Label) -> LiveText:
 class NotebookLines:
     """A display output that is updated in place; equal lines of several ranks are one.
 
-    Finished lines stay in it until all of its lines are finished.
+    Finished lines stay in it until all of its lines are finished. Lines are in the order in which
+    they began, as nested progress bars are.
     """
 
     def __init__(self, label: Label) -> None:
         self._label = label
         self._growing: dict[Key, str] = {}
-        self._finished: list[tuple[int, str]] = []
+        self._finished: dict[tuple[str, str], set[int]] = {}  # ranks by name and text
+        self._place: dict[str, int] = {}  # of a name among the lines
+        self._left_out = 0
         self._area = NotebookArea()
         self._changed = False
 
@@ -64,6 +73,7 @@ class NotebookLines:
         return key in self._growing
 
     def update(self, key: Key, text: str) -> None:
+        self._place.setdefault(key[1], len(self._place))
         self._changed |= self._growing.get(key) != text
         self._growing[key] = text
 
@@ -73,41 +83,63 @@ class NotebookLines:
         self._changed = False
         self._area.show("\n".join(self._lines()))
         if not self._growing:
-            self._finished, self._area = [], NotebookArea()
+            self._forget_finished()
+            self._area = NotebookArea()
 
     def finish(self, key: Key, text: str) -> bool:
+        rank, name = key
         if self._growing.pop(key, None) is None:
             return False
-        self._finished.append((key[0], text))
+        self._finished.setdefault((name, text), set()).add(rank)
+        if len(self._finished) > _MOST_FINISHED:
+            self._finished.pop(next(iter(self._finished)))
+            self._left_out += 1
         self._changed = True
         if not self._growing:
             self.draw()
         return True
 
+    def drop(self, key: Key) -> None:
+        self._changed |= self._growing.pop(key, None) is not None
+
     def make_way(self) -> None:
         pass  # a display stays where it is
 
     def cleared(self) -> None:
-        self._finished, self._changed = [], bool(self._growing)
+        self._forget_finished()
+        self._changed = bool(self._growing)
         self._area.cleared()
 
     def close(self) -> None:
         self.draw()
 
+    def _forget_finished(self) -> None:
+        self._finished, self._left_out = {}, 0
+        self._place = {name: place for place, (_, name) in enumerate(self._growing)}
+
     def _lines(self) -> list[str]:
-        ranks_of: dict[str, list[int]] = {}
-        growing = [(key[0], self._growing[key]) for key in sorted(self._growing)]
-        for rank, text in [*self._finished, *growing]:
-            if text.strip():
-                ranks_of.setdefault(text, []).append(rank)
-        lines = [self._label(sorted(set(ranks))) + text for text, ranks in ranks_of.items()]
-        if len(lines) > _MOST_LINES:
-            lines[_MOST_LINES:] = [f"... and {len(lines) - _MOST_LINES} more"]
-        return lines
+        ranks_of: dict[tuple[str, str], set[int]] = {}
+        for (rank, name), text in self._growing.items():
+            ranks_of.setdefault((name, text), set()).add(rank)
+        room = max(0, _MOST_LINES - len(ranks_of))
+        kept = list(self._finished)[-room:] if room else []
+        for line in kept:
+            ranks_of[line] = ranks_of.get(line, set()) | self._finished[line]
+
+        def place(line: tuple[str, str]) -> tuple[int, int]:
+            return self._place.get(line[0], 0), min(ranks_of[line])
+
+        lines = [
+            self._label(sorted(ranks_of[line])) + line[1]
+            for line in sorted(ranks_of, key=place)
+            if line[1].strip()
+        ]
+        more = len(self._finished) - len(kept) + self._left_out + len(lines[_MOST_LINES:])
+        return [*lines[:_MOST_LINES], f"... and {more} more"] if more else lines
 
 
 class TerminalLine:
-    """The last line of a terminal, of which the lowest rank's growing line is shown."""
+    """The last line of a terminal: what the lowest rank began last of all that grows."""
 
     def __init__(self, label: Label) -> None:
         self._label = label
@@ -121,12 +153,20 @@ class TerminalLine:
         self._growing[key] = text
 
     def draw(self) -> None:
-        first = min(self._growing, default=None)
-        line = "" if first is None else self._label([first[0]]) + self._growing[first]
+        line = self._line()
         if line != self._drawn and sys.stderr.isatty():
             self.make_way()
             sys.stderr.write(line)
             self._drawn = line
+
+    def _line(self) -> str:
+        if not self._growing:
+            return ""
+        lowest = min(rank for rank, _ in self._growing)
+        text = [text for (rank, _), text in self._growing.items() if rank == lowest][-1]
+        ranks = sorted({rank for (rank, _), other in self._growing.items() if other == text})
+        # What does not fit into one line could not be taken back.
+        return (self._label(ranks) + text)[: shutil.get_terminal_size().columns - 1]
 
     def cleared(self) -> None:
         self._drawn = ""
@@ -134,6 +174,9 @@ class TerminalLine:
     def finish(self, key: Key, text: str) -> bool:
         self._growing.pop(key, None)
         return False  # printed as an ordinary line above those that still grow
+
+    def drop(self, key: Key) -> None:
+        self._growing.pop(key, None)
 
     def make_way(self) -> None:
         if self._drawn:

@@ -7,69 +7,43 @@ see whether the others print it too, a line is held for a moment.
 from __future__ import annotations
 
 import collections
-import itertools
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TextIO
+from collections.abc import Sequence
+from typing import Any, Protocol, TextIO
 
 from IPython.core.getipython import get_ipython
 from IPython.display import clear_output, publish_display_data
 
-from accelnb.engine.events import Display, Event, Skipped, Stalled, Stream, Streamed
+from accelnb.engine.events import Display, Event, Progress, Skipped, Stalled, Stream, Streamed
 from accelnb.engine.failure import RunInterrupted, rank_list
 from accelnb.engine.run import Run
 from accelnb.notebook.views.area import in_kernel
+from accelnb.notebook.views.bar_lines import BarLines
 from accelnb.notebook.views.board import Board
 from accelnb.notebook.views.live_text import LiveText, live_text
+from accelnb.notebook.views.merge import HOLD, Item, Merger, Partial
 from accelnb.notebook.views.tail import Tail
 
-# A line waits this long (s) for the same line of other ranks, unless so many wait behind it.
-_HOLD = 0.15
-_WAITING = 5_000
-_LOOK_AHEAD = 50
 _FLUSH_EVERY = 0.1
 _REDRAW_EVERY = 0.5
 # What a notebook's document gets line by line; from there on only the last lines are shown.
 _HEAD_LINES = 2_000
 _HEAD_CHARACTERS = 400_000
-_LONGEST_LINE = 10_000
 
 
-@dataclass
-class _Item:
-    """A line, or a display, of one rank."""
+class View(Protocol):
+    """What shows a run; `follow` drives it."""
 
-    name: str  # stdout, stderr or a display message's type
-    body: Any
-    at: float
-    transient: dict[str, Any] = field(default_factory=dict)
+    def show(self, event: Event) -> None: ...
 
-    def same_as(self, other: _Item) -> bool:
-        if self is other:
-            return True
-        same = self.name == other.name and self.body == other.body
-        return same and not self.transient and not other.transient
+    def tick(self) -> float:
+        """Show what is due; return the seconds until there may be more."""
+        ...
 
-
-@dataclass
-class _Partial:
-    """The unfinished line of one rank's stream, and how much of it is left out."""
-
-    text: str = ""
-    since: float = 0.0
-    more: int = 0
-
-    def add(self, text: str) -> None:
-        """Append `text`; after a carriage return it overwrites, as in a terminal."""
-        text = self.text + text
-        if "\r" in text.rstrip("\r"):
-            ends = "\r" if text.endswith("\r") else ""
-            text = text.rstrip("\r").rpartition("\r")[2] + ends
-            self.more = 0
-        self.text = text[:_LONGEST_LINE]
-        self.more += len(text) - len(self.text)
+    def close(self) -> None:
+        """Show all that is left."""
+        ...
 
 
 class PlainView:
@@ -84,15 +58,11 @@ class PlainView:
     def __init__(self, run: Run, logs: str) -> None:
         self._run = run
         self._ranks: Sequence[int] = run.ranks
-        self._merges = logs == "merged" and len(self._ranks) > 1
         self._only = min(run.ranks) if logs == "rank0" else None
-        # By stream, for what ranks write to stderr is in no order with their stdout.
-        self._waiting = {
-            name: {rank: collections.deque[_Item]() for rank in self._ranks}
-            for name in ("stdout", "stderr")
-        }
-        self._partial: dict[tuple[int, str], _Partial] = collections.defaultdict(_Partial)
+        self._merger = Merger(self._ranks, merges=logs == "merged")
+        self._partial: dict[tuple[int, str], Partial] = collections.defaultdict(Partial)
         self._live: LiveText = live_text(self._label)
+        self._bars = BarLines(merges=logs == "merged")
         self._flushed_at = 0.0
         self._redrawn_at = 0.0
         self._written: set[TextIO] = set()
@@ -112,7 +82,9 @@ class PlainView:
             self._skip(event)
         elif isinstance(event, Stream):
             self._take_text(event)
-        else:
+        elif isinstance(event, Progress):
+            self._take_bars(event)
+        elif isinstance(event, Display):
             self._take_display(event)
         self._emit_ready(time.monotonic())
 
@@ -129,8 +101,8 @@ class PlainView:
             if self._tail is not None:
                 self._tail.draw()
             self._redrawn_at = now
-        held = any(items for lane in self._waiting.values() for items in lane.values())
-        held = held or any(partial.text for partial in self._partial.values())
+        held = self._merger.is_waiting or any(partial.text for partial in self._partial.values())
+        held = held or self._bars.changed
         return _FLUSH_EVERY / 2 if held else 10.0
 
     def close(self) -> None:
@@ -168,7 +140,7 @@ class PlainView:
             partial.add(event.text[at:])
 
     def _finish_line(self, rank: int, name: str, line: str) -> None:
-        partial = self._partial.pop((rank, name), _Partial())
+        partial = self._partial.pop((rank, name), Partial())
         partial.add(line)
         text = partial.text.rstrip("\r")
         if partial.more:
@@ -177,7 +149,26 @@ class PlainView:
         self._characters_left -= len(text)
         # A line that was shown while it grew, such as a progress bar, stays where it is.
         if not self._live.finish((rank, name), text):
-            self._waiting[name][rank].append(_Item(name, text, time.monotonic()))
+            self._merger.add(rank, Item(name, text, time.monotonic()))
+
+    def _take_bars(self, event: Progress) -> None:
+        for bar in event.bars:
+            if not bar.closed:
+                self._bars.take(event.rank, bar)
+                continue
+            key = (event.rank, f"bar {bar.key}")
+            text = self._bars.end(event.rank, bar)
+            if text and self._bars.goes_on_beside(event.rank, bar):
+                self._live.update(key, text)
+            if not text:
+                self._live.drop(key)
+            elif self._tail is not None and not self._live.has(key):
+                self._tail.add((event.rank, "stderr"), text + "\n")
+            elif not self._live.finish(key, text):
+                self._merger.add(event.rank, Item("stderr", text, time.monotonic()))
+                self._lines_left -= 1
+        if self._lines_left <= 0 and self._tail is None:
+            self._begin_tail()
 
     def _begin_tail(self) -> None:
         """From here on show the end of the output only."""
@@ -205,39 +196,16 @@ class PlainView:
         transient = content.get("transient") or {}
         if display_id := transient.get("display_id"):
             transient = {"display_id": f"rank{event.rank}-{display_id}"}
-        item = _Item(event.kind, body, time.monotonic(), transient)
-        self._waiting["stdout"][event.rank].append(item)
+        item = Item(event.kind, body, time.monotonic(), transient)
+        self._merger.add(event.rank, item)
 
     # ---- showing ----
 
     def _emit_ready(self, now: float) -> None:
-        for lane in self._waiting.values():
-            while (ranks := self._next_of(lane, now)) is not None:
-                items = [lane[rank].popleft() for rank in ranks]
-                self._emit(items[0], ranks)
+        for item, ranks in self._merger.ready(now):
+            self._emit(item, ranks)
 
-    def _next_of(self, lane: Mapping[int, Sequence[_Item]], now: float) -> list[int] | None:
-        """Return the ranks whose next item, the same for all of them, is to be shown now."""
-        heads = {rank: items[0] for rank, items in lane.items() if items}
-        if not heads:
-            return None
-        if not self._merges:
-            return [min(heads, key=lambda rank: heads[rank].at)]
-        first = heads[min(heads)]
-        if len(heads) == len(self._ranks) and all(first.same_as(h) for h in heads.values()):
-            return sorted(heads)
-        due = now - _HOLD
-        if all(head.at > due and len(lane[rank]) < _WAITING for rank, head in heads.items()):
-            return None
-        # What others have yet to show too goes after what they show before it.
-        alone = {rank: head for rank, head in heads.items() if not _comes_later(head, rank, lane)}
-        pool = {rank: head for rank, head in (alone or heads).items() if head.at <= due + _HOLD / 2}
-        pool = pool or heads
-        every = len(heads) == len(self._ranks)
-        chosen = pool[min(pool) if every else min(pool, key=lambda rank: pool[rank].at)]
-        return sorted(rank for rank, head in heads.items() if head.same_as(chosen))
-
-    def _emit(self, item: _Item, ranks: Sequence[int]) -> None:
+    def _emit(self, item: Item, ranks: Sequence[int]) -> None:
         label = self._label(ranks)
         if item.name in ("stdout", "stderr"):
             self._live.make_way()
@@ -277,8 +245,10 @@ class PlainView:
 
     def _show_partials(self, now: float) -> None:
         for (rank, name), partial in self._partial.items():
-            if partial.text and (now - partial.since >= _HOLD or self._live.has((rank, name))):
+            if partial.text and (now - partial.since >= HOLD or self._live.has((rank, name))):
                 self._live.update((rank, name), partial.text)
+        for (rank, key), text in self._bars.growing():
+            self._live.update((rank, f"bar {key}"), text)
         self._live.draw()
 
     def _write(self, stream: TextIO, text: str) -> None:
@@ -299,17 +269,7 @@ class PlainView:
         return "" if self._only is not None else f"[{rank_list(ranks)}] "
 
 
-def _comes_later(item: _Item, rank: int, lane: Mapping[int, Sequence[_Item]]) -> bool:
-    """Return whether another rank shows the same item behind others."""
-    return any(
-        item.same_as(later)
-        for other, items in lane.items()
-        if other != rank
-        for later in itertools.islice(items, 1, _LOOK_AHEAD)
-    )
-
-
-def follow(run: Run, view: PlainView) -> None:
+def follow(run: Run, view: View) -> None:
     """Show a run until it is over, then raise what it ended with.
 
     Ctrl-C, or the stop button, stops the ranks; pressed again it no longer waits for them.
@@ -328,7 +288,7 @@ def follow(run: Run, view: PlainView) -> None:
     run.raise_if_failed()
 
 
-def _show_all(run: Run, view: PlainView) -> None:
+def _show_all(run: Run, view: View) -> None:
     patience = 10.0
     while not run.finished:
         event = run.next_event(patience)

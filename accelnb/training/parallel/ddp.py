@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -32,6 +33,11 @@ class DataParallelStrategy(SingleProcess):
         if isinstance(model, DistributedDataParallel):
             raise AccelnbError(
                 "the model is a DistributedDataParallel already: give prepare() the model itself"
+            )
+        if _is_sharded(model):
+            raise AccelnbError(
+                "the model is sharded already (its weights are DTensors), which DDP cannot wrap: "
+                "choose strategy none, as in %%distributed --strategy none"
             )
         index = self._device.index
         wrapped = DistributedDataParallel(
@@ -75,6 +81,13 @@ class DataParallelStrategy(SingleProcess):
 
 def _is_frozen(model: nn.Module) -> bool:
     return not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    tensor = sys.modules.get("torch.distributed.tensor")  # slow to import; not there: no DTensors
+    if tensor is None:
+        return False
+    return any(isinstance(parameter, tensor.DTensor) for parameter in model.parameters())
 
 
 def _register_hook(model: DistributedDataParallel, handler: DistributedDataParallelKwargs) -> None:

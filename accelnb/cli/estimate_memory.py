@@ -1,0 +1,89 @@
+"""``accelnb estimate-memory``: will it fit?"""
+
+from __future__ import annotations
+
+import sys
+
+import rich_click as click
+
+_PARTS = ("parameters", "gradients", "optimizer", "copies", "activations", "total")
+
+
+@click.command()
+@click.argument("model", metavar="MODEL")
+@click.option("-n", "--procs", type=click.IntRange(min=1), default=1, help="number of ranks")
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    metavar="no|fp16|bf16|fp8",
+    help="may be given several times (default: no and bf16)",
+)
+@click.option("--optimizer", default="adamw", metavar="adam|adamw|sgd-momentum|sgd")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="SHAPE",
+    help="of a class: one for each input of a forward pass, such as 32x784 or 8x128:int64; "
+    "activations are counted with it",
+)
+@click.option("--batch", type=click.IntRange(min=1), help="of a folder: sequences in a batch")
+@click.option("--sequence", type=click.IntRange(min=1), help="of a folder: tokens of each")
+def command(
+    model: str,
+    procs: int,
+    precisions: tuple[str, ...],
+    optimizer: str,
+    inputs: tuple[str, ...],
+    batch: int | None,
+    sequence: int | None,
+) -> None:
+    """Say how much memory each rank needs to train a model, by strategy and precision.
+
+    MODEL is a class or a function that returns a model (package.module:Class or file.py:Class),
+    a safetensors file or a folder of such, or a folder with a Hugging Face config.json. No
+    weights are made.
+
+    \b
+    Examples:
+      accelnb estimate-memory models.py:Net --input 32x3x224x224
+      accelnb estimate-memory ./llama -n 8 --batch 1 --sequence 4096
+      accelnb estimate-memory model.safetensors --optimizer sgd
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from accelnb.errors import AccelnbError
+    from accelnb.memory_estimate import estimate, read_model
+    from accelnb.memory_estimate.estimate import STRATEGIES, in_words
+
+    try:
+        size = read_model(model, inputs=inputs, batch=batch, sequence=sequence)
+        needs = [
+            estimate(size, procs=procs, strategy=strategy, precision=precision, optimizer=optimizer)
+            for precision in precisions or ("no", "bf16")
+            for strategy in (STRATEGIES if procs > 1 else ("ddp",))
+        ]
+    except AccelnbError as error:
+        print(f"accelnb: {error}", file=sys.stderr)
+        sys.exit(2)
+    console = Console()
+    console.print(f"{size.name}: {size.parameters:,} parameters", highlight=False, soft_wrap=True)
+    ranks = f"each of {procs} ranks" if procs > 1 else "one rank"
+    for precision in dict.fromkeys(need.precision for need in needs):
+        table = Table(box=None, padding=(0, 1), pad_edge=False, title_justify="left")
+        table.title = f"precision {precision}, {optimizer}, {ranks}"
+        table.add_column("strategy", no_wrap=True)
+        for part in _PARTS:
+            table.add_column(part, justify="right", no_wrap=True)
+        for need in needs:
+            if need.precision == precision:
+                name = need.strategy if procs > 1 else "alone"
+                table.add_row(name, *(in_words(getattr(need, part)) for part in _PARTS))
+        console.print(table)
+    if size.how:
+        console.print(f"activations: {size.how}", highlight=False)
+    else:
+        say = "--input" if ":" in model else "--batch and --sequence"
+        console.print(f"activations are not in the total: give {say}", highlight=False)

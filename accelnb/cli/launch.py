@@ -1,0 +1,108 @@
+"""``accelnb launch``: a script, module or notebook on several processes, as torchrun does."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from accelnb.cli.options import given, launch_options
+
+# Of the launch options, those that a script can take over; the others are of notebooks.
+_OF_SCRIPTS = ("procs", "device", "precision", "strategy", "accumulation")
+_OF_NOTEBOOKS = ("mesh", "cluster", "nodes", "start", "timeout", "stall", "logs")
+
+
+class _Launch(click.RichCommand):
+    """A command that has torchrun's arguments too, as the installed torch declares them."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        from accelnb.launching.torchrun import arguments
+
+        if not any(parameter.name == "nnodes" for parameter in self.params):
+            self.params += [
+                click.Option(
+                    (argument.name, *argument.flags),
+                    is_flag=argument.is_switch,
+                    default=None,
+                    metavar="|".join(argument.choices) or None,
+                    help=argument.help,
+                )
+                for argument in arguments()
+            ]
+        return super().get_params(ctx)
+
+
+def _with_dashes(flag: str) -> str:
+    return flag.replace("_", "-")  # torchrun takes both
+
+
+@click.command(
+    cls=_Launch,
+    context_settings={"allow_interspersed_args": False, "token_normalize_func": _with_dashes},
+)
+@launch_options(without=_OF_NOTEBOOKS)
+@click.option("--ignore-file", is_flag=True, help="do without the accelnb.yaml beside the script")
+@click.argument("target", metavar="SCRIPT|NOTEBOOK|MODULE")
+@click.argument(
+    "arguments", metavar="[ARGUMENTS OF THE SCRIPT]...", nargs=-1, type=click.UNPROCESSED
+)
+def command(target: str, arguments: tuple[str, ...], ignore_file: bool, **options: Any) -> None:
+    """Start a training script on several processes, here or on several machines.
+
+    What is not given comes from the accelnb.yaml beside the script, then from this machine: one
+    process for each accelerator, else two on the CPU. precision, strategy and accumulation reach
+    the script's Accelerator. torchrun's arguments have torchrun's meaning; processes that mpirun
+    or srun started run the script in place. The exit code is the script's.
+
+    \b
+    Examples:
+      accelnb launch train.py --lr 0.1
+      accelnb launch -n 4 --precision bf16 -m project.train
+      accelnb launch notebook.ipynb
+      accelnb launch --nnodes 2 --rdzv-endpoint node1:29400 train.py     on both machines
+      accelnb launch --max-restarts 3 train.py
+      srun --ntasks 8 accelnb launch train.py
+    """
+    from accelnb.config import ConfigError
+    from accelnb.launching import find_target, launch
+    from accelnb.launching.network import NotReachable
+    from accelnb.launching.target import NothingToLaunch
+    from accelnb.launching.torchrun import WrongArgument
+
+    asked = given(options)
+    of_torchrun = {name: value for name, value in options.items() if name not in _OF_SCRIPTS}
+    try:
+        if "procs" in asked and of_torchrun.get("nproc_per_node"):
+            raise WrongArgument("--procs and --nproc-per-node say the same; give one of them")
+        found = find_target(
+            target,
+            arguments,
+            module=bool(of_torchrun.get("module")),
+            program=bool(of_torchrun.get("no_python")),
+        )
+        settings = asked if ignore_file else _of_file(found.folder) | asked
+        config = _resolved(settings, bool(of_torchrun.get("nproc_per_node")))
+        code = launch(found, of_torchrun, config, settings)
+    except (ConfigError, NotReachable, NothingToLaunch, WrongArgument) as error:
+        print(f"accelnb: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(code)
+
+
+def _of_file(folder: Path) -> dict[str, Any]:
+    from accelnb.config_file import FILE, read_file
+
+    path = folder / FILE
+    values = read_file(path) if path.exists() else {}
+    return {name: value for name, value in values.items() if name in _OF_SCRIPTS}
+
+
+def _resolved(settings: dict[str, Any], is_number_given: bool) -> Any:
+    from accelnb.config import LaunchConfig, from_mapping, resolve
+    from accelnb.hardware import probe
+
+    wanted = {k: v for k, v in settings.items() if k != "procs" or not is_number_given}
+    return resolve(from_mapping(LaunchConfig, wanted), probe())

@@ -1,0 +1,72 @@
+"""``accelnb``: sub-commands, each in a module that is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import keyword
+import sys
+
+import rich_click as click
+
+from accelnb import __version__
+from accelnb.errors import AccelnbError
+
+# Name to what `accelnb --help` says of it; accelnb.cli.<name> has the command, as `command`.
+COMMANDS = {
+    "config": "Choose the options of a folder's notebooks; the panel, in a terminal.",
+    "env": "Show versions, hardware and settings, also for a bug report.",
+    "estimate-memory": "How much memory a model needs to train, for each rank.",
+    "export": "Write a notebook as a script that torchrun or a cluster launches.",
+    "import": "Make a notebook of a training script.",
+    "kernel": "Install a Jupyter kernel whose ranks are ready; list or remove them.",
+    "launch": "Start a script, module or notebook on several processes or machines.",
+    "merge-weights": "Make one safetensors file of a sharded checkpoint.",
+    "run": "Execute a notebook without a browser, with progress and parameters.",
+    "test": "Try a configuration out: start, collectives, some training steps.",
+    "tpu-config": "What to do on a TPU host.",
+}
+
+
+class _Commands(click.RichGroup):
+    """A group that knows its sub-commands by name, so that help comes at once."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in COMMANDS:
+            module = f"{name}_" if keyword.iskeyword(name) else name.replace("-", "_")
+            command = importlib.import_module(f"accelnb.cli.{module}").command
+        return name, command, rest
+
+
+@click.group(
+    "accelnb",
+    cls=_Commands,
+    commands=[click.RichCommand(name=name, help=text) for name, text in COMMANDS.items()],
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.rich_config(help_config={"text_paragraph_linebreaks": "\n\n"})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def accelnb() -> None:
+    """Distributed PyTorch in a Jupyter notebook.
+
+    In a notebook, load it with %load_ext accelnb and put %%distributed on a cell. Here are the
+    tools around that. For completion in bash (zsh and fish alike), run
+    eval "$(_ACCELNB_COMPLETE=bash_source accelnb)".
+
+    \b
+    Examples:
+      accelnb env                         what this machine has and can do
+      accelnb test --procs 4              do four ranks work here, and how fast?
+      accelnb kernel install --procs 4    a kernel in Jupyter's launcher
+    """
+
+
+def main() -> None:
+    """Run the command of this process's arguments; end the process with its exit code."""
+    try:
+        accelnb(prog_name="accelnb")
+    except AccelnbError as error:
+        print(f"accelnb: {error}", file=sys.stderr)
+        sys.exit(1)

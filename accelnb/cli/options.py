@@ -1,0 +1,39 @@
+"""Launch options of the command line, made of the one table in config.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
+
+import rich_click as click
+
+from accelnb.config import LaunchConfig, options
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def launch_options(*, without: Collection[str] = ()) -> Callable[[F], F]:
+    """Give a click command the launch options, except some that it has no use for.
+
+    Each reaches the command under its name, as text, or None where it was not given; `given`
+    sorts these out.
+    """
+
+    def decorate(command: F) -> F:
+        for option in reversed(options(LaunchConfig)):
+            if option.name in without:
+                continue
+            metavar = "|".join(option.choices) if option.choices else option.name.upper()
+            declare = click.option(
+                *option.flags, option.name, default=None, metavar=metavar, help=option.help
+            )
+            command = declare(command)
+        return command
+
+    return decorate
+
+
+def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the launch options among a command's arguments that the user gave, as text."""
+    names = {option.name for option in options(LaunchConfig)}
+    return {name: text for name, text in arguments.items() if name in names and text is not None}

@@ -1,0 +1,330 @@
+"""Ranks on the nodes of a Ray cluster.
+
+The ranks of one node share a bundle of a placement group, and an actor in it that owns them:
+`accelnb.engine.launchers.node.Node`. Bundles are spread strictly, so that ``--nodes 2`` is two
+machines, and a rank's local number, its devices and its fork server are those of its machine.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelnb.config import LaunchConfig
+from accelnb.engine.curve import Curve
+from accelnb.engine.launchers.contract import Exit
+from accelnb.engine.launchers.local import fork_server
+from accelnb.engine.launchers.node import News, Node, versions
+from accelnb.engine.launchers.ray_connection import Connection, close, connect
+from accelnb.engine.usage import Held
+from accelnb.engine.wire import Link
+from accelnb.errors import AccelnbError
+
+_ROOM = 20.0  # s to wait for processors that others use now
+_ACTOR = 90.0  # s for an actor to start on a node
+_CALL = 15.0
+_CALLS_AT_ONCE = 8  # of which one is always the wait for news
+_NEWS_EVERY = 1.0
+_SILENT = 30.0  # a node that has not answered for so long is lost
+
+
+@dataclass
+class _Seat:
+    """One bundle of the placement group, with the actor that is in it."""
+
+    number: int
+    actor: Any
+    address: str
+    interface: str | None
+    lost: bool = False
+
+
+def open_cluster(config: LaunchConfig) -> RayRanks:
+    """Return a new, empty group of ranks on the cluster that `config` names.
+
+    Raises
+    ------
+    AccelnbError
+        The cluster cannot be reached or has no room, or a node has other versions.
+    """
+    connection = connect(config.cluster)
+    try:
+        return RayRanks(config, connection)
+    except BaseException:
+        close(connection)
+        raise
+
+
+class RayRanks:
+    """The rank processes of one group, on one or several nodes."""
+
+    def __init__(self, config: LaunchConfig, connection: Connection) -> None:
+        assert config.procs is not None
+        self._config = config
+        self._procs = config.procs
+        self._connection = connection
+        self._ray = connection.ray
+        self._curve, self._curve_of_ranks = Curve.pair()
+        self._started_with = _environment_at_start()
+        self._live: dict[int, int] = {}  # the ranks that run or are being started, and their pids
+        self._news: dict[int, News] = {}  # the newest of each seat
+        self._events: collections.deque[tuple[int, int] | Exit] = collections.deque()
+        self._readable, self._written = socket.socketpair()
+        self._closed = False
+        self._group = self._ask_for_room()
+        self._seats: list[_Seat] = []
+        try:
+            self._seats = self._fill(range(config.nodes))
+        except BaseException:
+            self._give_back()
+            raise
+
+    @property
+    def folder(self) -> Path:
+        return fork_server().folder / "logs"
+
+    def fileno(self) -> int:
+        return self._readable.fileno()
+
+    def receive(self) -> tuple[int, int] | Exit:
+        self._readable.recv(1)
+        return self._events.popleft()
+
+    def listen(self, key: bytes) -> Link:
+        host = self._connection.notebook_address()
+        link = Link.listen(f"tcp://{host}:*", key, self._curve)
+        port = int(link.address.rpartition(":")[2])
+        try:
+            reasons = self._get([s.actor.why_out_of_reach.remote(host, port) for s in self._seats])
+            for seat, reason in zip(self._seats, reasons, strict=True):
+                if reason is not None:
+                    raise AccelnbError(
+                        f"node {seat.address} cannot reach the notebook at {host}:{port} "
+                        f"({reason}): open the way, or set ACCELNB_HOST to an address it can reach"
+                    )
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+    def open_store(self) -> tuple[str, int]:
+        return tuple(self._get(self._seat(0).actor.open_store.remote()))
+
+    def context(self) -> dict[str, Any]:
+        return {"cwd": os.getcwd(), "path": list(sys.path), "env": self._own_environment()}
+
+    def describe(self, rank: int) -> dict[str, Any]:
+        return {
+            "local_rank": rank % self._procs,
+            "local_world_size": self._procs,
+            "interface": self._seat(rank // self._procs).interface,
+            "same_machine": False,
+            "curve": self._curve_of_ranks.to_json(),
+        }
+
+    def start(self, spec: dict[str, Any], method: str) -> None:
+        rank = spec["rank"]
+        self._live[rank] = 0
+        self._seat(rank // self._procs).actor.start.remote(spec, method)
+
+    def kill(self, rank: int) -> None:
+        seat = self._seats[rank // self._procs]
+        if not seat.lost:
+            seat.actor.kill.remote(rank)
+
+    def held(self, pids: Sequence[int]) -> dict[int, Held]:
+        known = {pid: h for news in list(self._news.values()) for pid, h in news.held.items()}
+        return {pid: known[pid] for pid in pids if pid in known}
+
+    def state(self, pid: int) -> str | None:
+        states = [news.states.get(pid) for news in list(self._news.values())]
+        return next((state for state in states if state is not None), None)
+
+    def alive(self) -> bool:
+        return not self._closed and self._connection.alive()
+
+    def last_words(self) -> str:
+        return f"the connection to the Ray cluster {self._config.cluster} has ended"
+
+    def close(self) -> None:
+        """End the actors and with them the ranks; give the placement group back."""
+        if self._closed:
+            return
+        self._give_back()
+        close(self._connection)
+        self._readable.close()
+        self._written.close()
+
+    # ---- places on the cluster ----
+
+    def _ask_for_room(self) -> Any:
+        self._refuse_if_too_small()
+        from ray.util.placement_group import placement_group
+
+        bundles = [self._bundle()] * self._config.nodes
+        group = placement_group(bundles, strategy="STRICT_SPREAD")
+        try:
+            if not group.wait(_ROOM):
+                raise AccelnbError(f"{self._no_room()}: others use it now; try again later")
+        except BaseException:
+            self._remove(group)
+            raise
+        return group
+
+    def _bundle(self) -> dict[str, float]:
+        gpus = {"GPU": self._procs} if self._config.device == "cuda" else {}
+        return {"CPU": self._procs, **gpus}
+
+    def _refuse_if_too_small(self) -> None:
+        bundle = self._bundle()
+        sizes = [node["Resources"] for node in self._connection.nodes()]
+        fit = [s for s in sizes if all(s.get(what, 0) >= n for what, n in bundle.items())]
+        if len(fit) < self._config.nodes:
+            there = f"{len(fit)} such node{'s' * (len(fit) != 1)} of {len(sizes)}"
+            raise AccelnbError(
+                f"{self._no_room()}: there {'is' if len(fit) == 1 else 'are'} {there}; "
+                "use fewer --nodes or --procs, or add nodes"
+            )
+
+    def _no_room(self) -> str:
+        each = " and ".join(f"{n} {what}{'s' * (n > 1)}" for what, n in self._bundle().items())
+        nodes = self._config.nodes
+        asked = f"{nodes} nodes with {each} each" if nodes > 1 else f"a node with {each}"
+        return f"the cluster has no room for {asked}"
+
+    def _fill(self, numbers: Sequence[int]) -> list[_Seat]:
+        """Start an actor in each of these bundles, and a thread that hears it."""
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        def options(number: int) -> dict[str, Any]:
+            return {
+                "num_cpus": self._procs,
+                "num_gpus": self._bundle().get("GPU", 0),
+                "max_concurrency": _CALLS_AT_ONCE,
+                "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, number),
+            }
+
+        node = self._ray.remote(Node)
+        actors = [node.options(**options(number)).remote(self._config) for number in numbers]
+        abouts = self._get([actor.about.remote() for actor in actors], _ACTOR)
+        seats = []
+        for number, actor, about in zip(numbers, actors, abouts, strict=True):
+            _refuse_other_versions(about["address"], about["versions"])
+            seats.append(_Seat(number, actor, about["address"], about["interface"]))
+        for seat in seats:
+            name = f"accelnb-node-{seat.number}"
+            threading.Thread(target=self._hear, args=(seat,), name=name, daemon=True).start()
+        return seats
+
+    def _seat(self, number: int) -> _Seat:
+        """Return a seat with a live actor: a new one if the old was lost."""
+        seat = self._seats[number]
+        if seat.lost:
+            self._refuse_if_too_small()
+            [seat] = self._fill([number])
+            self._seats[number] = seat
+        return seat
+
+    def _give_back(self) -> None:
+        self._closed = True
+        for seat in self._seats:
+            self._quietly(self._ray.kill, seat.actor)
+        self._remove(self._group)
+
+    def _remove(self, group: Any) -> None:
+        from ray.util.placement_group import remove_placement_group
+
+        self._quietly(remove_placement_group, group)
+
+    def _quietly(self, end: Any, what: Any) -> None:
+        try:
+            end(what)
+        except Exception:  # the cluster is gone, and what was on it too
+            return
+
+    # ---- news ----
+
+    def _hear(self, seat: _Seat) -> None:
+        """Pass on what happens on a node, until it is lost or the group is closed."""
+        while not self._closed:
+            try:
+                news = self._ray.get(seat.actor.news.remote(_NEWS_EVERY), timeout=_SILENT)
+            except Exception as error:
+                if not self._closed:
+                    self._lose(seat, error)
+                return
+            self._news[seat.number] = news
+            for event in news.events:
+                self._pass_on(event)
+
+    def _pass_on(self, event: tuple[int, int] | Exit) -> None:
+        if isinstance(event, Exit):
+            self._live.pop(event.rank, None)
+        else:
+            self._live[event[0]] = event[1]
+        self._events.append(event)
+        try:
+            self._written.send(b"x")
+        except OSError:  # closed meanwhile
+            return
+
+    def _lose(self, seat: _Seat, error: Exception) -> None:
+        seat.lost = True
+        self._quietly(self._ray.kill, seat.actor)
+        self._news.pop(seat.number, None)
+        lost_with = f"node {seat.address}: {_cause(error)}"
+        for rank, pid in list(self._live.items()):
+            if rank // self._procs == seat.number:
+                self._pass_on(Exit(rank, pid, -9, {}, lost_with=lost_with))
+
+    def _get(self, references: Any, timeout: float = _CALL) -> Any:
+        try:
+            return self._ray.get(references, timeout=timeout)
+        except self._ray.exceptions.GetTimeoutError:
+            raise AccelnbError(
+                f"the cluster did not start the ranks' actors within {timeout:g} s"
+            ) from None
+        except Exception as error:
+            raise AccelnbError(f"the cluster cannot start the ranks: {_cause(error)}") from None
+
+    def _own_environment(self) -> dict[str, str | None]:
+        """Return the variables that this process set or took out since it began."""
+        now, then = os.environ, self._started_with
+        changed = {n: now.get(n) for n in now.keys() | then.keys() if now.get(n) != then.get(n)}
+        return {n: v for n, v in changed.items() if not n.startswith("RAY_")}
+
+
+def _refuse_other_versions(host: str, there: dict[str, str]) -> None:
+    for name, version in versions().items():
+        if there[name] != version:
+            raise AccelnbError(
+                f"node {host} has {name} {there[name]}, the notebook {version}: "
+                "install the same version on both"
+            )
+
+
+def _environment_at_start() -> dict[str, str]:
+    """Return the environment that this process was started with (proc(5))."""
+    try:
+        entries = Path("/proc/self/environ").read_bytes().split(b"\0")
+    except OSError:  # not Linux: as if nothing had been set since
+        return dict(os.environ)
+    pairs = (os.fsdecode(entry).partition("=") for entry in entries if entry)
+    return {name: value for name, _, value in pairs}
+
+
+def _cause(error: Exception) -> str:
+    """Return in one line what Ray says was the cause of an error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    for line in lines:
+        _, because, reason = line.partition("The actor is dead because ")
+        if because:
+            return reason.partition(". ")[0].rstrip(".")
+    return lines[-1][:300] if lines else type(error).__name__

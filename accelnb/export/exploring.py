@@ -1,0 +1,203 @@
+"""Which statements of ordinary cells only look at things, and which do something."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import sys
+from collections.abc import Iterator
+
+from accelnb.export.statements import IMPORTS, Statement
+from accelnb.export.words import (
+    CHANGING,
+    DRAWING,
+    DRAWING_WORDS,
+    FILE_MODULES,
+    LOOKING,
+    OF_CONTAINERS,
+    SAVING,
+    SETTING,
+    SETTING_CALLS,
+    WRITING,
+)
+
+
+def dotted(node: ast.AST) -> str:
+    """Return ``a.b.c`` for such an expression, or an empty text."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (of := dotted(node.value)):
+        return f"{of}.{node.attr}"
+    return ""
+
+
+def base_name(node: ast.AST) -> str:
+    """Return the name that an expression such as ``a.b[0].c()`` begins with."""
+    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+class Imported:
+    """What the names that a notebook imports stand for."""
+
+    def __init__(self, statements: list[Statement]) -> None:
+        self._homes: dict[str, str] = {}
+        for statement in statements:
+            for node in ast.walk(statement.node):
+                if isinstance(node, IMPORTS):
+                    self._homes.update(_homes(node))
+
+    def path(self, node: ast.AST) -> str:
+        """Return the full path of what an expression names, ``torch.manual_seed`` say."""
+        first, dot, rest = dotted(node).partition(".")
+        return self._homes[first] + dot + rest if first in self._homes else ""
+
+    def is_drawing(self, name: str) -> bool:
+        return self._homes.get(name, "").partition(".")[0] in DRAWING
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._homes
+
+
+def _homes(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
+    for alias in node.names:
+        if isinstance(node, ast.ImportFrom):
+            yield alias.asname or alias.name, f"{node.module or ''}.{alias.name}"
+        elif alias.asname:
+            yield alias.asname, alias.name
+        else:
+            first = alias.name.partition(".")[0]
+            yield first, first
+
+
+def changes(statement: Statement, imported: Imported) -> frozenset[str]:
+    """Return the names whose values an ordinary statement may change in place."""
+    found: set[str] = set()
+    for node in ast.walk(statement.node):
+        if isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            found.add(base_name(node))
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            found |= _changed_by(node.value, imported)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in CHANGING:
+            found.add(base_name(node.func))
+    return frozenset(name for name in found if name and name not in imported)
+
+
+def _changed_by(call: ast.Call, imported: Imported) -> set[str]:
+    name = last_part(call)
+    if _only_looks(call, imported):
+        return set()
+    found = {base_name(call.func)} if isinstance(call.func, ast.Attribute) else set()
+    if name not in WRITING:
+        given = [*call.args, *(keyword.value for keyword in call.keywords)]
+        found |= {base_name(value) for value in given}
+    return found
+
+
+def _only_looks(call: ast.Call, imported: Imported) -> bool:
+    name = last_part(call)
+    if isinstance(call.func, ast.Name) and name in dir(builtins):
+        return name not in ("setattr", "delattr", "exec", "next")
+    if name in LOOKING or name.lower().startswith(DRAWING_WORDS):
+        return True
+    return imported.is_drawing(base_name(call.func))
+
+
+def last_part(call: ast.Call) -> str:
+    """Return ``c`` for a call ``a.b.c()``."""
+    function = call.func
+    return function.attr if isinstance(function, ast.Attribute) else dotted(function)
+
+
+def is_report(statement: Statement) -> bool:
+    """Return whether it prints, or saves what was computed."""
+    node = statement.node
+    if isinstance(node, ast.With | ast.For | ast.If):
+        return _writes_file(statement) or any(map(_is_print, ast.walk(node)))
+    if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
+        return False
+    return _is_print(node.value) or last_part(node.value) in SAVING
+
+
+def _is_print(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and dotted(node.func) in ("print", "pprint", "pprint.pprint")
+
+
+def draws(statement: Statement, imported: Imported) -> bool:
+    """Return whether it makes a picture."""
+    names = {node.id for node in ast.walk(statement.node) if isinstance(node, ast.Name)}
+    return any(map(imported.is_drawing, names))
+
+
+def is_effect(statement: Statement, imported: Imported) -> bool:
+    """Return whether an ordinary statement changes what all code shares: a setting or a file."""
+    node = statement.node
+    if isinstance(node, ast.Assign | ast.AugAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        shared = [t for t in targets if isinstance(t, ast.Attribute | ast.Subscript)]
+        return any(_is_shared(base_name(target), imported) for target in shared)
+    if isinstance(node, ast.With | ast.For | ast.If):
+        return _writes_file(statement)
+    if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
+        return False
+    call = node.value
+    return (
+        is_setting(call, imported)
+        or _writes_file(statement)
+        or (
+            not statement.is_last
+            and bool(imported.path(call.func))
+            and _is_shared(base_name(call.func), imported)
+            and not _only_looks(call, imported)
+        )
+    )
+
+
+def is_setting(call: ast.Call, imported: Imported) -> bool:
+    """Return whether a call seeds or sets something for the whole process."""
+    name = last_part(call)
+    path = imported.path(call.func)
+    if not path or imported.is_drawing(base_name(call.func)):
+        return False
+    return name.startswith(SETTING) or name in SETTING_CALLS or path.startswith("sys.path.")
+
+
+def _is_shared(name: str, imported: Imported) -> bool:
+    return name in imported and not imported.is_drawing(name)
+
+
+def _writes_file(statement: Statement) -> bool:
+    return any(_is_write(node) for node in ast.walk(statement.node))
+
+
+def _is_write(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    if dotted(node.func) == "open":
+        given = [*node.args[1:2], *(k.value for k in node.keywords if k.arg == "mode")]
+        modes = [mode.value for mode in given if isinstance(mode, ast.Constant)]
+        return any(set(str(mode)) & set("wax+") for mode in modes)
+    name = last_part(node)
+    if name not in WRITING or not isinstance(node.func, ast.Attribute):
+        return name in SAVING
+    ambiguous = name in ("copy", "remove", "replace", "update")
+    return not ambiguous or base_name(node.func) in FILE_MODULES
+
+
+def writes_once(statement: Statement) -> bool:
+    """Return whether one process of a machine is to run it for all: it writes a file."""
+    return _writes_file(statement)
+
+
+def computes(statement: Statement, imported: Imported) -> bool:
+    """Return whether it may compute with torch, or draw its random numbers."""
+    for node in ast.walk(statement.node):
+        if not isinstance(node, ast.Call) or dotted(node.func) in dir(builtins):
+            continue
+        if last_part(node) in OF_CONTAINERS:
+            continue
+        home = imported.path(node.func).partition(".")[0]
+        if home not in sys.stdlib_module_names:
+            return True
+    return False

@@ -1,0 +1,135 @@
+"""Calls that launch a function on ranks: in a script, each process calls the function itself."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from typing import Any
+
+from accelnb.config import ConfigError, LaunchConfig, from_mapping, options
+from accelnb.export.exploring import Imported, dotted
+from accelnb.export.notebook_file import ExportError
+from accelnb.export.statements import Statement
+
+_LAUNCHERS = {
+    "accelnb.notebook_launcher": "notebook_launcher",
+    "accelerate.notebook_launcher": "notebook_launcher",
+    "accelerate.launchers.notebook_launcher": "notebook_launcher",
+    "accelnb.launch": "launch",
+}
+_DECORATOR = "accelnb.distributed"
+# Accelerate's name of an option, and ours.
+_RENAMED = {"num_processes": "procs", "mixed_precision": "precision"}
+_NOTEBOOK_LAUNCHER = ("function", "args", "num_processes", "mixed_precision")
+
+
+class LaunchCalls:
+    """Finds the calls of a notebook that launch ranks, and puts the plain call in their place.
+
+    Attributes
+    ----------
+    decorated : dict
+        Functions under ``@accelnb.distributed``, with the options that it gives.
+    """
+
+    def __init__(self, imported: Imported) -> None:
+        self._imported = imported
+        self.decorated: dict[str, dict[str, Any]] = {}
+
+    def undecorate(self, statement: Statement) -> None:
+        """Take ``@accelnb.distributed`` from a function, and remember its name."""
+        node = statement.node
+        if not isinstance(node, ast.FunctionDef):
+            return
+        for decorator in node.decorator_list:
+            call = decorator if isinstance(decorator, ast.Call) else None
+            if self._imported.path(call.func if call else decorator) == _DECORATOR:
+                self.decorated[node.name] = _checked(
+                    statement, {k.arg or "": k.value for k in call.keywords} if call else {}
+                )
+                start = statement.code.rindex("@", 0, _start_of(statement, decorator) + 1)
+                end = statement.code.index("\n", start) + 1
+                statement.edits.append((start, end, ""))
+
+    def found_in(self, statement: Statement) -> list[ast.Call]:
+        """Return the calls in a statement that launch ranks when it runs."""
+        if statement.is_definition:
+            return []
+        return [
+            node
+            for node in ast.walk(statement.node)
+            if isinstance(node, ast.Call)
+            and (self._launcher(node) or dotted(node.func) in self.decorated)
+        ]
+
+    def options(self, statement: Statement, call: ast.Call) -> dict[str, Any]:
+        """Return the launch options that a call gives."""
+        if not (launcher := self._launcher(call)):
+            return self.decorated[dotted(call.func)]
+        given = _by_name(call) if launcher == "notebook_launcher" else _keywords(call)
+        known = {option.name for option in options(LaunchConfig)}
+        renamed = {_RENAMED.get(name, name): value for name, value in given.items()}
+        return _checked(statement, {n: v for n, v in renamed.items() if n in known})
+
+    def plain(self, statement: Statement, call: ast.Call) -> str:
+        """Return the text of the plain call of the function that `call` launches."""
+        launcher = self._launcher(call)
+        if not launcher:
+            return statement.source_of(call)
+        given = _by_name(call) if launcher == "notebook_launcher" else _keywords(call)
+        function = given.pop("function", None) or (call.args[0] if call.args else None)
+        if function is None or any(isinstance(arg, ast.Starred) for arg in call.args[:1]):
+            raise ExportError(f"{statement.place()}: name the function that {launcher}() calls")
+        if launcher == "notebook_launcher":
+            passed = _unpacked(statement, given.get("args"))
+        else:
+            known = {option.name for option in options(LaunchConfig)}
+            passed = [statement.source_of(arg) for arg in call.args[1:]]
+            passed += [statement.source_of(k) for k in call.keywords if k.arg not in known]
+        text = statement.source_of(function)
+        callee = f"({text})" if isinstance(function, ast.Lambda) else text
+        return f"{callee}({', '.join(passed)})"
+
+    def _launcher(self, call: ast.Call) -> str:
+        return _LAUNCHERS.get(self._imported.path(call.func), "")
+
+
+def _by_name(call: ast.Call) -> dict[str, ast.expr]:
+    return dict(zip(_NOTEBOOK_LAUNCHER, call.args, strict=False)) | _keywords(call)
+
+
+def _keywords(call: ast.Call) -> dict[str, ast.expr]:
+    return {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
+
+
+def _unpacked(statement: Statement, args: ast.expr | None) -> list[str]:
+    if args is None:
+        return []
+    if isinstance(args, ast.Tuple | ast.List):
+        return [statement.source_of(element) for element in args.elts]
+    return [f"*{statement.source_of(args)}"]
+
+
+def _checked(statement: Statement, given: Mapping[str, ast.expr]) -> dict[str, Any]:
+    """Return the options whose values are written out; the others come with the launch."""
+    values = {}
+    for name, node in given.items():
+        try:
+            values[name] = ast.literal_eval(node)
+        except ValueError:
+            if name != "procs":
+                raise ExportError(
+                    f"{statement.place()}: {name}={ast.unparse(node)}: write the value itself, "
+                    "for a script is launched before it computes anything"
+                ) from None
+    try:
+        config = from_mapping(LaunchConfig, values)
+    except ConfigError as error:
+        raise ExportError(f"{statement.place()}: {error}") from None
+    return {name: getattr(config, name) for name in values if hasattr(config, name)}
+
+
+def _start_of(statement: Statement, node: ast.expr) -> int:
+    from accelnb.export.statements import span_of
+
+    return span_of(statement.code, node)[0]

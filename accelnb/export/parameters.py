@@ -1,0 +1,111 @@
+"""Hyper-parameters: the values of a cell tagged `parameters` become command-line options."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import Any
+
+from accelnb.export.statements import Statement
+
+_TAGS = ("parameters", "injected-parameters")  # papermill's own, and what it adds
+_SCALARS = (bool, int, float, str)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One hyper-parameter.
+
+    Attributes
+    ----------
+    default : Any
+        The value that the notebook gives.
+    kind : str
+        The type of the option's value: ``int``, ``float``, ``str`` or ``bool``.
+    container : str
+        ``list`` or ``tuple`` if it has several values, else empty.
+    about : str
+        What the comment behind it says.
+    """
+
+    name: str
+    default: Any
+    source: str
+    kind: str
+    container: str = ""
+    about: str = ""
+
+    def option(self) -> list[str]:
+        """Return the lines that declare the option."""
+        given = [f'"--{self.name.replace("_", "-")}"']
+        default = f"list({self.source})" if self.container == "tuple" else self.source
+        if self.kind == "bool":
+            given += ["action=argparse.BooleanOptionalAction", f"default={default}"]
+        else:
+            given += [f"type={self.kind}", f"default={default}"]
+        if self.container:
+            given.append('nargs="*"')
+        about = self.about.replace("%", "%%").replace('"', "'")
+        shown = f"{about} (default: %(default)s)" if about else "default: %(default)s"
+        given.append(f'help="{shown}"')
+        one = f"    parser.add_argument({', '.join(given)})"
+        if len(one) <= 100:
+            return [one]
+        return ["    parser.add_argument(", *(f"        {part}," for part in given), "    )"]
+
+    def assignment(self, arguments: str) -> str:
+        """Return the line of the main function that takes the option's value."""
+        value = f"{arguments}.{self.name}"
+        return f"{self.name} = " + (f"tuple({value})" if self.container == "tuple" else value)
+
+
+def parameter_of(statement: Statement) -> Parameter | None:
+    """Return the hyper-parameter that a statement gives, if it gives one."""
+    node = statement.node
+    if not statement.cell.tags.intersection(_TAGS):
+        return None
+    if isinstance(node, ast.Assign) and len(node.targets) == 1:
+        target, value, annotation = node.targets[0], node.value, ""
+    elif isinstance(node, ast.AnnAssign) and node.value is not None:
+        target, value, annotation = node.target, node.value, ast.unparse(node.annotation)
+    else:
+        return None
+    if not isinstance(target, ast.Name) or target.id.startswith("_"):
+        return None
+    try:
+        default = ast.literal_eval(value)
+    except (ValueError, TypeError):
+        return None
+    container = type(default).__name__ if isinstance(default, list | tuple) else ""
+    kinds = {type(part) for part in default} if container else {type(default)}
+    kind = _kind(kinds, annotation)
+    if not kind or (container and kind == "bool"):
+        return None
+    source = statement.source_of(value)
+    about = statement.after.lstrip("# ").strip()
+    return Parameter(target.id, default, source, kind, container, about)
+
+
+def _kind(kinds: set[type], annotation: str) -> str:
+    for kind in _SCALARS:
+        if annotation.split("|")[0].strip() in (kind.__name__, f"Optional[{kind.__name__}]"):
+            return kind.__name__
+    if kinds == {int, float}:
+        return "float"
+    if len(kinds) != 1:
+        return ""
+    kind = kinds.pop()
+    if kind is type(None):
+        return "str"
+    return kind.__name__ if kind in _SCALARS else ""
+
+
+def parser_text(parameters: list[Parameter], arguments: str) -> str:
+    """Return the function that reads the command line."""
+    lines = ["", f"def {arguments}() -> argparse.Namespace:"]
+    lines += ['    """Read the hyper-parameters from the command line."""']
+    lines += ['    parser = argparse.ArgumentParser(description=__doc__.partition("\\n")[0])']
+    for parameter in parameters:
+        lines += parameter.option()
+    lines.append("    return parser.parse_args()")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,168 @@
+"""The parts of a script that do what accelnb did around the notebook's code."""
+
+from __future__ import annotations
+
+from accelnb.config import LaunchConfig
+from accelnb.export.notebook_file import ExportError
+from accelnb.export.text import call_of
+
+# Options that an Accelerator takes from the environment: our name, the variable, what is usual.
+FROM_ENVIRONMENT = (
+    ("precision", "ACCELERATE_MIXED_PRECISION", "no", "mixed precision of Accelerator()"),
+    (
+        "accumulation",
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
+        1,
+        "batches for an optimizer step of Accelerator()",
+    ),
+    ("strategy", "ACCELNB_STRATEGY", "ddp", "how Accelerator() trains one model on all processes"),
+)
+
+GATHER = '''
+def from_all_ranks(value: Any) -> list[Any]:
+    """Return what every process has, in the order of ranks, as `--out` did in the notebook."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+'''
+
+_CORES = """\
+    if os.environ.get("OMP_NUM_THREADS", "1") == "1":  # which torchrun sets unless you do
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+"""
+
+_SEVERAL_STORES = [
+    "    store = dist.HashStore()",
+    "    if not alone:",
+    "        # A new group must not find what the one before it left in the store.",
+    '        store, _, _ = next(rendezvous("env://"))',
+    '        store = dist.PrefixStore(f"group-{next(_group_numbers)}", store)',
+]
+
+WORK_AS = (
+    '''
+def work_as(side: str) -> None:
+    """Go on with the cores that the notebook itself had ("notebook"), or each rank ("ranks")."""
+    processes = 1 if side == "notebook" else int(os.environ["LOCAL_WORLD_SIZE"])
+'''
+    + _CORES
+)
+
+WORK_AS_WITH_RANDOM_NUMBERS = (
+    '''
+_random_states = {"notebook": torch.get_rng_state(), "ranks": torch.get_rng_state()}
+_side = "notebook"
+
+
+def work_as(side: str) -> None:
+    """Go on as the notebook itself ("notebook") or as one of its ranks ("ranks").
+
+    They had different numbers of cores, and neither drew the random numbers of the other.
+    """
+    global _side
+    _random_states[_side], _side = torch.get_rng_state(), side
+    torch.set_rng_state(_random_states[side])
+    processes = 1 if side == "notebook" else int(os.environ["LOCAL_WORLD_SIZE"])
+'''
+    + _CORES
+)
+
+
+def settings(config: LaunchConfig) -> list[tuple[str, str, str, str]]:
+    """Return the constants of a script that differ from what is usual.
+
+    Each is (constant, value, what it is, the environment variable that it sets).
+    """
+    found = []
+    for name, variable, usual, what in FROM_ENVIRONMENT:
+        value = getattr(config, name)
+        if value != usual:
+            found.append((name.upper(), repr(value).replace("'", '"'), what, variable))
+    return found
+
+
+def join_text(config: LaunchConfig, *, makes_group: bool, shares_cores: bool, several: bool) -> str:
+    """Return the function that joins the process group and chooses the device.
+
+    Parameters
+    ----------
+    makes_group
+        Whether it makes the group; else the notebook's own code does.
+    shares_cores
+        Whether it sets the number of threads, which nothing else in the script does.
+    several
+        Whether it is called again when the notebook's code has ended the group.
+
+    Raises
+    ------
+    ExportError
+        The device cannot be had by a script that torchrun starts.
+    """
+    if config.device == "tpu":
+        raise ExportError(
+            "device=tpu: torchrun starts no processes on a TPU, so there is no script for it; "
+            "export from a notebook with --device cuda or cpu"
+        )
+    lines = ["", "def join_process_group() -> torch.device:"]
+    if several:
+        lines = ["_group_numbers = itertools.count()", "", *lines]
+    what = "Join the processes that were started, or be the only one; return this one's device."
+    lines += [f'    """{what}"""']
+    for constant, _, _, variable in settings(config):
+        value = constant if constant != "ACCUMULATION" else f"str({constant})"
+        lines.append(f'    os.environ.setdefault("{variable}", {value})')
+    if config.device == "cpu":
+        lines.append('    os.environ.setdefault("ACCELERATE_USE_CPU", "true")')
+    lines += [
+        '    alone = not {"RANK", "MASTER_ADDR"} <= os.environ.keys()  # no launcher started it'
+    ]
+    lines += ["    if alone:"]
+    alone = 'RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1"'
+    lines += [f"        os.environ.update({alone})"]
+    if not makes_group:
+        lines += ['        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")']
+    if shares_cores:
+        lines.append('    processes = int(os.environ["LOCAL_WORLD_SIZE"])')
+        lines += _CORES.rstrip("\n").split("\n")
+    lines += _device_lines(config, makes_group)
+    if makes_group:
+        lines += _SEVERAL_STORES if several else []
+        store = "store" if several else "dist.HashStore() if alone else None"
+        lines += [
+            "    dist.init_process_group(",
+            "        backend,",
+            f"        store={store},",
+            '        rank=int(os.environ["RANK"]),',
+            '        world_size=int(os.environ["WORLD_SIZE"]),',
+            "    )",
+        ]
+    lines.append("    return device")
+    return "\n".join(lines) + "\n"
+
+
+def _device_lines(config: LaunchConfig, makes_group: bool) -> list[str]:
+    cpu = ['device = torch.device("cpu")', *(['backend = "gloo"'] if makes_group else [])]
+    if config.device == "cpu":
+        return [f"    {line}" for line in cpu]
+    found = [
+        "accelerator_type = torch.accelerator.current_accelerator()",
+        'device = torch.device(accelerator_type.type, int(os.environ["LOCAL_RANK"]))',
+        "torch.accelerator.set_device_index(device.index)",
+    ]
+    if makes_group:
+        found.append("backend = None  # nccl for tensors on GPUs, gloo for those on CPUs")
+    return [
+        "    if torch.accelerator.is_available():",
+        *(f"        {line}" for line in found),
+        "    else:",
+        *(f"        {line}" for line in cpu),
+    ]
+
+
+def mesh_text(mesh: tuple[tuple[str, int], ...]) -> str:
+    """Return the line that makes the cell's DeviceMesh."""
+    sizes = ", ".join(str(size) for _, size in mesh)
+    names = ", ".join(f'"{name}"' for name, _ in mesh)
+    comma = "," if len(mesh) == 1 else ""
+    arguments = f"device.type, ({sizes}{comma}), mesh_dim_names=({names}{comma})"
+    return call_of("init_device_mesh", arguments, "mesh = ")

@@ -1,0 +1,193 @@
+"""Where each kept step goes: to the top of the script, or into its main function."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from accelnb.export.exploring import dotted
+from accelnb.export.parameters import Parameter, parameter_of
+from accelnb.export.program import Program, Step
+from accelnb.export.selection import Selection
+
+_READS_SCOPES = ("globals", "locals", "vars", "exec", "eval")
+
+
+@dataclass
+class Places:
+    """The steps of a script by their place, each in the order in which they ran.
+
+    Attributes
+    ----------
+    shared : set of str
+        Names of the main function that functions at the top read: they are ``global``.
+    """
+
+    imports: list[Step] = field(default_factory=list)
+    constants: list[Step] = field(default_factory=list)
+    definitions: list[Step] = field(default_factory=list)
+    parameters: dict[Step, Parameter] = field(default_factory=dict)
+    main: list[Step] = field(default_factory=list)
+    shared: set[str] = field(default_factory=set)
+
+
+def place(program: Program, selection: Selection) -> Places:
+    """Decide for each kept step where it goes."""
+    kept = [step for step in program.steps if step in selection.kept]
+    for step in _same_again(kept):
+        kept.remove(step)
+    bound = Counter(name for step in kept for name in step.binds if step.brought != "pull")
+    changed = {name for step in kept for name in step.changes}
+    top = {
+        step
+        for step in kept
+        if not step.brought
+        and all(bound[name] == 1 or name == "*" for name in step.binds)
+        and (_is_import(step) or (_is_constant(step) and not step.binds & changed))
+    }
+    for step in kept:
+        if step.statement.is_import and not step.brought and _is_same_import(step, kept):
+            top.add(step)
+    _add_definitions(top, kept, bound, selection)
+    places = Places()
+    for step in kept:
+        if not step.brought and (parameter := parameter_of(step.statement)):
+            places.parameters[step] = parameter
+            places.main.append(step)
+        elif step not in top:
+            places.main.append(step)
+        elif step.statement.is_definition:
+            places.definitions.append(step)
+        elif _is_import(step):
+            places.imports.append(step)
+        else:
+            places.constants.append(step)
+    places.shared = _shared(places)
+    return places
+
+
+def _same_again(kept: list[Step]) -> list[Step]:
+    """Return functions and classes that are there before, word for word."""
+    found, before = [], {}
+    for step in kept:
+        if step.brought or not step.statement.is_definition:
+            continue
+        name = min(step.binds)
+        if before.get(name) == step.statement.text():
+            found.append(step)
+        before[name] = step.statement.text()
+    return found
+
+
+def _is_import(step: Step) -> bool:
+    node = step.statement.node
+    if isinstance(node, ast.Try | ast.If) and not step.on_ranks:
+        return all(map(_is_part_of_import, [n for n in ast.walk(node) if isinstance(n, ast.stmt)]))
+    return step.statement.is_import
+
+
+def _is_part_of_import(node: ast.stmt) -> bool:
+    if isinstance(node, ast.Assign):
+        return isinstance(node.value, ast.Constant)
+    return isinstance(node, ast.Import | ast.ImportFrom | ast.Try | ast.If | ast.Pass)
+
+
+def _is_same_import(step: Step, kept: list[Step]) -> bool:
+    """Return whether all that bind its names import the same."""
+    imported = set(aliases(step))
+    for other in kept:
+        if other.binds & step.binds and not other.brought:
+            if not other.statement.is_import:
+                return False
+            names = {name for _, name in imported} & {name for _, name in aliases(other)}
+            same = {t for t, n in imported if n in names} == {
+                t for t, n in aliases(other) if n in names
+            }
+            if not same:
+                return False
+        elif other.binds & step.binds and other.brought == "out":
+            return False
+    return True
+
+
+def aliases(step: Step) -> Iterable[tuple[str, str]]:
+    """Return each name that an import binds, as (an import of it alone, the name)."""
+    node = step.statement.node
+    for alias in getattr(node, "names", ()):
+        said = alias.name + (f" as {alias.asname}" if alias.asname else "")
+        if isinstance(node, ast.ImportFrom):
+            text = f"from {'.' * node.level}{node.module or ''} import {said}"
+            yield text, alias.asname or alias.name
+        else:
+            yield f"import {said}", alias.asname or alias.name.partition(".")[0]
+
+
+def _is_constant(step: Step) -> bool:
+    node = step.statement.node
+    if step.on_ranks or step.phase or parameter_of(step.statement):
+        return False
+    if isinstance(node, ast.AnnAssign):
+        targets, value = [node.target], node.value
+    elif isinstance(node, ast.Assign):
+        targets, value = node.targets, node.value
+    else:
+        return False
+    return (
+        value is not None
+        and len(targets) == 1
+        and isinstance(targets[0], ast.Name)
+        and (_is_literal(value))
+    )
+
+
+def _is_literal(node: ast.expr) -> bool:
+    try:
+        value = ast.literal_eval(node)
+    except (ValueError, TypeError):
+        return False
+    return value not in ([], {})  # these are filled later
+
+
+def _add_definitions(
+    top: set[Step], kept: list[Step], bound: Counter[str], selection: Selection
+) -> None:
+    """Add the functions and classes that need nothing of the main function to exist."""
+    above = set(dir(builtins)) | {name for step in top for name in step.binds}
+    waiting = [s for s in kept if not s.brought and s.statement.is_definition and s not in top]
+    while True:
+        ready = [
+            step
+            for step in waiting
+            if all(bound[name] == 1 for name in step.binds)
+            and step.reads <= above | step.binds
+            # In a distributed cell a function is nested, unless it stands for itself.
+            and (not step.on_ranks or step.later <= above | step.binds)
+        ]
+        if not ready:
+            return
+        top.update(ready)
+        above |= {name for step in ready for name in step.binds}
+        waiting = [step for step in waiting if step not in ready]
+
+
+def _shared(places: Places) -> set[str]:
+    in_main = {name for step in places.main if step.brought != "pull" for name in step.binds}
+    nodes = [
+        node
+        for step in (*places.definitions, *places.main)
+        if not step.brought
+        for node in ast.walk(step.statement.node)
+    ]
+    if any(isinstance(n, ast.Call) and dotted(n.func) in _READS_SCOPES for n in nodes):
+        return in_main - {"*"}
+    read = {name for step in places.definitions for name in step.later}
+    declared = {name for node in nodes if isinstance(node, ast.Global) for name in node.names}
+    return (in_main & (read | set(dir(builtins)))) | declared
+
+
+def of_rank_shared(places: Places, of_rank: set[str]) -> set[str]:
+    """Return the process's own names, ``rank`` say, that functions at the top read."""
+    return {name for step in places.definitions for name in step.later} & of_rank

@@ -1,0 +1,296 @@
+"""What a notebook does, step by step: statements, jobs on the ranks, values brought back."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from accelnb.config import CellOptions, LaunchConfig, from_mapping
+from accelnb.export.cell_code import CellCode, read_cell
+from accelnb.export.exploring import Imported, changes, dotted
+from accelnb.export.launch_calls import LaunchCalls
+from accelnb.export.notebook_file import Cell, ExportError
+from accelnb.export.statements import NO_NAMES, Names, Statement, cut
+from accelnb.export.words import MAGICS_LEFT_OUT
+
+# A rank has these of its own; what a notebook binds to them is not sent.
+OF_A_RANK = ("rank", "local_rank", "world_size", "device", "mesh")
+_STAYS = ("procs", "device", "start")  # the next cell runs on the ranks that are there
+_NOTEBOOK_ONLY = {
+    "accelnb.last_run": "take the values from --out or --pull",
+    "accelnb.pull": "use --pull on the %%distributed line",
+    "accelnb.push": "bind the name before the %%distributed cell",
+    "IPython.get_ipython": "a script has no IPython",
+}
+
+
+@dataclass(eq=False)
+class Phase:
+    """One job on the ranks: a distributed cell, or a call that launches a function."""
+
+    cell: Cell
+    config: LaunchConfig
+    options: CellOptions
+
+
+@dataclass(eq=False)
+class Step:
+    """A statement at its place in the program, or a value that is brought back from the ranks.
+
+    Attributes
+    ----------
+    on_ranks : bool
+        Whether it runs on the ranks; else in the notebook.
+    brought : str
+        ``out`` or ``pull`` for a value that comes back; else empty.
+    phase : Phase or None
+        The job that it belongs to.
+    no_form : str
+        Why it cannot be in a script, and what to do; empty if it can.
+    """
+
+    position: int
+    statement: Statement
+    on_ranks: bool = False
+    brought: str = ""
+    phase: Phase | None = None
+    no_form: str = ""
+    names: Names = NO_NAMES
+    changes: frozenset[str] = frozenset()
+    calls: list[ast.Call] = field(default_factory=list)  # that launch ranks
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return self.names.reads
+
+    @property
+    def later(self) -> frozenset[str]:
+        return self.names.later
+
+    @property
+    def binds(self) -> frozenset[str]:
+        return self.names.binds
+
+    @property
+    def surely(self) -> frozenset[str]:
+        return self.names.surely
+
+
+@dataclass
+class Program:
+    """A notebook as steps in the order in which they ran."""
+
+    steps: list[Step]
+    phases: list[Phase]
+    imported: Imported
+    launches: LaunchCalls
+    requirements: list[str]
+    imports: set[str]
+    notes: list[str]
+    rebound_by: dict[str, set[str]]  # a function: the names that it declares as global
+
+    @property
+    def last_phase(self) -> int:
+        """The position of the last step of a job."""
+        return max(step.position for step in self.steps if step.phase)
+
+
+def read_program(cells: Iterable[Cell], base: LaunchConfig) -> Program:
+    """Read the code cells of a notebook in the order in which they ran.
+
+    Raises
+    ------
+    ExportError
+        A cell is not Python, nothing in it runs on ranks, or what runs there has no script form.
+    """
+    codes = [read_cell(cell) for cell in cells]
+    cut_cells = [(code, list(cut(code.cell, code.code, code.tree))) for code in codes]
+    imported = Imported([statement for _, cell in cut_cells for statement in cell])
+    launches = LaunchCalls(imported)
+    rebound_by = _rebound_by([statement for _, cell in cut_cells for statement in cell])
+    program = Program([], [], imported, launches, [], set(), [], rebound_by)
+    for code, statements in cut_cells:
+        program.requirements += [r for r in code.requirements if r not in program.requirements]
+        program.imports |= code.imports
+        if code.skipped:
+            program.notes.append(f"{code.cell.place()} is left out: {code.skipped}")
+        elif code.options is not None:
+            _add_job(program, code, statements, base)
+        else:
+            for statement in statements:
+                _add_ordinary(program, statement, base)
+    if not program.phases:
+        raise ExportError(
+            "no cell runs on ranks: put %%distributed on the cell that trains, or call "
+            "accelnb.launch(...) or notebook_launcher(...), and run it"
+        )
+    return program
+
+
+def _add_job(
+    program: Program, code: CellCode, statements: Sequence[Statement], base: LaunchConfig
+) -> None:
+    phase = _phase(program, code.cell, code.options or {}, base)
+    program.phases.append(phase)
+    for statement in statements:
+        if _keep_on_ranks(program, statement):
+            _add(program, statement, on_ranks=True, phase=phase)
+    if statements:
+        _add_brought(program, phase, statements[-1])
+
+
+def _add_brought(program: Program, phase: Phase, last: Statement) -> None:
+    names = [("out", phase.options.out)] if phase.options.out else []
+    for kind, name in [*names, *(("pull", name) for name in phase.options.pull)]:
+        bound = frozenset((name,))
+        step = Step(len(program.steps), last, brought=kind, phase=phase)
+        step.names = Names(binds=bound, surely=bound)
+        if phase.options.detach:
+            step.no_form = "a Run of the background is nothing in a script: leave --detach out"
+        program.steps.append(step)
+
+
+def _add_ordinary(program: Program, statement: Statement, base: LaunchConfig) -> None:
+    program.launches.undecorate(statement)
+    if calls := program.launches.found_in(statement):
+        given = program.launches.options(statement, calls[0])
+        phase = _phase(program, statement.cell, given, base)
+        program.phases.append(phase)
+        _add(program, statement, phase=phase, calls=calls)
+        return
+    magics = _ipython_calls(statement.node)
+    if magics and isinstance(statement.node, ast.Expr):
+        _leave_out_magic(program, statement, magics[0])
+        return
+    if _is_device(statement):
+        return  # every process of the script has its own
+    _add(program, statement, no_form=_why_notebook_only(program, statement, bool(magics)))
+
+
+def _add(program: Program, statement: Statement, **more: Any) -> None:
+    step = Step(
+        len(program.steps),
+        statement,
+        names=statement.names,
+        **more,
+    )
+    if not step.on_ranks:
+        step.changes = changes(statement, program.imported) | _rebound(statement, program)
+    program.steps.append(step)
+
+
+def _rebound_by(statements: Iterable[Statement]) -> dict[str, set[str]]:
+    return {
+        statement.node.name: names
+        for statement in statements
+        if isinstance(statement.node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (
+            names := {
+                n for g in ast.walk(statement.node) if isinstance(g, ast.Global) for n in g.names
+            }
+        )
+    }
+
+
+def _rebound(statement: Statement, program: Program) -> frozenset[str]:
+    """Return the names that the functions which a statement calls bind anew."""
+    if statement.is_definition:
+        return frozenset()
+    calls = [node for node in ast.walk(statement.node) if isinstance(node, ast.Call)]
+    found = [program.rebound_by.get(dotted(call.func), set()) for call in calls]
+    return frozenset().union(*found)
+
+
+def _phase(program: Program, cell: Cell, given: dict[str, Any], base: LaunchConfig) -> Phase:
+    before = program.phases[-1].config if program.phases else base
+    stays = {name: getattr(before, name) for name in _STAYS}
+    config = from_mapping(LaunchConfig, {**stays, **given}, base)
+    return Phase(cell, config, from_mapping(CellOptions, given))
+
+
+def _keep_on_ranks(program: Program, statement: Statement) -> bool:
+    """Translate what IPython adds in a statement of a distributed cell; return whether it stays."""
+    for call in _ipython_calls(statement.node):
+        kind, magic, text = _magic_of(call)
+        if kind == "system":
+            if "{" in text or "$" in text:
+                raise ExportError(
+                    f"{statement.place()}: !{text}: the command reads variables; call "
+                    "subprocess.run with them"
+                )
+            statement.replace(call, f"subprocess.run({text!r}, shell=True, check=False)")
+            program.imports.add("subprocess")
+        elif magic in MAGICS_LEFT_OUT and statement.node in (call, _expression_of(statement, call)):
+            program.notes.append(f"{statement.place()} is left out: %{magic}")
+            return False
+        else:
+            shown = f"!{text}" if kind == "getoutput" else f"%{magic}"
+            raise ExportError(
+                f"{statement.place()}: {shown} has no script form: write it in Python, or take it "
+                "out of the distributed cell"
+            )
+    return True
+
+
+def _expression_of(statement: Statement, call: ast.Call) -> ast.stmt | None:
+    node = statement.node
+    return node if isinstance(node, ast.Expr) and node.value is call else None
+
+
+def _leave_out_magic(program: Program, statement: Statement, call: ast.Call) -> None:
+    kind, magic, text = _magic_of(call)
+    if magic == "accelnb" and text.startswith("pull") and program.phases:
+        names, _, ranks = text.removeprefix("pull").partition("--ranks")
+        given = {"pull": ",".join(names.replace(",", " ").split())}
+        given |= {"ranks": ranks.strip(" =")} if ranks else {}
+        options = from_mapping(CellOptions, given)
+        _add_brought(program, dataclasses.replace(program.phases[-1], options=options), statement)
+        return
+    if magic in ("load_ext", "accelnb", "matplotlib", "reload_ext", "autoreload", "config"):
+        return  # of the notebook alone
+    shown = f"!{text}" if kind in ("system", "getoutput") else f"%{magic} {text}".rstrip()
+    program.notes.append(f"{statement.place()} is left out: {shown}")
+
+
+def _ipython_calls(node: ast.AST) -> list[ast.Call]:
+    """Return the calls that IPython makes of magics and shell commands."""
+    found = []
+    for call in ast.walk(node):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+            of = call.func.value
+            if isinstance(of, ast.Call) and dotted(of.func) == "get_ipython":
+                found.append(call)
+    return found
+
+
+def _magic_of(call: ast.Call) -> tuple[str, str, str]:
+    """Return what an IPython call is: its kind, the magic's name, its text."""
+    assert isinstance(call.func, ast.Attribute)
+    kind = call.func.attr
+    texts = [str(arg.value) for arg in call.args if isinstance(arg, ast.Constant)]
+    if kind == "run_line_magic":
+        return kind, texts[0], texts[1] if len(texts) > 1 else ""
+    return kind, "", texts[0] if texts else ""
+
+
+def _is_device(statement: Statement) -> bool:
+    """Return whether all it does is choose the notebook's device."""
+    if statement.names.binds != {"device"} or not isinstance(statement.node, ast.Assign):
+        return False
+    words = ("torch.device", "cuda", "cpu", "mps")
+    return any(word in statement.source_of(statement.node.value) for word in words)
+
+
+def _why_notebook_only(program: Program, statement: Statement, has_magic: bool) -> str:
+    if has_magic or "get_ipython" in statement.names.reads:
+        return "it has no script form, for it needs IPython: write it in Python"
+    for node in ast.walk(statement.node):
+        if do := _NOTEBOOK_ONLY.get(program.imported.path(node)):
+            return f"{ast.unparse(node)} has no script form: {do}"
+    if not statement.is_definition and (own := statement.names.binds & {*OF_A_RANK[:3]}):
+        name = min(own)
+        return f"{name} is each process's own number in a script: give it another name"
+    return ""

@@ -1,0 +1,325 @@
+"""The other way: a notebook of a script, whose main part runs on ranks."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelnb.export.command_line import declares_options, options_of, reads_options
+from accelnb.export.exploring import dotted
+from accelnb.export.notebook_file import Cell, ExportError
+from accelnb.export.parts import FROM_ENVIRONMENT
+from accelnb.export.percent import cells_of_marks, has_marks
+from accelnb.export.statements import Statement, cut
+from accelnb.export.text import dedented
+from accelnb.export.writing import write_files
+
+_BANNER = re.compile(r"#+[\s#=*~_-]*(?P<title>[^\s#=*~_-].*?)[\s#=*~_-]*")
+_RULE = re.compile(r"#?\s*[#=*~_-]{3,}")
+# What accelnb's own scripts do and a distributed cell need not.
+_OWN_FUNCTIONS = ("join_process_group", "work_as")
+_SETTINGS = tuple(name.upper() for name, *_ in FROM_ENVIRONMENT)
+_PROCS = re.compile(r"--nproc-per-node (\d+)")
+_ENVIRONMENT = re.compile(r"(rank|local_rank|world_size) = int\(os\.environ\[\W\w+\W\]\)")
+
+
+@dataclass
+class Draft:
+    """A cell of the notebook to be."""
+
+    kind: str  # "code" or "markdown"
+    text: str
+    tags: list[str] = field(default_factory=list)
+
+
+def import_script(
+    script: str | os.PathLike[str], notebook: str | os.PathLike[str], *, force: bool = False
+) -> None:
+    """Write a notebook of a script.
+
+    Imports, functions and classes become ordinary cells, command-line options a cell tagged
+    `parameters`, and what the script does, a ``%%distributed`` cell. Marks of cells
+    (``# %%``) are honoured.
+
+    Parameters
+    ----------
+    script, notebook
+        The file that is read, and the one that is written.
+    force
+        Replace the notebook if it is there.
+
+    Raises
+    ------
+    ExportError
+        The script is not Python, or the notebook is there. Nothing was written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from accelnb.export import import_script
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "train.py").write_text("import os\\nprint(os.getpid())")
+    >>> import_script(folder / "train.py", folder / "train.ipynb")
+    >>> "%%distributed" in (folder / "train.ipynb").read_text()
+    True
+    """
+    script, notebook = Path(script), Path(notebook)
+    try:
+        source = script.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ExportError(f"{script} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ExportError(f"{script} is not text in UTF-8") from None
+    if has_marks(source):
+        drafts = [Draft(*cell) for cell in cells_of_marks(source)]
+    else:
+        drafts = list(_drafts(source, script))
+    write_files({notebook: _document(drafts)}, force=force)
+
+
+def _document(drafts: Sequence[Draft]) -> str:
+    cells: list[dict[str, Any]] = []
+    for number, draft in enumerate(drafts):
+        cell: dict[str, Any] = {"cell_type": draft.kind, "id": f"cell-{number:02}"}
+        cell["metadata"] = {"tags": draft.tags} if draft.tags else {}
+        cell["source"] = draft.text.strip("\n").splitlines(keepends=True)
+        if draft.kind == "code":
+            cell |= {"execution_count": None, "outputs": []}
+        cells.append(cell)
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    document = {
+        "cells": cells,
+        "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _drafts(source: str, script: Path) -> Iterator[Draft]:
+    try:
+        tree = ast.parse(source)
+    except SyntaxError as error:
+        raise ExportError(f"{script.name}, line {error.lineno}: {error.msg}") from None
+    document = ast.get_docstring(tree) or ""
+    exported = any(_is_own(node) for node in tree.body)
+    line = _magic_line(tree, document) if exported else "%%distributed"
+    if document:
+        title = document.partition("\n")[0] if exported else document
+        yield Draft("markdown", _as_markdown(title))
+        tree.body = tree.body[1:]
+    yield Draft("code", "%load_ext accelnb")
+    statements = [s for s in cut(Cell(1, True, source), source, tree) if not _is_own(s.node)]
+    readers = {
+        s.node.name
+        for s in statements
+        if isinstance(s.node, ast.FunctionDef) and declares_options(s.node)
+    }
+    main, job = _job(statements, source)
+    ordinary = [s for s in statements if _only_defines(s.node) and s.node is not main]
+    yield from _ordinary_cells([s for s in ordinary if not declares_options(s.node)])
+    options = options_of([s.node for s in statements], source)
+    inner = _statements_of(main, source) if main is not None else []
+    work = [*(s for s in job if not _calls(s.node, main)), *inner]
+    arguments = _arguments_name(work, main, job, readers)
+    if options:
+        yield Draft("code", "\n".join(o.line() for o in options), ["parameters"])
+        given = ", ".join(f"{o.name}={o.name}" for o in options)
+        yield Draft("code", f"from argparse import Namespace\n\n{arguments} = Namespace({given})")
+    for job_cell in _job_cells(work, readers, arguments, {o.name for o in options}):
+        if job_cell.kind == "code":
+            job_cell.text = f"{line}\n{job_cell.text}"
+        yield job_cell
+
+
+def _as_markdown(document: str) -> str:
+    title, _, rest = document.partition("\n")
+    return f"# {title.rstrip('.')}\n{rest}".rstrip()
+
+
+def _magic_line(tree: ast.Module, document: str) -> str:
+    """Return the line of the cells that an exported script was made of, and forget its settings."""
+    line = "%%distributed"
+    if procs := _PROCS.search(document):
+        line += f" --procs {procs[1]}"
+    for node in list(tree.body):
+        if isinstance(node, ast.Assign) and dotted(node.targets[0]) in _SETTINGS:
+            line += f" --{dotted(node.targets[0]).lower()} {ast.literal_eval(node.value)}"
+            tree.body.remove(node)
+    return line
+
+
+# ---- which statements are the job ----
+
+
+def _job(
+    statements: Sequence[Statement], source: str
+) -> tuple[ast.FunctionDef | None, list[Statement]]:
+    """Return the main function, if its body can be a cell, and what else the script runs."""
+    guard = next((s for s in statements if _is_guard(s.node)), None)
+    runs = [s for s in statements if not (_only_defines(s.node) or s is guard)]
+    inside = _block(guard.node.body, source) if guard and isinstance(guard.node, ast.If) else []
+    job = [*runs, *inside]
+    functions = {s.node.name: s.node for s in statements if isinstance(s.node, ast.FunctionDef)}
+    for statement in job:
+        for name, function in functions.items():
+            if _calls(statement.node, function) and _can_be_cell(function):
+                return functions[name], job
+    return None, job
+
+
+def _is_guard(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+
+
+def _only_defines(node: ast.stmt) -> bool:
+    if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+        try:
+            ast.literal_eval(node.value)
+        except (ValueError, TypeError):
+            return False
+        return True
+    defines = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    return isinstance(node, defines)
+
+
+def _calls(node: ast.stmt, function: ast.FunctionDef | None) -> bool:
+    """Return whether a statement is a call of the function, and nothing else."""
+    value = getattr(node, "value", None)
+    return (
+        function is not None
+        and isinstance(node, ast.Expr)
+        and isinstance(value, ast.Call)
+        and dotted(value.func) == function.name
+    )
+
+
+def _can_be_cell(function: ast.FunctionDef) -> bool:
+    """Return whether the function's body means the same in a cell."""
+    if len(function.args.args) > 1 or function.decorator_list:
+        return False
+    inner = [n for n in ast.walk(function) if isinstance(n, ast.Return | ast.Yield | ast.YieldFrom)]
+    nested = [n for n in ast.walk(function) if n is not function and isinstance(n, _SCOPES)]
+    in_nested = {id(n) for scope in nested for n in ast.walk(scope)}
+    return all(id(node) in in_nested for node in inner)
+
+
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+
+
+def _statements_of(function: ast.FunctionDef, source: str) -> list[Statement]:
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return [s for s in _block(body, source) if not isinstance(s.node, ast.Global | ast.Pass)]
+
+
+def _block(body: Sequence[ast.stmt], source: str) -> list[Statement]:
+    """Return the statements of an indented block, as if it stood at the top."""
+    if not body:
+        return []
+    last = body[-1].end_lineno
+    first = body[0].lineno
+    lines = source.split("\n")
+    while first > 1 and lines[first - 2].lstrip().startswith("#"):
+        first -= 1
+    text = dedented("\n".join(lines[first - 1 : last]))
+    return list(cut(Cell(1, True, text), text, ast.parse(text)))
+
+
+# ---- cells ----
+
+
+def _ordinary_cells(statements: Sequence[Statement]) -> Iterator[Draft]:
+    cell: list[str] = []
+    kind = ""
+    for statement in statements:
+        own = "imports" if statement.is_import else "values"
+        own = "definition" if statement.is_definition else own
+        title, comments = _heading(statement.comments)
+        if title or own != kind or own == "definition":
+            if cell:
+                yield Draft("code", "\n".join(cell))
+            cell, kind = [], own
+        if title:
+            yield Draft("markdown", f"## {title}")
+        gap = [""] if cell and statement.blank_before else []
+        cell += [*gap, *comments, statement.text()]
+    if cell:
+        yield Draft("code", "\n".join(cell))
+
+
+def _job_cells(
+    statements: Sequence[Statement], readers: set[str], arguments: str, options: set[str]
+) -> Iterator[Draft]:
+    cell: list[str] = []
+    for statement in statements:
+        if _is_idle(statement, readers, arguments, options):
+            continue
+        title, comments = _heading(statement.comments)
+        if title and cell:
+            yield Draft("code", "\n".join(cell))
+            cell = []
+        if title:
+            yield Draft("markdown", f"## {title}")
+        gap = [""] if cell and statement.blank_before else []
+        cell += [*gap, *comments, statement.text()]
+    if cell:
+        yield Draft("code", "\n".join(cell))
+
+
+def _is_idle(statement: Statement, readers: set[str], arguments: str, options: set[str]) -> bool:
+    """Return whether a cell on ranks has no use for a statement of the script."""
+    node, text = statement.node, statement.text()
+    if _is_own(node) or _ENVIRONMENT.match(text) or declares_options(node):
+        return True
+    value = getattr(node, "value", None)
+    if isinstance(node, ast.Assign) and value is not None:
+        target = dotted(node.targets[0])
+        return reads_options(value, readers) or (
+            target in options and dotted(value) == f"{arguments}.{target}"
+        )
+    return ast.unparse(node).endswith("distributed.destroy_process_group()") or (
+        ast.unparse(node) == "dist.destroy_process_group()"
+    )
+
+
+def _is_own(node: ast.stmt) -> bool:
+    if isinstance(node, ast.FunctionDef):
+        return node.name in _OWN_FUNCTIONS
+    value = getattr(node, "value", None)
+    return isinstance(value, ast.Call) and dotted(value.func) in _OWN_FUNCTIONS
+
+
+def _arguments_name(
+    work: Sequence[Statement],
+    main: ast.FunctionDef | None,
+    job: Sequence[Statement],
+    readers: set[str],
+) -> str:
+    """Return the name under which the script's code has its options."""
+    if main is not None and main.args.args:
+        return main.args.args[0].arg
+    for statement in (*work, *job):
+        node = statement.node
+        if isinstance(node, ast.Assign) and reads_options(node.value, readers):
+            return dotted(node.targets[0])
+    return "args"
+
+
+def _heading(comments: Sequence[str]) -> tuple[str, list[str]]:
+    """Split comments into the heading among them, if there is one, and the rest."""
+    for number, text in enumerate(comments):
+        banner = _BANNER.fullmatch(text)
+        below = comments[number + 1 : number + 2]
+        is_ruled = bool(below) and bool(_RULE.fullmatch(below[0])) and banner is not None
+        has_signs = banner is not None and bool(re.match(r"#\s*[-=*~#]{2,}", text))
+        if banner and (is_ruled or has_signs):
+            rest = [c for c in comments if c is not text and not _RULE.fullmatch(c)]
+            return banner["title"].strip(), [c for c in rest if c]
+    return "", [c for c in comments if c]

@@ -1,0 +1,207 @@
+"""The statements of a cell: their text with its comments, and the names they read and bind."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import io
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from accelnb.export.notebook_file import Cell
+from accelnb.notebook.names import analyse
+
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+IMPORTS = (ast.Import, ast.ImportFrom)
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names that a statement has to do with.
+
+    Attributes
+    ----------
+    reads : frozenset of str
+        Names that it needs when it runs.
+    later : frozenset of str
+        Names that the functions and classes it defines need when they are used.
+    binds, surely : frozenset of str
+        Names that it binds: perhaps, and in any case.
+    """
+
+    reads: frozenset[str] = frozenset()
+    later: frozenset[str] = frozenset()
+    binds: frozenset[str] = frozenset()
+    surely: frozenset[str] = frozenset()
+
+
+NO_NAMES = Names()
+
+
+@dataclass(eq=False)
+class Statement:
+    """One statement at the top level of a cell.
+
+    Attributes
+    ----------
+    edits : list
+        Replacements of parts of its text: (start, end, text), by offset in the cell's code.
+    """
+
+    cell: Cell
+    node: ast.stmt
+    code: str
+    span: tuple[int, int]
+    comments: tuple[str, ...] = ()
+    after: str = ""  # a comment behind it
+    blank_before: bool = False
+    is_last: bool = False
+    is_silent: bool = False  # ends in a semicolon: the notebook does not show its value
+    names: Names = NO_NAMES
+    edits: list[tuple[int, int, str]] = field(default_factory=list)
+
+    @property
+    def is_import(self) -> bool:
+        return isinstance(self.node, IMPORTS)
+
+    @property
+    def is_definition(self) -> bool:
+        return isinstance(self.node, DEFINITIONS)
+
+    @property
+    def line(self) -> int:
+        return self.node.lineno
+
+    def place(self) -> str:
+        """Return e.g. ``cell 5, line 2``."""
+        return self.cell.place(self.line)
+
+    def text(self) -> str:
+        """Return the statement with its edits, without the comments above it."""
+        start, end = self.span
+        parts, at = [], start
+        for first, last, new in sorted(self.edits):
+            parts += [self.code[at:first], new]
+            at = last
+        body = "".join([*parts, self.code[at:end]])
+        return f"{body}  {self.after}" if self.after and body else body
+
+    def replace(self, node: ast.AST, text: str) -> None:
+        """Have `text` in place of what `node` is in the cell."""
+        start, end = span_of(self.code, node)
+        self.edits = [e for e in self.edits if not (start <= e[0] and e[1] <= end)]
+        self.edits.append((start, end, text))
+
+    def source_of(self, node: ast.AST) -> str:
+        """Return the text of a part of the statement, with the edits in it."""
+        start, end = span_of(self.code, node)
+        inside = [edit for edit in self.edits if start <= edit[0] and edit[1] <= end]
+        part = Statement(self.cell, self.node, self.code, (start, end), edits=inside)
+        return part.text()
+
+
+def cut(cell: Cell, code: str, tree: ast.Module) -> Iterator[Statement]:
+    """Cut a cell into its statements, each with the comments above it and behind it."""
+    comments = dict(_comments(code))
+    lines = code.split("\n")
+    last_line = 0
+    for node in tree.body:
+        start, end = _span_with_decorators(code, node)
+        first = _line_of(code, start)
+        ends = _line_of(code, end)
+        above = [n for n in range(last_line + 1, first) if n in comments]
+        behind = comments.get(ends, "")
+        is_last_of_line = not code[end:].split("\n")[0].partition("#")[0].strip("; \t")
+        yield Statement(
+            cell,
+            node,
+            code,
+            (start, end),
+            comments=_with_gaps(above, comments, lines, first),
+            after=behind if is_last_of_line else "",
+            blank_before=last_line > 0 and any(not text.strip() for text in lines[last_line:first]),
+            is_last=node is tree.body[-1],
+            is_silent=code[end:].lstrip(" \t").startswith(";"),
+            names=_names(code[start:end]),
+        )
+        last_line = ends
+
+
+def span_of(code: str, node: ast.AST) -> tuple[int, int]:
+    """Return where a node's text begins and ends in `code`."""
+    assert isinstance(node, ast.stmt | ast.expr | ast.keyword | ast.alias)
+    assert node.end_lineno is not None
+    assert node.end_col_offset is not None
+    return (
+        _offset(code, node.lineno, node.col_offset),
+        _offset(code, node.end_lineno, node.end_col_offset),
+    )
+
+
+def _span_with_decorators(code: str, node: ast.stmt) -> tuple[int, int]:
+    start, end = span_of(code, node)
+    for decorator in getattr(node, "decorator_list", ()):
+        start = min(start, code.rindex("@", 0, span_of(code, decorator)[0]))
+    return start, end
+
+
+@functools.lru_cache(maxsize=64)
+def _starts(code: str) -> tuple[int, ...]:
+    starts = [0]
+    for line in code.split("\n"):
+        starts.append(starts[-1] + len(line) + 1)
+    return tuple(starts)
+
+
+def _offset(code: str, line: int, column: int) -> int:
+    start = _starts(code)[line - 1]
+    text = code[start : _starts(code)[line] - 1]
+    return start + len(text.encode()[:column].decode())  # the syntax tree counts bytes
+
+
+def _line_of(code: str, offset: int) -> int:
+    return code.count("\n", 0, offset) + 1
+
+
+def _comments(code: str) -> Iterator[tuple[int, str]]:
+    for token in tokenize.generate_tokens(io.StringIO(code).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
+def _with_gaps(
+    above: list[int], comments: dict[int, str], lines: list[str], first: int
+) -> tuple[str, ...]:
+    """Return comment lines, with an empty one where the notebook has a gap."""
+    found: list[str] = []
+    for number, following in zip(above, [*above[1:], first], strict=False):
+        found.append(comments[number])
+        if following > number + 1 and not any(
+            line.strip() for line in lines[number : following - 1]
+        ):
+            found.append("")
+    return tuple(found)
+
+
+def _names(text: str) -> Names:
+    names = analyse(text)
+    now = analyse(_without_bodies(text)).needed
+    return Names(now, names.needed - now, names.bound, names.surely)
+
+
+def _without_bodies(text: str) -> str:
+    """Return the code with functions that do nothing: what is left is read at once."""
+    return ast.unparse(ast.fix_missing_locations(_Emptied().visit(ast.parse(text)))) or "pass"
+
+
+class _Emptied(ast.NodeTransformer):
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
+        node.body = [ast.Pass()]
+        return node
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
+        node.body = ast.Constant(None)
+        return node

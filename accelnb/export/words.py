@@ -1,0 +1,58 @@
+"""Words by which an export tells looking from doing: names of packages, methods and functions."""
+
+from __future__ import annotations
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Packages that draw; a call into them is never what a training needs.
+DRAWING = _words(
+    "IPython altair bokeh graphviz holoviews ipywidgets matplotlib plotly seaborn tensorboard "
+    "torchinfo torchsummary torchviz"
+)
+# How functions begin that show something.
+DRAWING_WORDS = ("plot", "show", "display", "draw", "visuali", "print", "summar", "inspect", "peek")
+# Methods that return what they say and change nothing.
+LOOKING = _words(
+    "boxplot corr count describe device_count dim dtypes exists format get_device_name "
+    "get_device_properties getcwd glob head hist info is_available isna isnull item items join "
+    "keys listdir max mean min named_parameters numel nunique parameters plot sample shape show "
+    "size state_dict std sum tail tolist unique value_counts values var"
+)
+# Methods that change their object even where their value is used.
+CHANGING = _words(
+    "add append apply clear discard eval extend fit insert load_state_dict pop popitem remove "
+    "requires_grad_ reverse setdefault shuffle sort step train update zero_grad"
+)
+# Methods of lists, dicts and texts, which compute nothing.
+OF_CONTAINERS = _words("append extend format insert items join keys pop setdefault split strip")
+# Calls that save something, by the last part of their name.
+SAVING = _words(
+    "copy2 copyfile copytree download dump export extractall makedirs mkdir move push_to_hub "
+    "rmdir rmtree save save_file save_model save_pretrained savetxt savez symlink to_csv to_json "
+    "to_parquet to_pickle touch unlink urlretrieve write write_bytes write_text"
+)
+# Calls that change files.
+WRITING = SAVING | _words("copy remove rename replace system")
+# Of these modules, those names mean files; other objects have methods of the same names.
+FILE_MODULES = _words("json numpy os pathlib pickle safetensors shutil torch urllib")
+# How functions begin that set something for the whole process, and others that do.
+SETTING = ("set_", "seed", "manual_seed", "enable", "disable", "use_", "filter")
+SETTING_CALLS = _words("basicConfig init login register simplefilter")
+# Line magics that only look, or change only the notebook.
+MAGICS_LEFT_OUT = _words(
+    "accelnb aimport alias autoreload colors conda config debug hist history load_ext logstart "
+    "lprun lsmagic magic matplotlib mem memit mprun notebook page pastebin pdb pdoc pfile pinfo "
+    "pinfo2 pip popd precision prun psearch psource pushd pwd pycat pylab quickref recall "
+    "reload_ext reset reset_selective save sc store tensorboard timeit unload_ext uv watermark "
+    "who who_ls whos xmode"
+)
+# Calls whose value nobody wants to see: they return None.
+SAY_NOTHING = _words(
+    "all_reduce append barrier broadcast close destroy_process_group end_training extend finish "
+    "fit free_memory init_process_group init_trackers load_state log manual_seed pprint print run "
+    "save save_model save_state seed set_seed show sleep step update wait_for_everyone write "
+    "zero_grad"
+)

@@ -1,0 +1,90 @@
+"""How a launch ended badly, said once: which rank, what, where."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from accelnb.engine.failure import Failure, died, name_ranks
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+_ELSEWHERE = "a rank of another machine ended first: see its output"
+
+
+def exit_code(failures: Mapping[int, ProcessFailure]) -> int:
+    """Return the code of the rank that failed first, as a shell has it."""
+    code = failures[_in_order(failures)[0]].exitcode
+    return 128 - code if code < 0 else code
+
+
+def report(failures: Mapping[int, ProcessFailure]) -> str:
+    """Return what is shown of ranks that failed: each traceback once, then a line for each error.
+
+    Ranks that only lost another are left out where that other is known.
+    """
+    found = [_failure(rank, failures[rank]) for rank in _in_order(failures)]
+    primary = [failure for failure in found if not failure.lost_peer]
+    lines = []
+    for failure, ranks in _equal(primary or found):
+        if failure.traceback:
+            lines += [f"--- {ranks} ---", *failure.traceback]
+    for failure, ranks in _equal(primary or found):
+        lines.append(f"accelnb: {ranks}{_said(failure)}")
+    if not primary:
+        lines.append(f"accelnb: {_ELSEWHERE}")
+    return "\n".join(lines)
+
+
+def _in_order(failures: Mapping[int, ProcessFailure]) -> list[int]:
+    def when(rank: int) -> tuple[bool, float, int]:
+        said = _what_it_said(failures[rank])
+        lost_peer = bool(said) and _lost_peer(said["evalue"])
+        return lost_peer, said.get("time", float(failures[rank].timestamp)), rank
+
+    return sorted(failures, key=when)
+
+
+def _failure(rank: int, failure: ProcessFailure) -> Failure:
+    said = _what_it_said(failure)
+    if not said:
+        return died(rank, failure.exitcode, "")
+    text = said["extraInfo"]["py_callstack"].rstrip("\n")
+    return Failure(
+        rank,
+        said["ename"] if text else "",
+        said["evalue"],
+        tuple(text.splitlines()),
+        said["place"],
+        lost_peer=_lost_peer(said["evalue"]),
+    )
+
+
+def _what_it_said(failure: ProcessFailure) -> dict[str, Any]:
+    """Return what the rank wrote of its error; nothing if a signal or `sys.exit` ended it."""
+    message = failure.error_file_data.get("message")
+    return message if isinstance(message, dict) and "place" in message else {}
+
+
+def _lost_peer(text: str) -> bool:
+    from accelnb.worker.process_group import LOST_PEER
+
+    return bool(LOST_PEER.search(text))
+
+
+def _said(failure: Failure) -> str:
+    if failure.where is None:
+        return f" {failure.evalue}"
+    said = failure.evalue.partition("\n")[0] if failure.traceback else failure.evalue
+    what = ": ".join(filter(None, (failure.ename, said)))
+    return f": {what} ({failure.where})"
+
+
+def _equal(failures: list[Failure]) -> list[tuple[Failure, str]]:
+    """Return each failure once, with the ranks that had it."""
+    groups: dict[Failure, list[int]] = {}
+    for failure in failures:
+        groups.setdefault(dataclasses.replace(failure, rank=0), []).append(failure.rank)
+    return [(failure, name_ranks(ranks)) for failure, ranks in groups.items()]

@@ -1,0 +1,126 @@
+"""Bytes of each rank, by how the ranks share the work and by precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from accelnb.errors import AccelnbError
+from accelnb.memory_estimate.model_size import ModelSize
+
+# What the ranks divide among them instead of having it whole, by strategy.
+STRATEGIES = {
+    "ddp": frozenset(),
+    "zero1": frozenset({"optimizer"}),
+    "zero2": frozenset({"optimizer", "gradients"}),
+    "fsdp": frozenset({"optimizer", "gradients", "parameters"}),
+}
+# Numbers of 32 bits that an optimizer keeps for each parameter.
+OPTIMIZERS = {"adam": 2, "adamw": 2, "sgd-momentum": 1, "sgd": 0}
+PRECISIONS = ("no", "fp16", "bf16", "fp8")
+_FULL, _HALF = 4, 2  # bytes
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one rank needs, in bytes.
+
+    Attributes
+    ----------
+    copies : int
+        What the strategy and the precision need beside: DDP's buckets, FSDP's gathered layers,
+        autocast's weights of 16 bits.
+    activations : int or None
+        None if nothing says how large a batch is.
+    """
+
+    strategy: str
+    precision: str
+    parameters: int
+    gradients: int
+    optimizer: int
+    copies: int
+    activations: int | None
+
+    @property
+    def total(self) -> int:
+        parts = (self.parameters, self.gradients, self.optimizer, self.copies)
+        return sum(parts) + (self.activations or 0)
+
+
+def estimate(
+    model: ModelSize, *, procs: int, strategy: str, precision: str, optimizer: str = "adamw"
+) -> Need:
+    """Return what each of `procs` ranks needs to train a model.
+
+    Parameters, gradients and the optimizer's state are in 32 bits in every precision, as under
+    ``torch.autocast``: mixed precision lessens the activations alone. What is divided among the
+    ranks follows "ZeRO" (Rajbhandari et al. 2020, arXiv:1910.02054): ``zero1`` the optimizer's
+    state, ``zero2`` the gradients too, ``fsdp`` (its stage 3) also the parameters. DDP has its
+    gradients a second time, in buckets. FSDP gathers the layer that computes and the next one.
+
+    Not in it: what CUDA and torch take themselves (about 0.5 to 1 GB) and fragmentation.
+
+    Raises
+    ------
+    AccelnbError
+        There is no such strategy, precision or optimizer.
+
+    Examples
+    --------
+    >>> from accelnb.memory_estimate import ModelSize, estimate
+    >>> model = ModelSize("a model", parameters=1_000_000, largest_layer=100_000)
+    >>> need = estimate(model, procs=4, strategy="zero1", precision="no")
+    >>> need.parameters, need.optimizer
+    (4000000, 2000000)
+    """
+    for what, value, choices in (
+        ("strategy", strategy, STRATEGIES),
+        ("precision", precision, PRECISIONS),
+        ("optimizer", optimizer, OPTIMIZERS),
+    ):
+        if value not in choices:
+            raise AccelnbError(f"{what}={value}: choose one of {', '.join(choices)}")
+    if procs < 1:
+        raise AccelnbError(f"procs={procs}: must be at least 1")
+    divided = STRATEGIES[strategy]
+
+    def share(part: str, size: int) -> int:
+        return -(-size // procs) if part in divided else size
+
+    count = model.parameters
+    is_mixed = precision != "no"
+    copies = model.parameters * _HALF if is_mixed and strategy != "fsdp" else 0
+    if strategy in ("ddp", "zero1") and procs > 1:
+        copies += model.trainable * _FULL
+    if strategy == "fsdp":
+        copies += 2 * model.largest_layer * (_HALF if is_mixed else _FULL)
+    activations = model.activations
+    if activations is not None and is_mixed:
+        activations //= 2
+    return Need(
+        strategy,
+        precision,
+        share("parameters", count * _FULL) + model.buffers,
+        share("gradients", model.trainable * _FULL),
+        share("optimizer", model.trainable * _FULL * OPTIMIZERS[optimizer]),
+        copies,
+        activations,
+    )
+
+
+def in_words(size: int | None) -> str:
+    """Return a size as people say it.
+
+    Examples
+    --------
+    >>> from accelnb.memory_estimate.estimate import in_words
+    >>> in_words(7_500_000_000), in_words(12), in_words(None)
+    ('6.98 GiB', '12 B', '?')
+    """
+    if size is None:
+        return "?"
+    number, units = float(size), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while number >= 1024 and len(units) > 1:
+        number /= 1024
+        units.pop(0)
+    return f"{number:.0f} B" if units[0] == "B" else f"{number:.2f} {units[0]}"

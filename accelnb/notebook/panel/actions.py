@@ -1,0 +1,144 @@
+"""What can be done with a configuration: test it, use it now, save it, or import another."""
+
+from __future__ import annotations
+
+import ipywidgets
+
+from accelnb.accelerate_file import default_path, read_accelerate
+from accelnb.config import ConfigError, LaunchConfig, from_mapping, to_line
+from accelnb.config_file import FILE, read_file, write_file
+from accelnb.errors import AccelnbError
+from accelnb.notebook.panel.form import Form
+from accelnb.notebook.panel.parts import Action, Message, box, button
+from accelnb.notebook.panel.trial import Trial
+from accelnb.notebook.session import Session
+
+_HINT = (
+    "Test tries it on ranks of its own. Use now is for this session. "
+    f"Save writes {FILE} beside the notebook."
+)
+
+
+class Actions:
+    """The buttons below the form.
+
+    Parameters
+    ----------
+    session
+        What Use now and Save change.
+    form
+        Where the configuration is chosen.
+    message
+        Where each action says what came of it.
+    """
+
+    def __init__(self, session: Session, form: Form, message: Message) -> None:
+        self._session, self._form, self._message = session, form, message
+        self._test = button("Test", "try this configuration on ranks of its own")
+        self._use = button("Use now", "make it the default of this session's cells")
+        self._save = button("Save", f"write {FILE} beside the notebook")
+        self._save.add_class("accelnb-primary")
+        self.trial = Trial(message, self._test_ended)
+        self._asked_to_replace = False
+        for one, action in (
+            (self._test, self._on_test),
+            (self._use, self._on_use),
+            (self._save, self._on_save),
+        ):
+            one.on_click(message.guard(action))
+        self.widget = box(self._test, self._use, self._save, message.widget, kind="actions")
+        self.on_change()
+
+    def on_change(self) -> None:
+        """Take note that another configuration is chosen: what was said was of the last one."""
+        self._ask_to_replace(False)
+        wrong = self._form.draft.first_error
+        self._use.disabled = self._save.disabled = wrong is not None
+        if self.trial.is_running:
+            return  # its button cancels it, and its verdict names what it tests
+        self.trial.clear()
+        self._test.disabled = wrong is not None
+        self._message.say(wrong or _HINT, "bad" if wrong else "quiet")
+
+    def _on_test(self) -> None:
+        if self.trial.is_running:
+            self.trial.cancel()
+            return
+        self.trial.start(self._form.draft.config)
+        self._test.description, self._test.tooltip = "Cancel", "end the test"
+
+    def _test_ended(self) -> None:
+        self._test.description, self._test.tooltip = "Test", "try this configuration again"
+        self._test.disabled = self._form.draft.first_error is not None
+
+    def _on_use(self) -> None:
+        config = self._form.draft.config
+        self._session.use(config)
+        self._message.say(f"This session uses {to_line(config) or 'the defaults'}.")
+
+    def _on_save(self) -> None:
+        config, path = self._form.draft.config, self._session.config_folder / FILE
+        if path.exists() and not self._asked_to_replace:
+            try:
+                read_file(path)
+            except ConfigError as error:
+                self._ask_to_replace(True)
+                self._message.say(f"{error}. Replace the file?", "bad")
+                return
+        write_file(path, config)
+        self._ask_to_replace(False)
+        self._follow_file(config)
+        self._message.say(f"Saved to {path}: the default of cells in this folder.")
+
+    def _ask_to_replace(self, asked: bool) -> None:
+        self._asked_to_replace = asked
+        self._save.description = "Replace it" if asked else "Save"
+
+    def _follow_file(self, config: LaunchConfig) -> None:
+        """Let the file say what this session uses, if it can say all of it."""
+        self._session.settings.chosen = None
+        self._session.settings.ignores_file = False
+        if self._session.defaults() != config:  # a kernel with options of its own
+            self._session.use(config)
+
+
+class Import:
+    """Takes over the options of an Accelerate configuration file.
+
+    Parameters
+    ----------
+    form
+        Which gets them.
+    message
+        Where it says what was taken over.
+    on_change
+        Called when the form has them.
+    """
+
+    def __init__(self, form: Form, message: Message, on_change: Action) -> None:
+        self._form, self._message, self._on_change = form, message, on_change
+        path = default_path()
+        self._path = ipywidgets.Text(
+            str(path) if path.exists() else "",
+            description="Import from Accelerate",
+            placeholder=str(path),
+            tooltip="path of a file that accelerate config wrote",
+        )
+        read = button("Import", "take over the options of this file")
+        read.on_click(message.guard(self._import))
+        self.widget = box(self._path, read, kind="import")
+
+    def _import(self) -> None:
+        text = self._path.value.strip()
+        values = read_accelerate(text or None)
+        if not values:
+            raise AccelnbError(f"{values.path} has no option that accelnb knows")
+        self._form.draft.replace(from_mapping(LaunchConfig, values, self._form.draft.config))
+        self._form.show()
+        self._on_change()
+        said = [f"Imported {', '.join(f'{name}={value}' for name, value in values.items())}."]
+        if values.left_out:
+            said.append(f"Not taken over: {', '.join(values.left_out)}.")
+        wrong = self._form.draft.first_error
+        said += [f"To put right: {wrong}."] if wrong else []
+        self._message.say(" ".join(said), "bad" if wrong else "good")

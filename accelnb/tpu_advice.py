@@ -1,0 +1,48 @@
+"""What to do on a TPU host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from accelnb.devices import DEVICES
+from accelnb.hardware import probe, tpu
+from accelnb.hardware.limits import entries
+
+
+def advice(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """Yield what to do with the TPU of this host, line by line.
+
+    Parameters
+    ----------
+    root, environ
+        The file system and environment to read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from accelnb.tpu_advice import advice
+    >>> next(advice(Path(tempfile.mkdtemp()), {})).partition(";")[0]
+    'This machine has no TPU'
+    """
+    chips = tpu.count(root, environ, entries(root / "dev"))
+    if not chips:
+        yield f"This machine has no TPU; it has {probe(root, environ).describe()}."
+        if tpu.is_remote(environ):
+            yield "The environment names a TPU of another host, which PyTorch no longer supports."
+        yield "Take a TPU VM, or a TPU runtime in Colab or Kaggle, and run this there."
+        return
+    yield f"{chips} chip{'s' * (chips > 1)} of {tpu.name(root, environ)} found."
+    package = tpu.installed()
+    if package is None:
+        yield "No package drives them for torch yet: pip install 'accelnb[tpu]'"
+    else:
+        yield f"{package} drives them for torch."
+    if not DEVICES["tpu"].launches:
+        yield "This version of accelnb starts no ranks on TPUs; its Accelerator computes on one"
+        yield "in a plain cell or script, and accelnb launch --no-python starts your own launcher."
+    if environ.get("TPU_WORKER_HOSTNAMES", "").count(","):
+        yield "This host is one of several: run the same command on every worker, for instance by"
+        yield '  gcloud compute tpus tpu-vm ssh NAME --worker=all --command="python train.py"'

@@ -1,0 +1,26 @@
+"""Progress bars in a rank: the notebook shows them as bars, not as text.
+
+A bar of tqdm or rich that would draw to the rank's own stdout or stderr tells its state instead.
+The link thread sends the newest states, a few times a second.
+"""
+
+from __future__ import annotations
+
+import os
+
+from accelnb.worker import progress_rich, progress_tqdm
+from accelnb.worker.bars import Bars, tell_to
+from accelnb.worker.imports import when_imported
+
+
+def watch(bars: Bars) -> None:
+    """Have the bars of this process, and of no fork of it, tell `bars` their states."""
+    tell_to(bars)
+    os.register_at_fork(after_in_child=lambda: tell_to(None))
+    when_imported(
+        {
+            "tqdm.std": progress_tqdm.hook,
+            "tqdm.notebook": progress_tqdm.hook_notebook,
+            "rich.progress": progress_rich.hook,
+        }
+    )

@@ -1,0 +1,190 @@
+"""accelnb.yaml and Accelerate's file: what is written is read, what is wrong is named."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from accelnb.accelerate_file import default_path, read_accelerate
+from accelnb.config import ConfigError, LaunchConfig, from_mapping, options
+from accelnb.config_file import FILE, read_file, to_yaml, write_file
+from accelnb.errors import AccelnbError
+
+OTHER = LaunchConfig(
+    procs=4,
+    device="cpu",
+    precision="bf16",
+    strategy="none",
+    mesh=(("dp_replicate", 2), ("tp", 2)),
+    accumulation=8,
+    cluster="ray://head:10001",
+    nodes=2,
+    start="spawn",
+    timeout=90.5,
+    stall=10.0,
+    logs="all",
+)
+
+
+def _file(folder: Path, text: str) -> Path:
+    path = folder / FILE
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("config", [LaunchConfig(), OTHER], ids=["defaults", "all changed"])
+def test_what_is_written_is_read_back(tmp_path, config):
+    write_file(tmp_path / FILE, config)
+    assert from_mapping(LaunchConfig, read_file(tmp_path / FILE)) == config
+    assert os.listdir(tmp_path) == [FILE]
+
+
+def test_the_file_is_short_commented_yaml_that_other_tools_read():
+    text = to_yaml(OTHER)
+    assert yaml.safe_load(text)["version"] == 1
+    assert yaml.safe_load(text)["procs"] == 4
+    assert yaml.safe_load(to_yaml(LaunchConfig())) == {"version": 1}
+    for option in options(LaunchConfig):
+        assert f"# {option.help}\n{option.name}: " in text
+
+
+def test_a_word_that_yaml_takes_for_false_is_a_precision(tmp_path):
+    assert read_file(_file(tmp_path, "precision: no\nprocs: null\n")) == {
+        "precision": "no",
+        "procs": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("version: 1\nprocs: 2\nprecision: fp12\n", "line 3: precision=fp12: choose one of no,"),
+        ("procs: many", "line 1: procs=many: must be a whole number of at least 1"),
+        ("procs: [2]", "line 1: procs: must be one value, not a list"),
+        ("mesh: {tp: 2}", "line 1: mesh: must be one value, not a mapping"),
+        ("stall:", "line 1: stall: has no value"),
+        ("# mine\nprecison: bf16", "line 2: precison: no such field; perhaps precision is meant"),
+        ("gpus: 2", "line 1: gpus: no such field; fields are procs, device"),
+        ("procs: 2\nlogs: all\nprocs: 3", "line 3: procs: is given twice, first in line 1"),
+        ("strategy: fsdp", "line 1: strategy=fsdp: not in this version: choose none and call torch's"),
+        ("version: 2\nnew: 1", "line 1: version=2: this accelnb reads version 1; upgrade accelnb"),
+        ("version: 0", "line 1: version=0: this accelnb reads version 1; save it anew"),
+        ("procs: 2\n  device: cpu", "line 2: is not YAML: mapping values are not allowed here"),
+        ("procs: 'two", "line 1: is not YAML: "),
+        ("- procs", "line 1: must be lines such as procs: 4"),
+        ("procs: 2\n---\nprocs: 3", "line 2: is not YAML: "),
+        ("procs: 2\x07", ": is not YAML: "),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(tmp_path, text, said):
+    with pytest.raises(ConfigError) as error:
+        read_file(_file(tmp_path, text))
+    assert FILE in str(error.value)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_text_or_cannot_be_opened_is_said_in_one_line(tmp_path):
+    (tmp_path / FILE).write_bytes(b"procs: \xff")
+    with pytest.raises(ConfigError, match="is not a text file in UTF-8"):
+        read_file(tmp_path / FILE)
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        read_file(tmp_path)
+
+
+def test_a_folder_that_is_not_there_or_not_writable_is_said_in_one_line(tmp_path):
+    with pytest.raises(AccelnbError, match=r"cannot be written: .*; make the folder writable"):
+        write_file(tmp_path / "gone" / FILE, OTHER)
+    # A file system that refuses to write also when the user is root.
+    with pytest.raises(AccelnbError, match=r"/proc/accelnb.yaml cannot be written: "):
+        write_file(Path("/proc") / FILE, OTHER)
+
+
+def test_a_link_to_the_file_stays_a_link(tmp_path):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / FILE).symlink_to(tmp_path / "shared" / FILE)
+    write_file(tmp_path / FILE, OTHER)
+    assert (tmp_path / FILE).is_symlink()
+    assert read_file(tmp_path / "shared" / FILE)["procs"] == 4
+
+
+# As `accelerate config` wrote it, with FSDP chosen.
+FSDP = """\
+compute_environment: LOCAL_MACHINE
+debug: false
+distributed_type: FSDP
+downcast_bf16: 'no'
+enable_cpu_affinity: false
+fsdp_config:
+  fsdp_version: 2
+  fsdp_reshard_after_forward: true
+machine_rank: 0
+main_training_function: main
+mixed_precision: bf16
+num_machines: 1
+num_processes: 4
+rdzv_backend: static
+same_network: true
+tpu_env: []
+tpu_use_cluster: false
+use_cpu: false
+"""
+DEEPSPEED = """\
+distributed_type: DEEPSPEED
+deepspeed_config:
+  gradient_accumulation_steps: 4
+  zero_stage: 2
+mixed_precision: 'no'
+num_machines: 2
+num_processes: 16
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "left_out"),
+    [
+        (FSDP, {"precision": "bf16", "procs": 4}, ["distributed_type: FSDP", "fsdp_config"]),
+        (
+            DEEPSPEED,
+            {"accumulation": 4, "precision": "no"},
+            ["distributed_type: DEEPSPEED", "deepspeed_config", "num_machines: 2"],
+        ),
+        (
+            "distributed_type: MULTI_GPU\ngpu_ids: 0,1\nnum_processes: 2\nmixed_precision: no\n",
+            {"device": "cuda", "procs": 2, "precision": "no"},
+            ["gpu_ids: 0,1"],
+        ),
+        (
+            json.dumps({"distributed_type": "MULTI_GPU", "use_cpu": True, "num_processes": 3}),
+            {"device": "cpu", "procs": 3},
+            [],
+        ),
+        ("distributed_type: 'NO'\ngradient_accumulation_steps: 2\n", {"accumulation": 2}, []),
+    ],
+    ids=["fsdp", "deepspeed", "gpus", "json", "one process"],
+)
+def test_a_file_of_accelerate_gives_its_options_and_says_what_is_left_out(
+    tmp_path, text, values, left_out
+):
+    found = read_accelerate(_file(tmp_path, text))
+    assert found == values
+    assert found.left_out == left_out
+
+
+def test_a_wrong_file_of_accelerate_is_named_with_its_line(tmp_path):
+    path = _file(tmp_path, "num_machines: 1\nnum_processes: zero\n")
+    with pytest.raises(ConfigError, match="line 2: procs=zero: must be a whole number"):
+        read_accelerate(path)
+    with pytest.raises(ConfigError, match=r"gone\.yaml cannot be read: No such file"):
+        read_accelerate(tmp_path / "gone.yaml")
+
+
+def test_the_file_of_accelerate_is_looked_for_where_accelerate_writes_it(tmp_path):
+    from accelerate.commands.config import config_args
+
+    assert default_path().parent == Path(config_args.cache_dir)
+    assert default_path({"HF_HOME": str(tmp_path)}).parent == tmp_path / "accelerate"

@@ -1,0 +1,380 @@
+"""What of a notebook is in its script, and what is refused with the cell and the line."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from accelnb.export import ExportError, export_notebook, import_script, live
+
+JOB = "%%distributed --procs 2\nprint(x)"
+
+
+def write(folder: Path, *sources: str | tuple[str, dict[str, Any]]) -> Path:
+    """Write a notebook of code cells, each a text, or a text with fields of the cell."""
+    cells = []
+    for source in sources:
+        text, more = source if isinstance(source, tuple) else (source, {})
+        kind = "markdown" if text.startswith("#md ") else "code"
+        text = text.removeprefix("#md ")
+        cells.append({"cell_type": kind, "metadata": {}, "source": text} | more)
+    path = folder / "notebook.ipynb"
+    path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4}))
+    return path
+
+
+def script_of(folder: Path, *sources: str | tuple[str, dict[str, Any]]) -> str:
+    script = export_notebook(write(folder, *sources), folder / "train.py").script
+    assert (folder / "train.py").read_text() == script
+    return script
+
+
+def refusal(folder: Path, *sources: str | tuple[str, dict[str, Any]]) -> str:
+    with pytest.raises(ExportError) as error:
+        export_notebook(write(folder, *sources), folder / "train.py")
+    assert not (folder / "train.py").exists()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def ran(text: str, count: int | None) -> tuple[str, dict[str, Any]]:
+    return text, {"execution_count": count}
+
+
+# ---- what is kept ----
+
+
+def test_cells_that_only_look_are_left_out_and_what_the_job_needs_is_kept(tmp_path):
+    script = script_of(
+        tmp_path,
+        "%load_ext accelnb\n%matplotlib inline\n!pip install 'einops>=0.7' rich  # two",
+        "import pandas as pd\nimport matplotlib.pyplot as plt\nimport numpy as np",
+        "# All there is.\nx = np.arange(3)\nunused = np.ones(9)",
+        "x.mean()",
+        "frame = pd.DataFrame({'x': x})\nframe.head()",
+        "x.sort()\nx.shape",
+        "plt.plot(x)\nprint(len(x))",
+        "%timeit x + 1",
+        JOB,
+        "plt.plot(x)",
+    )
+    assert "    # All there is.\n    x = np.arange(3)\n" in script
+    assert "x.sort()" in script
+    assert "#     einops>=0.7\n#     rich\n" in script
+    for left_out in ("plt", "frame", "pandas", "unused", "mean", "len(x)", "timeit", "shape"):
+        assert left_out not in script
+
+
+def test_a_name_has_the_value_that_the_job_saw_whatever_ran_after_it(tmp_path):
+    script = script_of(
+        tmp_path,
+        ran("def f():\n    return y", 7),
+        ran("y = 'after'", 9),
+        ran("y = 'before'", 2),
+        ran("x = 'never run'", None),
+        ran("x = 'first'", 1),
+        ran("def f():\n    return y + x", 3),
+        ran("%%distributed\nprint(f())", 5),
+    )
+    assert "y = 'before'" in script
+    assert "return y + x" in script
+    assert "x = 'first'" in script
+    assert "after" not in script
+    assert "never run" not in script
+
+
+def test_a_cell_that_ran_again_after_the_job_is_taken_as_it_stands_and_said(tmp_path):
+    path = write(tmp_path, ran("x = 1", 8), ran(JOB, 3))
+    exported = export_notebook(path, tmp_path / "train.py")
+    assert "x = 1" in exported.script
+    assert exported.notes == (
+        "cell 1 (In [8]) ran again after cell 2 (In [3]): the script has it before",
+    )
+
+
+def test_what_is_printed_of_the_results_is_printed_once(tmp_path):
+    script = script_of(
+        tmp_path,
+        "%%distributed --out losses --pull x\nx = rank\nx / 2",
+        "worst = max(losses)\nprint(worst, x)",
+        "worst",
+    )
+    assert "losses = from_all_ranks(x / 2)\n    x_of_ranks = from_all_ranks(x)\n" in script
+    assert (
+        "if rank == 0:\n        worst = max(losses)\n        print(worst, x_of_ranks)\n" in script
+    )
+
+
+def test_results_that_nothing_uses_are_not_gathered(tmp_path):
+    script = script_of(tmp_path, "%%distributed --out all --pull x\nx = rank\nx")
+    assert "gather" not in script
+
+
+def test_files_are_written_once_and_the_others_wait(tmp_path):
+    script = script_of(tmp_path, "import os\nx = 'out'", "os.makedirs(x)\nos.environ['A'] = x", JOB)
+    once = "    if local_rank == 0:\n        os.makedirs(x)\n    dist.barrier()"
+    assert once in script
+    assert "\n    os.environ['A'] = x" in script
+
+
+def test_a_script_runs_alone_with_its_functions_and_its_typed_options(tmp_path):
+    cell = "lr = 1e-3  # learning rate\nsteps: int = 3\nfast = False\nname = 'a'\nsizes = (1, 2)"
+    script = script_of(
+        tmp_path,
+        (cell, {"metadata": {"tags": ["parameters"]}}),
+        "def total():\n    return sum(data) + offset + lr",
+        "data = list(range(steps + 1))\noffset = 1",
+        "%%distributed\noffset = offset + rank\nprint(total(), steps, fast, name, sizes)",
+    )
+    assert "global data, lr, offset" in script
+    assert 'help="learning rate (default: %(default)s)"' in script
+    command = [sys.executable, tmp_path / "train.py", "--lr", "0.5", "--fast", "--sizes", "3", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "7.5 3 True a (3, 4)\n", done.stderr
+
+
+def test_options_of_the_magic_line_are_settings_of_the_script(tmp_path):
+    (tmp_path / "accelnb.yaml").write_text("version: 1\naccumulation: 4\n")
+    line = "%%distributed -n 4 --precision bf16 --mesh dp_shard=2,tp=2 --device cpu"
+    script = script_of(tmp_path, f"{line}\nprint(mesh)")
+    assert 'PRECISION = "bf16"' in script
+    assert "ACCUMULATION = 4" in script
+    assert (
+        'mesh = init_device_mesh(device.type, (2, 2), mesh_dim_names=("dp_shard", "tp"))' in script
+    )
+    assert "torchrun --nproc-per-node 4 train.py" in script
+
+
+def test_headings_title_and_strings_keep_their_form(tmp_path):
+    text = '"""first\n  second"""'
+    script = script_of(
+        tmp_path,
+        "#md # The *title*\n\nText.",
+        "#md ## A [section](x.md)",
+        f"%%distributed\nx = {text}\n\n\nfor i in range(2):\n    # why\n    print(i, x)",
+    )
+    assert script.startswith('"""The title.\n')
+    assert "    # --- A section ---\n" in script
+    assert f"    x = {text}\n\n    for i in range(2):\n        # why\n" in script
+    ast.parse(script)
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (["x = 1"], "no cell runs on ranks: put %%distributed on the cell"),
+        (["x = 1", "y = (", JOB], "cell 2, line 1: '(' was never closed"),
+        (["\n\nx = = 1", JOB], "cell 1, line 3: invalid syntax"),
+        ([JOB], "cell 1, line 2: x is bound in no cell (was its cell deleted or edited?)"),
+        (["def f():\n    return x", "%%distributed\nf()"], "cell 2, line 2: x (in what it"),
+        ([ran("a = b + 1", 4), ran("b = a + 1", 3), ran(f"{JOB}, a", 5), ran("x = 1", 1)],
+         "cell 2 (In [3]), line 1: a is bound only by cell 1 (In [4]), line 1, which ran later"),
+        (["x = x + 1", JOB], "cell 1, line 1: x has no value before cell 1, line 1 changes it"),
+        (["files = !ls\nx = files", JOB], "cell 1, line 1: it has no script form"),
+        (["x = _3", JOB], "cell 1, line 1: _3 exists only in IPython"),
+        (["%%distributed\nx = 1\n%run other.py"], "cell 1, line 3: %run has no script form"),
+        (["%%distributed\nx = 1\n!ls {x}"], "cell 1, line 3: !ls {x}: the command reads variables"),
+        (["%%distributed --procs 0\n1"], "cell 1, line 1: %%distributed: procs=0: must be"),
+        (["%%distributed --speed 2\n1"], "cell 1, line 1: %%distributed: unrecognized arguments"),
+        (["%%distributed\nawait f()"], "cell 1, line 2: 'await' outside function"),
+        (["x = 1", "%%distributed\nx = rank", "y = x", f"{JOB}, y"],
+         "cell 3, line 1: x is the notebook's here, but cell 2, line 2 gives it another value"),
+        (["import accelnb\nx = accelnb.last_run()", JOB],
+         "cell 1, line 2: accelnb.last_run has no script form"),
+        (["rank = 8\nx = rank * 2", JOB], "cell 1, line 1: rank is each process's own number"),
+        (["%%distributed\ny = 1", "z = y", "%%distributed\nprint(z)"],
+         "cell 2, line 1: y is bound only on the ranks, by cell 1, line 2: bring it back"),
+    ],
+)  # fmt: skip
+def test_what_cannot_leave_the_notebook_is_named_with_cell_and_line(tmp_path, cells, said):
+    assert refusal(tmp_path, *cells).startswith(said)
+
+
+def test_a_file_is_not_replaced_without_force_and_never_half_written(tmp_path):
+    notebook = write(tmp_path, "x = 1", JOB)
+    (tmp_path / "train.sbatch").write_text("mine")
+    with pytest.raises(ExportError, match=r"train\.sbatch is there already: give --force"):
+        export_notebook(notebook, tmp_path / "train.py", launchers=["slurm"])
+    assert {path.name for path in tmp_path.iterdir()} == {"notebook.ipynb", "train.sbatch"}
+    export_notebook(notebook, tmp_path / "train.py", launchers=["slurm"], force=True)
+    assert "srun torchrun" in (tmp_path / "train.sbatch").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "notebook.ipynb, line 1: is not a notebook"),
+        ('{"worksheets": []}', "an old form of notebook: open it in Jupyter and save it"),
+        ('{"cells": [], "metadata": {"kernelspec": {"language": "R"}}}', "is a notebook of R"),
+        (b"\xff\xfe", "is not text in UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_notebook_is_named(tmp_path, content, said):
+    path = tmp_path / "notebook.ipynb"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ExportError) as error:
+        export_notebook(path, tmp_path / "train.py")
+    assert said in str(error.value)
+
+
+# ---- the live notebook ----
+
+
+def kernel(path: Path, *inputs: str, **variables: Any) -> Any:
+    """Return what `live` reads of a shell whose notebook is `path`."""
+    history = SimpleNamespace(input_hist_raw=["", *inputs, "%accelnb export"])
+    names = {"__vsc_ipynb_file__": str(path), **variables}
+    return SimpleNamespace(
+        history_manager=history, execution_count=len(inputs) + 1, user_ns=names, starting_dir="/"
+    )
+
+
+def test_a_name_that_only_the_live_kernel_has_is_reported_with_the_cell_that_bound_it(tmp_path):
+    path = write(tmp_path, "y = 1", JOB)
+    shell = kernel(path, "x = 1", "y = 1", JOB, x=1, y=1)
+    with pytest.raises(ExportError) as error:
+        live(shell, tmp_path / "train.py")
+    assert "x exists only in the live kernel: In [1] bound it" in str(error.value)
+
+
+def test_the_live_kernel_says_what_ran_and_in_which_order(tmp_path):
+    stale = (ran("x = 'old'", 40), ran(JOB, 50), ran("x = 'new'", 3))
+    shell = kernel(write(tmp_path, *stale), "x = 'new'", JOB, "x = 'old'")
+    assert "x = 'new'" in live(shell, tmp_path / "train.py").script
+
+
+def test_a_notebook_that_was_not_saved_is_noticed(tmp_path):
+    shell = kernel(write(tmp_path, "x = 1"), "x = 1", JOB)
+    with pytest.raises(ExportError, match=r"In \[2\] is not in notebook.ipynb as it ran: save"):
+        live(shell, tmp_path / "train.py")
+
+
+def test_without_a_file_the_cells_are_what_was_run(tmp_path):
+    shell = kernel(tmp_path / "none.ipynb", "x = (", "x = 1", JOB, JOB)
+    script = live(shell, tmp_path / "train.py").script
+    assert script.count("print(x)") == 1
+
+
+# ---- the other way ----
+
+SCRIPT = '''\
+"""Train a line."""
+
+import argparse
+
+import torch
+import torch.distributed as dist
+
+WIDTH = 3
+
+
+def parse_args():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lr", type=float, default=0.1, help="learning rate")
+    parser.add_argument("--fast", action="store_true")
+    return parser.parse_args()
+
+
+# ---- The model ----
+
+
+class Net(torch.nn.Module):
+    """A line."""
+
+
+def main():
+    args = parse_args()
+    dist.init_process_group("gloo")
+
+    # ---- The training ----
+    net = Net()
+    for step in range(2):
+        # one step
+        print(step, args.lr, WIDTH)
+
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
+'''
+
+
+def cells_of(path: Path) -> list[tuple[str, str, list[str]]]:
+    document = json.loads(path.read_text())
+    return [
+        (cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", []))
+        for cell in document["cells"]
+    ]
+
+
+def test_a_script_becomes_a_notebook_with_sensible_cells(tmp_path):
+    import nbformat
+
+    (tmp_path / "train.py").write_text(SCRIPT)
+    import_script(tmp_path / "train.py", tmp_path / "train.ipynb")
+    nbformat.validate(nbformat.read(tmp_path / "train.ipynb", as_version=4))
+    assert cells_of(tmp_path / "train.ipynb") == [
+        ("markdown", "# Train a line", []),
+        ("code", "%load_ext accelnb", []),
+        ("code", "import argparse\n\nimport torch\nimport torch.distributed as dist", []),
+        ("code", "WIDTH = 3", []),
+        ("markdown", "## The model", []),
+        ("code", 'class Net(torch.nn.Module):\n    """A line."""', []),
+        ("code", "lr = 0.1  # learning rate\nfast = False", ["parameters"]),
+        ("code", "from argparse import Namespace\n\nargs = Namespace(lr=lr, fast=fast)", []),
+        ("code", '%%distributed\ndist.init_process_group("gloo")', []),
+        ("markdown", "## The training", []),
+        (
+            "code",
+            "%%distributed\nnet = Net()\nfor step in range(2):\n    # one step\n"
+            "    print(step, args.lr, WIDTH)",
+            [],
+        ),
+    ]
+
+
+def test_marks_of_cells_are_honoured(tmp_path):
+    (tmp_path / "a.py").write_text(
+        "# ---\n# jupyter: {}\n# ---\n\n# %% [markdown]\n# # Title\n#\n# Text.\n\n"
+        '# %% tags=["parameters"]\nlr = 1\n\n# %%\n# %%distributed --procs 2\nprint(lr)\n'
+    )
+    import_script(tmp_path / "a.py", tmp_path / "a.ipynb")
+    assert cells_of(tmp_path / "a.ipynb") == [
+        ("markdown", "# Title\n\nText.", []),
+        ("code", "lr = 1", ["parameters"]),
+        ("code", "%%distributed --procs 2\nprint(lr)", []),
+    ]
+
+
+def test_an_exported_script_comes_back_as_the_notebook_that_it_was(tmp_path):
+    (tmp_path / "there").mkdir()
+    export_notebook(
+        write(
+            tmp_path,
+            ("lr = 0.5", {"metadata": {"tags": ["parameters"]}}),
+            "def f(x):\n    return lr * x",
+            "#md ## First",
+            "%%distributed -n 3 --precision bf16\nx = f(rank)",
+            "#md ## Second",
+            "%%distributed --precision bf16\nprint(x)",
+        ),
+        tmp_path / "train.py",
+    )
+    import_script(tmp_path / "train.py", tmp_path / "there" / "notebook.ipynb")
+    cells = cells_of(tmp_path / "there" / "notebook.ipynb")
+    code = [source for kind, source, _ in cells if kind == "code"]
+    assert "%%distributed --procs 3 --precision bf16\nx = f(rank)" in code
+    assert code[-1] == "%%distributed --procs 3 --precision bf16\nprint(x)"
+    assert "lr = 0.5" in code
+    assert not any("join_process_group" in source for source in code)

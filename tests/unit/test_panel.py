@@ -1,0 +1,151 @@
+"""The panel without a browser: its choices, messages and files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+from accelnb.config import LaunchConfig
+from accelnb.hardware import Hardware
+from accelnb.notebook.panel.draft import Draft
+from accelnb.notebook.panel.panel import Panel
+from accelnb.notebook.panel.parts import Message
+from accelnb.notebook.session import Session
+
+
+class Driver:
+    """The panel of a notebook in a folder of its own, used as its user does."""
+
+    def __init__(self, folder: Path) -> None:
+        shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
+        self.file = folder / "accelnb.yaml"
+        self.session = Session(shell)
+        self.panel: Any = None
+
+    def open(self) -> None:
+        self.panel = Panel(self.session)
+
+    def press(self, label: str) -> None:
+        self.button(label).click()
+
+    def button(self, label: str) -> ipywidgets.Button:
+        return self._find(ipywidgets.Button, label)
+
+    def type(self, label: str, value: Any) -> None:
+        self._find(ipywidgets.ValueWidget, label).value = value
+
+    @property
+    def text(self) -> str:
+        """All that it says."""
+        return "\n".join(w.value for w in self._all() if isinstance(w, ipywidgets.HTML))
+
+    def _find(self, kind: type, label: str) -> Any:
+        return next(w for w in self._all() if isinstance(w, kind) and w.description == label)
+
+    def _all(self, widget: Any = None) -> Iterator[Any]:
+        widget = widget or self.panel._widget
+        yield widget
+        for child in getattr(widget, "children", ()):
+            yield from self._all(child)
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
+    driver = Driver(tmp_path)
+    yield driver
+    driver.panel.close()
+
+
+def test_a_choice_that_rules_out_another_says_so_and_puts_it_back():
+    draft = Draft(LaunchConfig(), Hardware({"cpu": 8, "cuda": 2}))
+    draft.choose("precision", "fp8")
+    assert draft.in_force("procs") == 2
+    draft.choose("device", "cpu")
+    assert draft.config == LaunchConfig(device="cpu")
+    assert "fp8 is not possible any more" in draft.moved["precision"]
+    draft.choose("procs", 3)
+    assert not draft.moved
+
+
+def test_what_is_wrong_is_said_beside_its_control_and_nothing_can_be_done_with_it(driver):
+    driver.open()
+    driver.type("Mesh", "dp_replicate=2,tp=2")
+    driver.type("Processes", 3)
+    assert "has 4 places for 3 ranks" in driver.text
+    driver.type("Mesh", "rows=2")
+    assert "must be dimensions such as dp_replicate=2,tp=2" in driver.text
+    assert all(driver.button(label).disabled for label in ("Test", "Use now", "Save"))
+    driver.type("Mesh", "tp=3")
+    driver.press("Use now")
+    assert driver.session.defaults() == LaunchConfig(procs=3, mesh=(("tp", 3),))
+
+
+def test_a_device_that_vanished_since_save_is_named_and_another_can_be_chosen(driver):
+    driver.file.write_text("version: 1\ndevice: tpu\nprecision: bf16\n")
+    driver.open()
+    assert "device: not found on this machine" in driver.text
+    assert driver.button("Save").disabled
+    driver.press("cpu")
+    driver.press("Save")
+    assert driver.session.defaults() == LaunchConfig(device="cpu", precision="bf16")
+
+
+def test_a_file_that_cannot_be_read_is_replaced_only_when_asked_twice(driver):
+    driver.file.write_text("version: 1\nprecision: fp12\n")
+    driver.open()
+    assert "accelnb.yaml, line 2: precision=fp12" in driver.text
+    driver.press("Save")
+    assert "Replace the file?" in driver.text
+    assert "fp12" in driver.file.read_text()
+    driver.press("Replace it")
+    assert "Saved to" in driver.text
+    assert driver.session.defaults() == LaunchConfig()
+
+
+def test_a_file_that_cannot_be_written_is_one_line_in_the_panel(driver):
+    driver.open()
+    driver.file.mkdir()  # in its place: also the administrator cannot write it
+    driver.press("Save")
+    driver.press("Replace it")
+    assert "accelnb.yaml cannot be written: Is a directory" in driver.text
+
+
+def test_saving_ends_what_was_chosen_for_the_session(driver):
+    driver.open()
+    driver.press("bf16")
+    driver.press("Use now")
+    driver.press("fp16")
+    driver.press("Save")
+    assert driver.session.defaults() == LaunchConfig(precision="fp16")
+    driver.file.write_text("version: 1\nprocs: 4\n")
+    assert driver.session.defaults() == LaunchConfig(procs=4)
+
+
+def test_import_takes_over_an_accelerate_file_and_names_what_it_leaves_out(driver, tmp_path):
+    driver.open()
+    file = tmp_path / "theirs.yaml"
+    file.write_text("distributed_type: FSDP\nnum_processes: 4\nmixed_precision: bf16\n")
+    driver.type("Import from Accelerate", str(file))
+    driver.press("Import")
+    assert "%%distributed --procs 4 --precision bf16" in driver.text
+    assert "Not taken over: distributed_type: FSDP" in driver.text
+    driver.type("Import from Accelerate", "nowhere.yaml")
+    driver.press("Import")
+    assert "nowhere.yaml cannot be read: No such file or directory" in driver.text
+
+
+def test_no_error_of_a_callback_is_lost():
+    message = Message()
+    message.guard(lambda: print(1 // 0))()
+    assert (
+        "unexpected ZeroDivisionError: integer division or modulo by zero" in message.widget.value
+    )
