@@ -11,11 +11,12 @@ BENCH ?= launch
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-widgets widgets lab bench lint clean
+.PHONY: help demo test test-cluster test-widgets widgets lab bench lint clean
 
 help:
 	@echo 'make demo    run notebooks/quickstart.ipynb headless and show what it did'
 	@echo 'make test    lint, type check and run the tests (PYTEST_ARGS="-k name" to choose)'
+	@echo 'make test-cluster   tests with Ray, Slurm and two hosts; each is skipped where it cannot be had'
 	@echo 'make lab     open the quickstart in JupyterLab (LAB_ARGS="--no-browser --port 8899")'
 	@echo 'make bench   measure beside other launchers (BENCH=launch, values, streams or training)'
 	@echo 'make lint    ruff and pyright only'
@@ -32,9 +33,12 @@ ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
 	$(MAKE) --no-print-directory test-widgets
-	$(BIN)/python -m pytest -n 2 -m "not ($(ALONE))"
-	$(BIN)/python -m pytest -m "$(ALONE)"
+	$(BIN)/python -m pytest -n 2 -m "not ($(ALONE))" --ignore tests/cluster
+	$(BIN)/python -m pytest -m "$(ALONE)" --ignore tests/cluster
 endif
+
+test-cluster: $(VENV)/.with-test
+	$(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
 
 # Node.js comes from PyPI with the test extra.
 NODE := $(abspath $(VENV))/node

@@ -121,6 +121,7 @@ def _of_files(source: Path, key: str | None) -> dict[str, torch.Tensor]:
 def _of_dcp(folder: Path, key: str | None) -> dict[str, torch.Tensor]:
     import torch
     import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     _check_plain(folder / _METADATA)
@@ -139,8 +140,8 @@ def _of_dcp(folder: Path, key: str | None) -> dict[str, torch.Tensor]:
             dcp.load(dict(wanted.values()), storage_reader=reader, no_dist=True)
     except AccelnbError:
         raise
-    except Exception as error:  # torch raises of many kinds for a missing or cut file
-        said = (str(error) or type(error).__name__).strip().partition("\n")[0]
+    except (Exception, CheckpointException) as error:  # of many kinds for a missing or cut file
+        said = (str(error) or type(error).__name__).strip().splitlines()[-1]
         raise AccelnbError(f"{folder} cannot be read, it seems damaged: {said}") from error
     return {name: tensor for name, (_, tensor) in wanted.items()}
 

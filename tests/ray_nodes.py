@@ -5,14 +5,12 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from harness import wait_until
-
 # Set before Ray is imported. Nodes of one small machine start slowly.
 SETTINGS = {
     "RAY_AUTH_MODE": "disabled",
-    "RAY_raylet_start_wait_time_s": "120",
     "RAY_agent_register_timeout_ms": "120000",
     "RAY_enable_metrics_collection": "0",
+    "RAY_prestart_worker_first_driver": "0",
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
 }
@@ -37,11 +35,23 @@ class RayCluster:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         head = {"num_cpus": 2, "ray_client_server_port": port, "include_dashboard": False}
-        self._cluster: Any = Cluster(initialize_head=True, head_node_args=head)
+        self._cluster: Any = Cluster()
+        self._add_node(**head)
         for _ in range(2):
-            self._cluster.add_node(num_cpus=2)
+            self._add_node(num_cpus=2)
         self.address = self._cluster.address
         self.url = f"ray://127.0.0.1:{port}"
+
+    def _add_node(self, **arguments: Any) -> None:
+        """Start a node, if need be anew: Ray gives one 30 s, however busy the machine is."""
+        for attempts_left in (2, 1, 0):
+            try:
+                self._cluster.add_node(**arguments)
+                return
+            except Exception:
+                if not attempts_left:
+                    self.close()
+                    raise
 
     def raylets(self) -> dict[int, Any]:
         """Return the nodes but the head, by the pid of their raylet."""
@@ -58,15 +68,3 @@ class RayCluster:
 
     def close(self) -> None:
         self._cluster.shutdown()
-
-
-def placement_groups_are_free(url: str) -> bool:
-    """Return whether every placement group of the cluster was given back, within a while."""
-    import ray
-    from ray.util import placement_group_table
-
-    context = ray.init(url, log_to_driver=False, allow_multiple=True)
-    with context:
-        return wait_until(
-            lambda: all(p["state"] == "REMOVED" for p in placement_group_table().values()), 20
-        )

@@ -14,6 +14,8 @@ from accelnb.cli.options import given, launch_options
 def command() -> None:
     """Install a Jupyter kernel with accelnb loaded and its ranks started.
 
+    Notebooks choose it in Jupyter's launcher or in their Kernel menu.
+
     \b
     Examples:
       accelnb kernel install --procs 4 --precision bf16

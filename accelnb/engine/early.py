@@ -62,6 +62,11 @@ def start_early(config: LaunchConfig) -> None:
     _early.start()
 
 
+def under_way() -> bool:
+    """Return whether ranks are being started that no cell has taken yet."""
+    return _early is not None and _early.is_alive()
+
+
 def ready() -> WorkerGroup | None:
     """Return the ranks that were started early, if they are ready; only once."""
     global _early

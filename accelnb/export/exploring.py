@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from accelnb.export.statements import IMPORTS, Statement
 from accelnb.export.words import (
@@ -41,8 +41,8 @@ def base_name(node: ast.AST) -> str:
 class Imported:
     """What the names that a notebook imports stand for."""
 
-    def __init__(self, statements: list[Statement]) -> None:
-        self._homes: dict[str, str] = {}
+    def __init__(self, statements: list[Statement], modules: Iterable[str] = ()) -> None:
+        self._homes: dict[str, str] = {name: name for name in modules}
         for statement in statements:
             for node in ast.walk(statement.node):
                 if isinstance(node, IMPORTS):

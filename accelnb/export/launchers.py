@@ -64,7 +64,7 @@ def slurm_text(script: Path, config: LaunchConfig) -> str:
     return f"""\
 #!/bin/bash
 #SBATCH --job-name={script.stem}
-#SBATCH --nodes=1                 # more nodes: sbatch --nodes 2 {script.stem}.sbatch
+#SBATCH --nodes={config.nodes}                 # more nodes: sbatch --nodes 2 {script.stem}.sbatch
 #SBATCH --ntasks-per-node=1       # torchrun starts the processes of a node
 #SBATCH --cpus-per-task={procs}
 #SBATCH --output={script.stem}-%j.log

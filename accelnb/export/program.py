@@ -108,7 +108,8 @@ def read_program(cells: Iterable[Cell], base: LaunchConfig) -> Program:
     """
     codes = [read_cell(cell) for cell in cells]
     cut_cells = [(code, list(cut(code.cell, code.code, code.tree))) for code in codes]
-    imported = Imported([statement for _, cell in cut_cells for statement in cell])
+    modules = {name for code in codes for name in code.imports}
+    imported = Imported([statement for _, cell in cut_cells for statement in cell], modules)
     launches = LaunchCalls(imported)
     rebound_by = _rebound_by([statement for _, cell in cut_cells for statement in cell])
     program = Program([], [], imported, launches, [], set(), [], rebound_by)

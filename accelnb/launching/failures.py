@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,33 +17,35 @@ _ELSEWHERE = "a rank of another machine ended first: see its output"
 
 def exit_code(failures: Mapping[int, ProcessFailure]) -> int:
     """Return the code of the rank that failed first, as a shell has it."""
-    code = failures[_in_order(failures)[0]].exitcode
-    return 128 - code if code < 0 else code
+    first = failures[_in_order(failures)[0]]
+    if _what_it_said(first):
+        return 1  # whatever ended its process after that
+    return 128 - first.exitcode if first.exitcode < 0 else first.exitcode
 
 
 def report(failures: Mapping[int, ProcessFailure]) -> str:
     """Return what is shown of ranks that failed: each traceback once, then a line for each error.
 
-    Ranks that only lost another are left out where that other is known.
+    Ranks that only lost another, or that were stopped for it, are left out where it is known.
     """
     found = [_failure(rank, failures[rank]) for rank in _in_order(failures)]
-    primary = [failure for failure in found if not failure.lost_peer]
+    primary = [failure for failure in found if not (failure.lost_peer or failure.secondary)]
     lines = []
     for failure, ranks in _equal(primary or found):
         if failure.traceback:
             lines += [f"--- {ranks} ---", *failure.traceback]
     for failure, ranks in _equal(primary or found):
         lines.append(f"accelnb: {ranks}{_said(failure)}")
-    if not primary:
+    if all(failure.lost_peer for failure in found):
         lines.append(f"accelnb: {_ELSEWHERE}")
     return "\n".join(lines)
 
 
 def _in_order(failures: Mapping[int, ProcessFailure]) -> list[int]:
     def when(rank: int) -> tuple[bool, float, int]:
-        said = _what_it_said(failures[rank])
-        lost_peer = bool(said) and _lost_peer(said["evalue"])
-        return lost_peer, said.get("time", float(failures[rank].timestamp)), rank
+        failure = _failure(rank, failures[rank])
+        time = _what_it_said(failures[rank]).get("time", float(failures[rank].timestamp))
+        return failure.lost_peer or failure.secondary, time, rank
 
     return sorted(failures, key=when)
 
@@ -50,7 +53,8 @@ def _in_order(failures: Mapping[int, ProcessFailure]) -> list[int]:
 def _failure(rank: int, failure: ProcessFailure) -> Failure:
     said = _what_it_said(failure)
     if not said:
-        return died(rank, failure.exitcode, "")
+        was_stopped = failure.exitcode == -signal.SIGTERM  # by the launcher, once another failed
+        return died(rank, failure.exitcode, "", secondary=was_stopped)
     text = said["extraInfo"]["py_callstack"].rstrip("\n")
     return Failure(
         rank,

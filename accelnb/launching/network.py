@@ -77,7 +77,8 @@ def reach(endpoint: str, environ: Mapping[str, str]) -> Reach:
             f"--rdzv-endpoint {endpoint}: {host} is no known host; give an address, or add it to "
             "/etc/hosts on every machine"
         )
-    if _all_loopback(found) and host not in (own, socket.getfqdn()):
+    own_names = {own, socket.getfqdn()} - {"localhost", "localhost.localdomain"}
+    if _all_loopback(found) and host not in own_names:
         raise NotReachable(
             f"--rdzv-endpoint {endpoint}: {host} is each machine itself ({found[0]}); give the "
             "name or address of one of them that all can reach"

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -136,7 +137,11 @@ def run(arguments: argparse.Namespace, target: Target) -> int:
 
     _be_quiet()
     try:
-        torchrun.run(_with_command(arguments, target))
+        with tempfile.TemporaryDirectory(prefix="accelnb-launch-") as folder:
+            made = _with_command(arguments, target)
+            if made.log_dir is None and made.tee == made.redirects == "0":
+                made.log_dir = folder  # for the files with errors: torch would leave its own
+            torchrun.run(made)
         return 0
     except ChildFailedError as error:
         print(failures.report(error.failures), file=sys.stderr, flush=True)

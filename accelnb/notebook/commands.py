@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from accelnb.config import CellOptions, ConfigError, LaunchConfig, from_mapping, options, to_line
 from accelnb.engine.doctor import stacks_report
+from accelnb.engine.early import under_way
 from accelnb.errors import AccelnbError
 from accelnb.notebook import hosts
 from accelnb.notebook.auto import switch
@@ -30,8 +32,10 @@ COMMANDS: dict[str, tuple[str, ...] | None] = {
     "test": None,
     "env": ("--plain",),
     "view": (),
+    "export": None,
     "auto": ("on", "off"),
 }
+_EXPORT = ("--slurm", "--ray", "--config", "--accelerate", "--force")
 _RANKS = re.compile(r"(?:^|\s)--ranks[\s=]*(?P<which>\S*)")
 
 
@@ -147,6 +151,26 @@ class Commands:
 
         show_again(run)
 
+    def _export(self, rest: str) -> None:
+        from accelnb.export import live
+
+        words = shlex.split(rest)
+        files = [word for word in words if not word.startswith("-")]
+        flags = [word for word in words if word.startswith("-")]
+        for flag in flags:
+            if flag not in _EXPORT:
+                raise ConfigError(f"%accelnb export {flag}: choose of {', '.join(_EXPORT)}")
+        if len(files) > 1:
+            raise ConfigError(f"%accelnb export writes one script, so not {' and '.join(files)}")
+        exported = live(
+            self._shell,
+            *files,
+            launchers=[flag[2:] for flag in flags if flag != "--force"],
+            force="--force" in flags,
+            base=self._session.defaults(),
+        )
+        print("\n".join(exported.said()))
+
     def _auto(self, word: str) -> None:
         if not word:
             raise ConfigError("%accelnb auto: say on or off")
@@ -178,6 +202,8 @@ def _about_file(settings: Defaults) -> str:
 def status(session: Session) -> str:
     """Return a line for each rank: its process, its memory, what it runs."""
     group = session.group
+    if (group is None or not group.alive) and under_way():
+        return "the ranks are being started"
     if group is None or not group.alive:
         return "no ranks: the next %%distributed cell starts them"
     run = session.last_run

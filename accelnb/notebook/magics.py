@@ -95,6 +95,8 @@ class AccelnbMagics(Magics):
         %accelnb interrupt           stop a detached cell
         %accelnb restart             start the ranks anew; their variables are lost
         %accelnb shutdown            end them
+        %accelnb export train.py     write the notebook as a script (--slurm, --ray, --config,
+                                     --accelerate write what launches it, --force replaces)
         %accelnb auto on             run every cell on the ranks, but for %%local ones (or off)
 
         pull and push take --ranks 0,2-3. Where there are no widgets, %accelnb shows the status.

@@ -50,7 +50,7 @@ class Session:
     """
 
     def __init__(self, shell: InteractiveShell) -> None:
-        self._shell = shell
+        self.shell = shell
         self.settings = Defaults(shell)
         self.group: WorkerGroup | None = None
         self._defaults_then = LaunchConfig()  # the defaults when the ranks were last chosen
@@ -138,7 +138,7 @@ class Session:
         if self.group is None or not result.success or result.info is None:
             return
         with contextlib.suppress(SyntaxError, ValueError):
-            names = analyse(self._shell.transform_cell(result.info.raw_cell))
+            names = analyse(self.shell.transform_cell(result.info.raw_cell))
             self._capture.send_again(names.surely)
 
     def pull(self, names: Sequence[str], ranks: tuple[int, ...] | None) -> dict[str, RankResults]:
@@ -165,7 +165,7 @@ class Session:
             A value cannot be serialized.
         """
         for name in names:
-            if name not in self._shell.user_ns:
+            if name not in self.shell.user_ns:
                 raise AccelnbError(f"there is no variable {name} in the notebook")
         self._capture.send_again(names)
         cell = dataclasses.replace(empty_cell(), names=CellNames(needed=frozenset(names)))
@@ -241,7 +241,7 @@ class Session:
 
     def _forget_all(self) -> None:
         self._unread = None
-        self._capture = Capture(self._shell.user_ns, self._shell.user_ns_hidden)
+        self._capture = Capture(self.shell.user_ns, self.shell.user_ns_hidden)
         self._sources = Sources()
 
     def _requests(
@@ -252,7 +252,7 @@ class Session:
         packs: Mapping[int, Packed | None],
     ) -> dict[int, Request]:
         assert self.group is not None
-        known = cells_so_far(self._shell)
+        known = cells_so_far(self.shell)
         everyone = len(packs) == len(self.group.ranks)
         content = {
             "cell": {
@@ -325,7 +325,7 @@ class Session:
         show_in_background(run, config, f"Cell In[{cell.number}]")
         if options.out is None:
             return run
-        self._shell.push({options.out: run})
+        self.shell.push({options.out: run})
         return None
 
     def _refuse_if_busy(self) -> None:
@@ -339,10 +339,10 @@ class Session:
 
     def _bring_back(self, run: Run, options: CellOptions) -> None:
         if options.out is not None:
-            self._shell.push({options.out: run.results()})
+            self.shell.push({options.out: run.results()})
         for name in options.pull:
             if name not in run.missing:
-                self._shell.push({name: run.results(name)})
+                self.shell.push({name: run.results(name)})
                 self._capture.holds_already(name, run.ranks)
         _refuse_missing(run)
 

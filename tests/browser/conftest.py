@@ -57,6 +57,7 @@ class Lab:
             [
                 sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0",
                 "--IdentityProvider.token=test", "--LabApp.expose_app_in_browser=True",
+                "--JupyterNotebookApp.expose_app_in_browser=True",
                 f"--LabApp.app_settings_dir={settings}", f"--ServerApp.root_dir={self.folder}",
             ],
             env=os.environ | own,
@@ -157,12 +158,15 @@ def open_notebook(lab: Lab, browser: Any) -> Iterator[Any]:
     page = context.new_page()
     page.set_default_timeout(60_000)
 
-    def open_cells(*cells: str, name: str = "test") -> OpenNotebook:
+    def open_cells(*cells: str, name: str = "test", front_end: str = "lab") -> OpenNotebook:
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
         nbformat.write(notebook, lab.folder / f"{name}.ipynb")
-        page.goto(f"{lab.url}/lab/tree/{name}.ipynb?reset&token=test")
-        page.locator("#jupyterlab-splash").wait_for(state="detached")
+        if front_end == "notebook 7":
+            page.goto(f"{lab.url}/notebooks/{name}.ipynb?token=test")
+        else:
+            page.goto(f"{lab.url}/lab/tree/{name}.ipynb?reset&token=test")
+            page.locator("#jupyterlab-splash").wait_for(state="detached")
         page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
         page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.ready")
         return OpenNotebook(page, name)

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from harness import Notebook, wait_until
-from ray_nodes import SETTINGS, RayCluster, placement_groups_are_free
+from harness import Notebook, Output, wait_until
+from ray_nodes import SETTINGS, RayCluster
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]
 
@@ -177,18 +177,23 @@ def test_launch_runs_on_the_cluster_and_a_killed_kernel_leaves_nothing(
             "import accelnb, threading\ndef where():\n    import os, time\n"
             "    print(os.getpid(), flush=True)\n    time.sleep(100)"
         )
-        shown = []
-        with pytest.raises((TimeoutError, RuntimeError)):
-            other.run(
-                inside,
-                timeout=START,
-                on_output=lambda output: (
-                    shown.append(output) or (len(output.lines) == 2 and other.kill())
-                ),
-            )
-        ranks = [int(line.split()[1]) for line in shown[-1].lines]
+        shown: list[str] = []
+
+        def kill_when_both_run(output: Output) -> None:
+            shown[:] = output.lines
+            if len(shown) == 2:
+                other.kill()
+                raise ConnectionAbortedError  # nobody is left to answer
+
+        with pytest.raises(ConnectionAbortedError):
+            other.run(inside, timeout=START, on_output=kill_when_both_run)
+        ranks = [int(line.split()[1]) for line in shown]
         assert len(ranks) == 2
         assert wait_until(lambda: not any(map(psutil.pid_exists, ranks)), 15)
     finally:
         other.close()
-    assert placement_groups_are_free(ray_cluster.url)
+    notebook.run(
+        f"import ray\nfrom ray.util import placement_group_table\nray.init({ray_cluster.url!r})"
+    )
+    groups = "[group['state'] for group in placement_group_table().values()]"
+    assert wait_until(lambda: set(eval(notebook.run(groups).value)) == {"REMOVED"}, 15)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,6 +109,17 @@ class Slurm:
         done = self.run("sinfo", "--noheader", "--Node", "--format=%T", cwd=self.folder)
         return done.stdout.split()
 
+    def state_at_end(self, job: str) -> str:
+        state = ""
+        end = time.monotonic() + _LIMIT
+        while time.monotonic() < end:
+            told = self.run("scontrol", "--oneliner", "show", "job", job, cwd=self.folder).stdout
+            state = told.partition("JobState=")[2].partition(" ")[0]
+            if state not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING"):
+                break
+            time.sleep(0.3)
+        return state
+
     def run(self, *command: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command, cwd=cwd, env=self.env | env, capture_output=True, text=True, timeout=_LIMIT
@@ -158,10 +170,12 @@ def test_the_exported_sbatch_file_runs_as_it_is_on_two_nodes(slurm, tmp_path):
     text = slurm_text(tmp_path / "train.py", LaunchConfig(procs=1, device="cpu"))
     (tmp_path / "train.sbatch").write_text(text)
     # The names n1 and n2 are no hosts here: both are this machine.
-    command = ("sbatch", "--nodes=2", "--wait", "train.sbatch", "--lr", "0.1")
+    command = ("sbatch", "--nodes=2", "--parsable", "train.sbatch", "--lr", "0.1")
     done = slurm.run(*command, cwd=tmp_path, HEAD_NODE="127.0.0.1")
-    (log,) = tmp_path.glob("train-*.log")
-    assert done.returncode == 0, done.stderr + log.read_text() + slurm.logs()
+    assert done.returncode == 0, done.stderr
+    job = done.stdout.strip()
+    assert slurm.state_at_end(job) == "COMPLETED", slurm.logs()
+    log = tmp_path / f"train-{job}.log"
     lines = [line for line in log.read_text().splitlines() if line.startswith("sum")]
     assert {line.partition(",")[0] for line in lines} == {"sum 2 on n1", "sum 2 on n2"}
     assert all("['--lr', '0.1']" in line for line in lines)

@@ -157,15 +157,6 @@ def test_a_machine_whose_name_means_loopback_is_told_so_and_put_right(debian_mac
         assert f"using eth0 ({machine.address})" in line
 
 
-def test_a_meeting_point_that_each_machine_takes_for_itself_is_refused_at_once(machines, tmp_path):
-    script = tmp_path / "train.py"
-    script.write_text(ALL_REDUCE)
-    where = ("--nnodes", "2", "--rdzv-endpoint", "localhost:29417")
-    code, _, stderr = _ended(machines[0].launch(*where, str(script)))
-    assert code == 2
-    assert stderr.startswith("accelnb: --rdzv-endpoint localhost:29417: localhost is each machine")
-
-
 def test_a_machine_that_was_killed_comes_back_and_the_training_goes_on(machines, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(UNTIL_KILLED)

@@ -67,6 +67,15 @@ def test_a_syntax_error_is_the_notebooks_own_and_nothing_is_sent(shared_notebook
     assert output.stdout == ""
 
 
+def test_errors_name_the_line_and_text_that_the_user_wrote(shared_notebook):
+    run = shared_notebook.run
+    assert "----> 5 1/0" in run("%%distributed\n\n  \nx = 1\n1/0", fails=True).error
+    assert ", line 3\n    x = = 1" in run("%%distributed\n\nx = = 1", fails=True).error
+    run("%accelnb auto on")
+    assert ", line 1\n    x = = 1" in run("x = = 1", fails=True).error
+    run("%accelnb auto off")
+
+
 @pytest.mark.parametrize(
     ("make", "kind"),
     [

@@ -23,7 +23,7 @@ from accelnb.config import CellOptions, LaunchConfig, options
         ("%cd -q /\n%pwd", ["[0-1] '/'"]),
         ("%env THEIRS=3\n!echo $THEIRS", ["[0-1] env: THEIRS=3", "[0-1] 3"]),
         ("names = !echo a; echo b\nnames", ["[0-1] ['a', 'b']"]),
-        ("%timeit -n 2 -r 1 rank + 1", ["[0] ", "[1] "]),
+        ("took = %timeit -o -q -n 2 -r 1 rank + 1\ntook.loops", ["[0-1] 2"]),
         (
             "import torch, torch.distributed as dist\nt = torch.ones(2) * rank\n"
             "dist.all_reduce(t)\nt.tolist()",

@@ -117,6 +117,8 @@ def test_the_sub_commands_print_where_there_are_no_widgets(shared_notebook: Note
     run = shared_notebook.run
     assert run("%accelnb").stdout.startswith("2 ranks on cpu")
     assert "torch" in run("%accelnb env --plain").stdout
+    table = run("%accelnb env").displays[0]
+    assert all("processors" in table[kind] for kind in ("text/html", "text/plain"))
     tested = run("%accelnb test --procs 1 --precision bf16").stdout
     assert "8 steps in bf16" in tested
     *steps, verdict = tested.splitlines()

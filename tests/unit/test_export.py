@@ -378,3 +378,18 @@ def test_an_exported_script_comes_back_as_the_notebook_that_it_was(tmp_path):
     assert code[-1] == "%%distributed --procs 3 --precision bf16\nprint(x)"
     assert "lr = 0.5" in code
     assert not any("join_process_group" in source for source in code)
+
+
+def test_a_part_for_some_ranks_and_a_function_that_rebinds_a_name_keep_their_meaning(tmp_path):
+    script = script_of(
+        tmp_path,
+        "count = 0\n\n\ndef more():\n    global count\n    count += 1",
+        "%env MODE=fast\nmore()",
+        "%%distributed --ranks 1 -o last\nmore()\ntotal: int = count\ntotal",
+        "print(last[0])",
+    )
+    assert 'os.environ["MODE"] = "fast"' in script
+    assert "    global count\n" in script
+    assert "    count = 0\n" in script
+    assert "if rank == 1:\n        more()\n        total: int = count\n" in script
+    assert "last = from_all_ranks(last if rank in (1,) else None)\n    last = [last[1]]" in script

@@ -99,6 +99,20 @@ def test_a_device_that_vanished_since_save_is_named_and_another_can_be_chosen(dr
     assert driver.session.defaults() == LaunchConfig(device="cpu", precision="bf16")
 
 
+def test_the_address_of_a_cluster_is_typed_and_taken_back_by_a_choice(driver):
+    driver.open()
+    for text in ("ray", "ray:", "ray://head"):
+        driver.type("Address", text)
+    assert "%%distributed --cluster ray://head:10001" in driver.text
+    driver.press("Use now")
+    assert driver.session.defaults() == LaunchConfig(cluster="ray://head:10001")
+    driver.panel.close()
+    driver.open()
+    driver.press("local")
+    driver.press("Use now")
+    assert driver.session.defaults() == LaunchConfig()
+
+
 def test_a_file_that_cannot_be_read_is_replaced_only_when_asked_twice(driver):
     driver.file.write_text("version: 1\nprecision: fp12\n")
     driver.open()
@@ -138,6 +152,9 @@ def test_import_takes_over_an_accelerate_file_and_names_what_it_leaves_out(drive
     driver.press("Import")
     assert "%%distributed --procs 4 --precision bf16" in driver.text
     assert "Not taken over: distributed_type: FSDP" in driver.text
+    file.write_text("distributed_type: XLA\n")
+    driver.press("Import")
+    assert "To put right: device: not found on this machine" in driver.text
     driver.type("Import from Accelerate", "nowhere.yaml")
     driver.press("Import")
     assert "nowhere.yaml cannot be read: No such file or directory" in driver.text
@@ -149,3 +166,20 @@ def test_no_error_of_a_callback_is_lost():
     assert (
         "unexpected ZeroDivisionError: integer division or modulo by zero" in message.widget.value
     )
+
+
+def test_export_writes_the_script_and_asks_before_it_replaces_one(driver: Driver):
+    shell: Any = driver.session.shell
+    shell.history_manager.input_hist_raw[:] = ["", "%%distributed\nprint(rank)"]
+    shell.execution_count = 2
+    driver.open()
+    driver.press("Export")
+    script = Path("train.py")
+    assert "Written: train.py" in driver.text
+    assert "print(rank)" in script.read_text()
+    script.write_text("mine")
+    driver.press("Export")
+    assert "Replace the file?" in driver.text
+    assert script.read_text() == "mine"
+    driver.press("Replace it")
+    assert "print(rank)" in script.read_text()

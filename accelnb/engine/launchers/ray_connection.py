@@ -126,6 +126,8 @@ def _connected(cluster: str) -> Connection:
 
 def _init(ray: Any, cluster: str) -> None:
     address = "auto" if cluster == "ray" else cluster
+    if cluster != "ray":
+        _refuse_unreachable(cluster)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # of many kinds; each says what it is
@@ -135,6 +137,18 @@ def _init(ray: Any, cluster: str) -> None:
         if isinstance(error, ConnectionError) and cluster == "ray":
             said = "no Ray cluster runs on this machine; start one with: ray start --head"
         raise AccelnbError(f"cluster={cluster}: {said[:300]}") from None
+
+
+def _refuse_unreachable(cluster: str) -> None:
+    """Say at once what Ray would say after half a minute."""
+    url = urllib.parse.urlsplit(cluster)
+    try:
+        socket.create_connection((url.hostname or "", url.port or 0), timeout=5).close()
+    except OSError as error:
+        raise AccelnbError(
+            f"cluster={cluster}: nothing answers there ({error}); give the host of the cluster's "
+            "head node and the port of its Ray client server, 10001 by default"
+        ) from None
 
 
 def _devices(nodes: list[dict[str, Any]]) -> dict[str, int]:

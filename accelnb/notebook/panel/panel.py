@@ -16,6 +16,7 @@ from accelnb.notebook.panel.actions import Actions, Import
 from accelnb.notebook.panel.form import Form
 from accelnb.notebook.panel.parts import Message, behaviour, box, markup
 from accelnb.notebook.panel.preview import Preview
+from accelnb.notebook.panel.script import ToScript
 from accelnb.notebook.session import Session
 
 _open: weakref.WeakKeyDictionary[Session, Panel] = weakref.WeakKeyDictionary()
@@ -47,7 +48,8 @@ class Panel:
         self._form = Form(config, machine.hardware, message, self._on_change)
         self._actions = Actions(session, self._form, message)
         importer = Import(self._form, message, self._on_change)
-        aside = box(self._preview.widget, importer.widget, kind="aside")
+        to_script = ToScript(session, message)
+        aside = box(self._preview.widget, importer.widget, to_script.widget, kind="aside")
         self._name = uuid.uuid4().hex[:12]
         self._widget = box(
             markup(behaviour(), kind="behaviour"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from IPython.display import clear_output, publish_display_data
 
@@ -23,10 +23,12 @@ _DRAW_EVERY = 0.105  # s: at most 10 times a second
 class LiveView:
     """Shows one run at one place of its cell's output; the ranks' displays come below."""
 
-    def __init__(self, run: Run, state: RunState) -> None:
+    def __init__(
+        self, run: Run, state: RunState, can_stop: Callable[[], bool] = has_subshells
+    ) -> None:
         self._run = run
         self._state = state
-        self._own = Place(state, can_stop=has_subshells())
+        self._own = Place(state, can_stop)
         self._due = 0.0
 
     def show(self, event: Event) -> None:
@@ -84,7 +86,7 @@ class BackgroundView(LiveView):
     """Shows a run that goes on after its cell: at once, and with the error that may end it."""
 
     def __init__(self, run: Run, state: RunState) -> None:
-        super().__init__(run, state)
+        super().__init__(run, state, _always)
         self._own.show_fallback()
 
     def _last_words(self) -> list[str]:
@@ -93,6 +95,11 @@ class BackgroundView(LiveView):
         except (RankError, RunInterrupted) as error:
             return "\n".join(error._render_traceback_()).split("\n")
         return []
+
+
+def _always() -> bool:
+    """Say that messages are heard: no cell keeps the kernel busy with this run."""
+    return True
 
 
 def show_again(run: Run) -> None:
@@ -107,7 +114,7 @@ def show_again(run: Run) -> None:
     if not shows_widgets():
         sys.stdout.write(text_of(state) + "\n")
         return
-    place = Place(state, can_stop=True)
+    place = Place(state, _always)
     place.begin_widget()
     if run.done:  # nobody follows it any more
         place.finish_widget()

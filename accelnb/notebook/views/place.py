@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from accelnb.notebook.views import widget as widgets
@@ -22,10 +23,11 @@ class Place:
     Parameters
     ----------
     can_stop
-        Whether a message of the widget reaches the kernel while the run goes on.
+        Says whether a message of the widget reaches the kernel while the run goes on; asked
+        when there is to be a widget.
     """
 
-    def __init__(self, state: RunState, can_stop: bool) -> None:
+    def __init__(self, state: RunState, can_stop: Callable[[], bool]) -> None:
         self._state = state
         self._can_stop = can_stop
         self._area = NotebookArea()
@@ -46,26 +48,19 @@ class Place:
         elif self._widget is None:
             self._draw_text()
         else:
-            self._draw_widget()
+            self._or_text(self._widget.update)
 
     def begin_widget(self) -> None:
         """Become a live widget."""
-        try:
-            self._widget = widgets.LiveWidget(
-                self._state, self._can_stop, self._state.run.interrupt
-            )
-        except Exception as error:  # of ipywidgets, of the comm, of a missing file
-            self._fall_back(error)
-            return
-        self._show_widget()
+        self._or_text(self._make_widget)
 
     def draw_anew(self) -> None:
         """Show it again: the cell's output was cleared."""
         self._area.cleared()
         if self._widget is not None:
             self._widget.tell_all()
-            self._draw_widget()
-            self._show_widget()
+            self._or_text(self._widget.update)
+            self._or_text(self._show_widget)
 
     def show_fallback(self) -> None:
         """Show what stands in for the widget."""
@@ -77,17 +72,18 @@ class Place:
         if self._widget is None and is_short:
             self._draw_text()
             return
-        self.show_fallback()
+        self._or_text(self.show_fallback)
         self.finish_widget()
 
     def finish_widget(self) -> None:
         """Tell the widget the end of the run."""
-        if self._widget is None:
-            return
-        try:
-            self._widget.finish()
-        except Exception as error:
-            self._fall_back(error)
+        if self._widget is not None:
+            self._or_text(self._widget.finish)
+
+    def _make_widget(self) -> None:
+        interrupt = self._state.run.interrupt
+        self._widget = widgets.LiveWidget(self._state, self._can_stop(), interrupt)
+        self._show_widget()
 
     def _wants_widget(self) -> bool:
         seconds = self._state.run.seconds
@@ -105,25 +101,24 @@ class Place:
         if lines:
             self._area.show_data({"text/plain": "\n".join(log.labelled(lines))})
 
-    def _draw_widget(self) -> None:
-        assert self._widget is not None
-        try:
-            self._widget.update()
-        except Exception as error:
-            self._fall_back(error)
-
     def _show_widget(self) -> None:
         if self._widget is not None:
             view = {widgets.WIDGET_MIME: self._widget.view}
             self._area.show_data(view | bundle(self._state))
 
-    def _fall_back(self, error: Exception) -> None:
-        """Go on as text: whatever fails here must not end the run."""
-        self._broken, self._widget = True, None
-        said = f"accelnb: the live view failed, text stands in: {type(error).__name__}: {error}"
-        with self._state.lock:
-            self._state.log.say(said)
-        self._draw_text()
+    def _or_text(self, step: Callable[[], None]) -> None:
+        """Take a step or, if it fails, go on as text: that must not end the run.
+
+        What may fail is not ours: ipywidgets, its comm, an installation without the front end.
+        """
+        try:
+            step()
+        except Exception as error:
+            self._broken, self._widget = True, None
+            said = f"{type(error).__name__}: {error}"
+            with self._state.lock:
+                self._state.log.say(f"accelnb: the live view failed, text stands in: {said}")
+            self._draw_text()
 
 
 def bundle(state: RunState) -> dict[str, Any]:
