@@ -112,9 +112,9 @@ def _of_files(source: Path, key: str | None) -> dict[str, torch.Tensor]:
     if not source.exists():
         raise AccelnbError(f"{source}: no such checkpoint")
     state: dict[str, torch.Tensor] = {}
-    for file in shards._files_of(source):
+    for file in shards.files_of(source):
         is_safe = file.suffix == ".safetensors"
-        state |= read_safetensors(file) if is_safe else shards._pickled(file)
+        state |= read_safetensors(file) if is_safe else shards.read_pickled(file)
     return _below(state, key, source) if key else state
 
 

@@ -17,8 +17,6 @@ from accelnb.engine.failure import RankError, RunInterrupted
 from accelnb.engine.group import WorkerGroup
 from accelnb.engine.launchers.local import close_fork_server, fork_server
 
-pytestmark = pytest.mark.alone  # it measures time
-
 SEEDS = range(8)
 ROUNDS = 25
 RANKS = 2

@@ -11,8 +11,6 @@ import psutil
 import pytest
 from harness import START, wait_until
 
-pytestmark = pytest.mark.alone  # it measures time
-
 SOON = 5.0  # s; promised are 2
 
 

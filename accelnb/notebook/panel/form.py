@@ -21,6 +21,7 @@ LABELS = {
     "mesh": "Mesh",
     "accumulation": "Accumulation",
     "cluster": "Cluster",
+    "nodes": "Nodes",
 }
 _MESH_EXAMPLE = "none, or e.g. dp_replicate=2,tp=2"
 _CLUSTER_EXAMPLE = "ray://HOST:PORT"

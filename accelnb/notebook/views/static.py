@@ -21,7 +21,8 @@ _LINES_WITHOUT_BOX = 30
 _RANKS_OPEN = 8
 _QUIET = "color:var(--jp-ui-font-color2,#767676)"
 _TEXT = "font-size:var(--jp-code-font-size,13px)"
-_LOG = f"margin:0 0 .3em;white-space:pre-wrap;overflow-wrap:anywhere;{_TEXT}"
+_WRAPPED = "white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere"
+_LOG = f"margin:0 0 .3em;{_WRAPPED};{_TEXT}"
 _BOX = f"{_LOG};max-height:24em;overflow:auto"
 _SIGNS = {"done": ("✓", "#2e8b3d"), "failed": ("✗", "#d0463b"), "stopped": ("■", "#b26a00")}
 _BANNERS = {"error": "#c62828", "stall": "#b26a00", "note": "#767676"}
@@ -109,7 +110,7 @@ def _log_line(state: RunState, line: Line) -> str:
 
 def _banners(state: RunState) -> list[str]:
     return [
-        f'<pre style="margin:.3em 0;padding:.2em .6em;white-space:pre-wrap;{_TEXT};'
+        f'<pre style="margin:.3em 0;padding:.2em .6em;{_WRAPPED};{_TEXT};'
         f'border-left:3px solid {_BANNERS[banner["kind"]]}">{to_html(banner["text"])}</pre>'
         for banner in state.banners()
     ]

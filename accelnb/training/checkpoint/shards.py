@@ -172,7 +172,7 @@ def load_checkpoint_in_model(
     >>> Accelerator().save_model(torch.nn.Linear(2, 1), folder)
     >>> load_checkpoint_in_model(torch.nn.Linear(2, 1), folder, strict=True)
     """
-    files = _files_of(Path(checkpoint).expanduser())
+    files = files_of(Path(checkpoint).expanduser())
     shapes: dict[str, Any] = {}
     for file in files:
         shapes |= _shapes_in(file)
@@ -182,25 +182,25 @@ def load_checkpoint_in_model(
     if other:
         warnings.warn(f"{checkpoint}: {other}", stacklevel=2)
     for file in files:
-        state = read_safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
+        state = read_safetensors(file) if file.suffix == ".safetensors" else read_pickled(file)
         model.load_state_dict(state, strict=False)
 
 
 def _shapes_in(file: Path) -> dict[str, Any]:
     if file.suffix != ".safetensors":
-        return shapes_of(_pickled(file))
+        return shapes_of(read_pickled(file))
     shapes, merged = shapes_in(file)
     return shapes | {name: shapes[kept] for name, kept in merged.items()}
 
 
-def _pickled(file: Path) -> dict[str, Any]:
+def read_pickled(file: Path) -> dict[str, Any]:
     state = load(file, map_location="cpu")
     if not isinstance(state, dict):
         raise AccelnbError(f"{file} holds no weights, but a {type(state).__name__}")
     return state
 
 
-def _files_of(checkpoint: Path) -> list[Path]:
+def files_of(checkpoint: Path) -> list[Path]:
     if checkpoint.is_file():
         return _indexed(checkpoint) if checkpoint.suffix == ".json" else [checkpoint]
     for name in (names.MODEL, names.MODEL_PICKLED):
