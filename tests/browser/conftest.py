@@ -26,6 +26,11 @@ _FLAGS = [
     "--disable-dev-shm-usage",
 ]
 _SERVER_START = 60  # s
+# A key that is pressed before the kernel is there runs nothing.
+_CONNECTED = """() => {
+    const kernel = window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel;
+    return kernel?.connectionStatus === "connected" && kernel.status === "idle";
+}"""
 _SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 
 
@@ -134,6 +139,7 @@ class OpenNotebook:
         self.page.locator(f'body[data-jp-theme-name="JupyterLab {theme}"]').wait_for(
             state="attached"
         )
+        self.page.locator("#jupyterlab-splash").wait_for(state="detached")  # while it changes
 
     def save(self) -> None:
         """Write the notebook to its file."""
@@ -168,7 +174,7 @@ def open_notebook(lab: Lab, browser: Any) -> Iterator[Any]:
             page.goto(f"{lab.url}/lab/tree/{name}.ipynb?reset&token=test")
             page.locator("#jupyterlab-splash").wait_for(state="detached")
         page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
-        page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.ready")
+        page.wait_for_function(_CONNECTED)
         return OpenNotebook(page, name)
 
     yield open_cells

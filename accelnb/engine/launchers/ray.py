@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +29,16 @@ from accelnb.engine.wire import Link
 from accelnb.errors import AccelnbError
 
 _ROOM = 20.0  # s to wait for processors that others use now
+_AGAIN = 1.0
 _ACTOR = 90.0  # s for an actor to start on a node
 _CALL = 15.0
 _CALLS_AT_ONCE = 8  # of which one is always the wait for news
 _NEWS_EVERY = 1.0
 _SILENT = 30.0  # a node that has not answered for so long is lost
+
+
+class _ActorEnded(AccelnbError):
+    """A node's actor ended, or did not begin."""
 
 
 @dataclass
@@ -228,9 +234,19 @@ class RayRanks:
         seat = self._seats[number]
         if seat.lost:
             self._refuse_if_too_small()
-            [seat] = self._fill([number])
-            self._seats[number] = seat
+            seat = self._seats[number] = self._fill_anew(number)
         return seat
+
+    def _fill_anew(self, number: int) -> _Seat:
+        """Fill the seat of a lost node, which Ray may take for alive for a while yet."""
+        until = time.monotonic() + _ROOM
+        while True:
+            try:
+                return self._fill([number])[0]
+            except _ActorEnded:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(_AGAIN)
 
     def _give_back(self) -> None:
         self._closed = True
@@ -291,6 +307,8 @@ class RayRanks:
             raise AccelnbError(
                 f"the cluster did not start the ranks' actors within {timeout:g} s"
             ) from None
+        except self._ray.exceptions.RayActorError as error:
+            raise _ActorEnded(f"the cluster cannot start the ranks: {_cause(error)}") from None
         except Exception as error:
             raise AccelnbError(f"the cluster cannot start the ranks: {_cause(error)}") from None
 
