@@ -15,6 +15,8 @@ from accelnb.notebook.assist import Assist
 from accelnb.notebook.auto import AutoCells
 from accelnb.notebook.session import Session
 
+pytestmark = pytest.mark.alone  # a rank has 0.1 s to answer
+
 SETUP = """%%distributed --procs 2
 import threading
 import torch
@@ -46,6 +48,8 @@ def teach_on_ranks(rate: float):
 def lab(shared_notebook: Notebook) -> Notebook:
     shared_notebook.run(SETUP)
     shared_notebook.run("model_here = 1\nstate_on_ranks = {'stale': 1}")
+    # The first question of all loads what answers it, which may take too long.
+    assert wait_until(lambda: bool(matches(shared_notebook, "%%distributed\nlock_on_r|")), 10)
     return shared_notebook
 
 
