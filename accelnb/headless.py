@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -121,7 +122,8 @@ def run_notebook(
         _write(document, output)
         return document
     try:
-        _execute(document, path, timeout, watcher or Watcher())
+        with tempfile.TemporaryDirectory("", "accelnb-", ignore_cleanup_errors=True) as folder:
+            _execute(document, path, timeout, watcher or Watcher(), _private_channels(folder))
     finally:
         _write(document, output)
     return document
@@ -184,7 +186,9 @@ def _assigned(source: str) -> Iterator[str]:
 # ---- execution ----
 
 
-def _execute(document: Any, path: Path, timeout: float | None, watcher: Watcher) -> None:
+def _execute(
+    document: Any, path: Path, timeout: float | None, watcher: Watcher, channels: Any
+) -> None:
     from nbclient.client import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -222,7 +226,7 @@ def _execute(document: Any, path: Path, timeout: float | None, watcher: Watcher)
         kernel_name=_kernel_of(document),
         resources={"metadata": {"path": str(path.resolve().parent)}},
         on_cell_start=on_start,
-        config=_private_channels(),
+        config=channels,
     )
     try:
         client.execute()
@@ -237,6 +241,10 @@ def _execute(document: Any, path: Path, timeout: float | None, watcher: Watcher)
     except CellTimeoutError:
         said = f"took longer than {timeout:g} s and was stopped"
         raise CellFailed(f"cell {last} of {path.name}: {said}") from None
+    except RuntimeError as error:
+        if last:
+            raise
+        raise AccelnbError(f"{path.name}: its kernel did not start: {error}") from None
 
 
 def _kernel_of(document: Any) -> str:
@@ -247,12 +255,16 @@ def _kernel_of(document: Any) -> str:
     return named if named in KernelSpecManager().find_kernel_specs() else "python3"
 
 
-def _private_channels() -> Any:
-    """Return the settings by which the kernel is reached by sockets that only its user can open."""
+def _private_channels(folder: str) -> Any:
+    """Return the settings by which the kernel is reached by sockets that only its user can open.
+
+    They have a full path: the kernel works in another folder than this process.
+    """
     from traitlets.config import Config
 
-    linux = sys.platform.startswith("linux")
-    return Config({"KernelManager": {"transport": "ipc"}}) if linux else Config()
+    if not sys.platform.startswith("linux"):
+        return Config()
+    return Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 
 
 def _text_of(message: Mapping[str, Any]) -> str:

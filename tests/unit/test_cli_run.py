@@ -23,17 +23,19 @@ def notebook(path: Path, *sources: str) -> Path:
 
 
 def test_parameters_go_in_output_comes_at_once_and_a_failed_run_is_still_written(tmp_path):
+    folder = tmp_path / "work"  # a notebook runs in its own folder, wherever it is started from
+    folder.mkdir()
     path = notebook(
-        tmp_path / "train.ipynb",
+        folder / "train.ipynb",
         "lr, name = 0.1, ''\nepochs = 2",
         "import os\nprint(lr + 1, name, epochs, os.getcwd(), flush=True)\n'a value'",
         "print('begin', end='\\r'); print('end of it', end='')\nopen('seen').read()",
         "raise ValueError('no such luck')",
         "print('never')",
     )
-    (tmp_path / "seen").write_text("")
+    (folder / "seen").write_text("")
     before = path.read_bytes()
-    words = ("train.ipynb", "-p", "lr=1e-3", "-p", "name=first run", "-o", "out.ipynb")
+    words = ("work/train.ipynb", "-p", "lr=1e-3", "-p", "name=first run", "-o", "out.ipynb")
     done = subprocess.run(
         [sys.executable, "-m", "accelnb", "run", *words],
         cwd=tmp_path,
@@ -46,7 +48,7 @@ def test_parameters_go_in_output_comes_at_once_and_a_failed_run_is_still_written
         "cell 1/6: lr, name = 0.1, ''",
         "cell 2/6: # Parameters",
         "cell 3/6: import os",
-        f"1.001 first run 2 {tmp_path}",
+        f"1.001 first run 2 {folder}",
         "'a value'",
         "cell 4/6: print('begin', end='\\r'); print('end of it', end='')",
         "end of it''",
