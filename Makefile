@@ -11,17 +11,19 @@ BENCH ?= launch
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-cluster test-widgets widgets lab bench lint clean
+.PHONY: help demo test test-cluster test-cuda test-tpu test-widgets widgets lab bench lint clean
 
 help:
 	@echo 'make demo    run notebooks/quickstart.ipynb headless and show what it did'
 	@echo 'make test    lint, type check and run the tests (PYTEST_ARGS="-k name" to choose)'
 	@echo 'make test-cluster   tests with Ray, Slurm and two hosts; each is skipped where it cannot be had'
+	@echo 'make test-cuda      tests on CUDA GPUs; each is skipped where there is none'
+	@echo 'make test-tpu       tests with torch_xla and torch_tpu, each in a venv of its own; no TPU needed'
 	@echo 'make lab     open the quickstart in JupyterLab (LAB_ARGS="--no-browser --port 8899")'
 	@echo 'make bench   measure beside other launchers (BENCH=launch, values, streams or training)'
 	@echo 'make lint    ruff and pyright only'
 	@echo 'make widgets build widgets/dist from its sources, after a change there'
-	@echo 'make clean   remove .venv, build outputs and caches'
+	@echo 'make clean   remove the venvs, build outputs and caches'
 
 demo: $(VENV)/.with-test
 	$(BIN)/python notebooks/run_demo.py
@@ -33,12 +35,50 @@ ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
 	$(MAKE) --no-print-directory test-widgets
-	$(BIN)/python -m pytest -n 2 -m "not ($(ALONE))" --ignore tests/cluster
-	$(BIN)/python -m pytest -m "$(ALONE)" --ignore tests/cluster
+	$(BIN)/python -m pytest -n 2 -m "not ($(ALONE))" --ignore tests/cluster --ignore tests/cuda --ignore tests/tpu
+	$(BIN)/python -m pytest -m "$(ALONE)" --ignore tests/cluster --ignore tests/cuda --ignore tests/tpu
 endif
 
 test-cluster: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
+
+# A torch with CUDA is the user's, in $(VENV). Where there is a GPU but no such torch, .venv-cuda
+# gets one.
+HAS_CUDA = $(BIN)/python -c 'import sys, torch; sys.exit(torch.version.cuda is None)'
+HAS_GPU = test -e /dev/nvidiactl -o -e /dev/dxg
+
+test-cuda: $(VENV)/.with-test
+	@if $(HAS_CUDA) || ! $(HAS_GPU); then \
+		$(BIN)/python -m pytest tests/cuda $(PYTEST_ARGS); \
+	else \
+		$(MAKE) --no-print-directory .venv-cuda/.ready && \
+		.venv-cuda/bin/python -m pytest tests/cuda $(PYTEST_ARGS); \
+	fi
+
+.venv-cuda/.ready: pyproject.toml constraints.txt
+	@echo 'Installing torch with CUDA and accelnb in .venv-cuda ...'
+	@$(PYTHON) -m venv .venv-cuda
+	@.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check torch
+	@grep -v '^torch==' constraints.txt > .venv-cuda/constraints.txt
+	@.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c .venv-cuda/constraints.txt -e '.[test,fp8]'
+	@touch $@
+
+# Each driver of TPUs wants a torch of its own.
+TPU_READY := .venv-tpu/.with-tpu-xla .venv-torch-tpu/.with-tpu
+.venv-torch-tpu/.with-tpu: TPU_PINS := -c constraints.txt
+
+test-tpu: $(TPU_READY)
+	.venv-tpu/bin/python -m pytest tests/tpu $(PYTEST_ARGS)
+	.venv-torch-tpu/bin/python -m pytest tests/tpu $(PYTEST_ARGS)
+
+$(TPU_READY): pyproject.toml constraints-tpu.txt
+	@echo 'Installing accelnb in $(@D) ...'
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints-tpu.txt $(TPU_PINS) -e '.[$(patsubst .with-%,%,$(@F))]' \
+		ipykernel psutil pytest pytest-timeout
+	@touch $@
 
 # Node.js comes from PyPI with the test extra.
 NODE := $(abspath $(VENV))/node
@@ -66,7 +106,7 @@ bench: $(VENV)/.with-test $(VENV)/.with-bench
 	$(BIN)/python benchmarks/$(BENCH).py $(BENCH_ARGS)
 
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache widgets/node_modules
+	rm -rf .venv .venv-cuda .venv-tpu .venv-torch-tpu build dist .pytest_cache .ruff_cache widgets/node_modules
 	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 # $(VENV)/.with-EXTRA stands for "accelnb and its extra EXTRA are installed in $(VENV)".

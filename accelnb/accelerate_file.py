@@ -9,19 +9,17 @@ from typing import TYPE_CHECKING
 
 from accelnb.config import LaunchConfig, options
 from accelnb.config_file import FileValues, in_line
+from accelnb.devices import DEVICES
 from accelnb.yaml_fields import fields, line_of, text_of
 
 if TYPE_CHECKING:
     import yaml
 
 # Accelerate's name of a way to distribute -> the device that it is of.
-_DEVICES = {
-    "MULTI_CPU": "cpu",
-    "MULTI_GPU": "cuda",
-    "MULTI_XPU": "xpu",
-    "XLA": "tpu",
-    "TPU": "tpu",
-    "MPS": "mps",
+_DEVICES = {"TPU": "tpu", "MPS": "mps"} | {
+    device.kind: device.name
+    for device in DEVICES.values()
+    if device.kind != "NO" and not device.stands_for
 }
 _BY_NAME = {option.name: option for option in options(LaunchConfig)}
 _OPTIONS = {

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from accelnb.devices import DEVICES
+from accelnb.devices.meant import refuse_device
 from accelnb.option import (
     MESH_DIMENSIONS,
     ConfigError,
@@ -49,6 +50,7 @@ __all__ = [
     "possible",
     "resolve",
     "settings_for_ranks",
+    "sharing",
     "to_line",
 ]
 
@@ -80,6 +82,7 @@ class LaunchConfig:
         "where the ranks compute",
         flags="--device",
         choices=("auto", *DEVICES),
+        parse=refuse_device,
     )
     precision: str = declare(
         "no",
@@ -134,9 +137,10 @@ class LaunchConfig:
     )
     start: str = declare(
         "auto",
-        "how a rank process starts: fork from a warm server (ms) or spawn a fresh Python (s)",
+        "how a rank process starts: fork from a warm server (ms), spawn a fresh Python (s), "
+        "or xla, by torch_xla's own launcher",
         flags="--start",
-        choices=("auto", "fork", "spawn"),
+        choices=("auto", "fork", "spawn", "xla"),
     )
     timeout: float | None = declare(
         None,
@@ -267,7 +271,7 @@ def possible(config: LaunchConfig, hardware: Hardware) -> dict[str, dict[str, st
     -------
     possible : dict
         For each option with choices: each choice, with None if it can be chosen, otherwise why
-        not, in one line.
+        not, in one line. Devices that need a plugin of torch are left out where there are none.
 
     Examples
     --------
@@ -280,40 +284,66 @@ def possible(config: LaunchConfig, hardware: Hardware) -> dict[str, dict[str, st
     found: dict[str, dict[str, str | None]] = {}
     for option in options(LaunchConfig):
         if option.choices:
-            asked = dict.fromkeys((*option.choices, getattr(config, option.name)))
+            offered = hardware.offered() if option.name == "device" else option.choices
+            asked = dict.fromkeys((*offered, getattr(config, option.name)))
             reasons = {c: _why_not(option.name, c, device, hardware) for c in asked}
             found[option.name] = reasons | dict(option.absent)
     return found
 
 
 def _device(config: LaunchConfig, hardware: Hardware) -> str:
-    return hardware.best_device if config.device == "auto" else config.device
+    if config.device == "auto":
+        return hardware.best_device
+    return hardware.known_as(config.device)
 
 
 def _why_not(name: str, choice: str, device: str, hardware: Hardware) -> str | None:
     """Return why ranks on `device` cannot have this choice of an option, None if they can."""
     if name == "device" and choice != "auto":
-        return hardware.why_not(choice)
+        return hardware.why_not(hardware.known_as(choice))
     if name == "precision" and choice not in (there := hardware.precisions(device)):
         return f"{device} cannot; choose one of {', '.join(there)}"
     if name == "cluster" and choice != "local" and importlib.util.find_spec("ray") is None:
         return "Ray is not installed here: pip install 'accelnb[ray]'"
-    if name == "start" and choice == "fork" and hardware.start_method(device) != "fork":
-        return f"a rank on {device} cannot be forked here; choose auto or spawn"
+    if name == "start" and choice not in ("auto", *(ways := hardware.start_methods(device))):
+        return f"a rank on {device} cannot start so here; choose {' or '.join(('auto', *ways))}"
     return None
 
 
-def most_procs(device: str, hardware: Hardware) -> int | None:
-    """Return how many ranks `device` can have at most, None if that has no limit.
+def most_procs(config: LaunchConfig, hardware: Hardware) -> int | None:
+    """Return how many ranks a node can have at most, None if that has no limit.
 
     Examples
     --------
-    >>> from accelnb.config import most_procs
+    >>> from accelnb.config import LaunchConfig, most_procs
     >>> from accelnb.hardware import Hardware
-    >>> most_procs("cuda", Hardware({"cpu": 8, "cuda": 2}))
+    >>> most_procs(LaunchConfig(), Hardware({"cpu": 8, "cuda": 2}))
     2
     """
-    return None if device == "cpu" else hardware.count(device)
+    device = _device(config, hardware)
+    shares = DEVICES[device].shares
+    if shares == "always" or (shares == "asked" and config.device != "auto"):
+        return None
+    return hardware.count(device)
+
+
+def sharing(config: LaunchConfig, hardware: Hardware) -> str | None:
+    """Say what it means that there are more ranks than devices; None if there are not.
+
+    Examples
+    --------
+    >>> from accelnb.config import LaunchConfig, sharing
+    >>> from accelnb.hardware import Hardware
+    >>> sharing(LaunchConfig(procs=2, device="cuda"), Hardware({"cuda": 1})).partition(":")[0]
+    '2 ranks share 1 cuda device'
+    """
+    count, procs = hardware.count(config.device), config.procs or 0
+    if DEVICES[config.device].shares != "asked" or procs <= count:
+        return None
+    return (
+        f"{procs} ranks share {count} {config.device} device{'s' * (count > 1)}: they take turns "
+        "on it and share its memory, and collectives go through gloo, slower than nccl"
+    )
 
 
 def resolve(config: LaunchConfig, hardware: Hardware) -> LaunchConfig:
@@ -334,21 +364,24 @@ def resolve(config: LaunchConfig, hardware: Hardware) -> LaunchConfig:
         if option.choices and (reason := _why_not(option.name, value, device, hardware)):
             raise option.refuse(value, reason)
     procs = _procs(config, device, hardware)
-    start = hardware.start_method(device) if config.start == "auto" else config.start
+    start = hardware.start_methods(device)[0] if config.start == "auto" else config.start
     return dataclasses.replace(config, device=device, procs=procs, start=start)
 
 
 def _procs(config: LaunchConfig, device: str, hardware: Hardware) -> int:
     """Return how many ranks a node is to have: what the mesh and the machine have place for."""
     places = math.prod(size for _, size in config.mesh) if config.mesh else None
-    most = most_procs(device, hardware)
-    procs = config.procs or (places and places // config.nodes) or most or 2
+    most = most_procs(config, hardware)
+    usual = 2 if DEVICES[device].shares == "always" else hardware.count(device)
+    procs = config.procs or (places and places // config.nodes) or usual
     if most is not None and procs > most:
         asked = "procs" if config.procs else "mesh"
+        can_share = DEVICES[device].shares == "asked"
+        others = f"--device {device} for ranks that share one, or " if can_share else ""
         raise _option(asked).refuse(
             getattr(config, asked),
-            f"this machine has {most} {device} device{'s' * (most > 1)}; "
-            f"use --procs {most} at most, or --device cpu",
+            f"{hardware.place} has {most} {device} device{'s' * (most > 1)}; "
+            f"use --procs {most} at most, {others or 'or '}--device cpu",
         )
     ranks = procs * config.nodes
     if places is not None and places != ranks:

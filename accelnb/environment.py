@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from accelnb.config import ConfigError
 from accelnb.config_file import FILE, read_file
+from accelnb.devices import DEVICES
 from accelnb.hardware import inspect_machine
 from accelnb.hardware.describe import hardware_rows
-from accelnb.notebook.hosts import host, notebook_folder, shell_here
+from accelnb.hosts import host, notebook_folder, shell_here
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
 _PACKAGES = (
     *("ipython", "ipykernel", "jupyter_client", "pyzmq"),
     *("jupyterlab", "notebook", "ipywidgets", "anywidget"),
-    *("torch_tpu", "torch_xla", "torchao", "accelerate", "transformers", "lightning-fabric"),
+    *(device.package.partition(".")[0] for device in DEVICES.values() if device.package),
+    *("torchao", "accelerate", "transformers", "lightning-fabric"),
 )
 # Only these are shown: others may hold secrets, and do not matter here.
 _VARIABLE = re.compile(
-    r"(CUDA|HIP|ROCR)_VISIBLE_DEVICES|ZE_AFFINITY_MASK|CUDA_DEVICE_ORDER|CUDA_LAUNCH_BLOCKING"
+    "|".join(device.variable for device in DEVICES.values() if device.variable)
+    + r"|ROCR_VISIBLE_DEVICES|CUDA_DEVICE_ORDER|CUDA_LAUNCH_BLOCKING"
     r"|OMP_NUM_THREADS|MKL_NUM_THREADS|MASTER_(ADDR|PORT)|(LOCAL_)?RANK|(LOCAL_)?WORLD_SIZE"
     r"|ACCELNB_\w+|(NCCL|GLOO|TORCH|PYTORCH|TPU|PJRT|XLA)_\w+"
     r"|KAGGLE_KERNEL_RUN_TYPE|COLAB_RELEASE_TAG"

@@ -18,6 +18,13 @@ from typing import Any
 from accelnb.errors import AccelnbError
 
 _PARAMETERS, _INJECTED = "parameters", "injected-parameters"  # papermill's tags
+_KINDS = {
+    bool: "True or False",
+    int: "a number",
+    float: "a number",
+    str: "a text, in quotes of its own where it looks like a number: NAME=\"'5'\"",
+}
+_MAGIC_LINE = re.compile(r"(?m)^[ \t]*[%!].*$")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -36,7 +43,7 @@ class CellFailed(AccelnbError):
 
 
 class WrongParameter(AccelnbError):
-    """A parameter is none of the notebook's. Nothing was executed."""
+    """A parameter is none of the notebook's, or of another kind. Nothing was executed."""
 
 
 class Watcher:
@@ -156,11 +163,22 @@ def _inject(document: Any, parameters: Mapping[str, Any], name: str) -> None:
 
     tagged = [cell for cell in document.cells if _PARAMETERS in _tags(cell)]
     known = {bound for cell in tagged for bound in _assigned(cell.source)}
-    for parameter in parameters:
+    defaults = {n: value for cell in tagged for n, value in _defaults(cell.source)}
+    for parameter, value in parameters.items():
         if tagged and parameter not in known:
             raise WrongParameter(
                 f"-p {parameter}: {name} has no such parameter; its cell tagged parameters sets "
                 f"{', '.join(sorted(known)) or 'none'}"
+            )
+        if not tagged and (setting := _sets(document, parameter)):
+            raise WrongParameter(
+                f"-p {parameter}: no cell of {name} is tagged parameters, and its cell {setting} "
+                f"would set {parameter} again: give that cell the tag parameters"
+            )
+        if not _fits(value, defaults.get(parameter)):
+            raise WrongParameter(
+                f"-p {parameter}={value}: {name} has {parameter} = {defaults[parameter]!r}; give "
+                f"{_KINDS[type(defaults[parameter])]}"
             )
     lines = [f"{parameter} = {value!r}" for parameter, value in parameters.items()]
     cell = nbformat.v4.new_code_cell("\n".join(["# Parameters", *lines]))
@@ -176,11 +194,44 @@ def _tags(cell: Any) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
-def _assigned(source: str) -> Iterator[str]:
+def _statements(source: str) -> list[ast.stmt]:
     with contextlib.suppress(SyntaxError):
-        for node in ast.walk(ast.parse(source)):
+        return ast.parse(_MAGIC_LINE.sub("", source)).body
+    return []
+
+
+def _assigned(source: str) -> Iterator[str]:
+    for statement in _statements(source):
+        for node in ast.walk(statement):
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 yield node.id
+
+
+def _sets(document: Any, parameter: str) -> int | None:
+    """Return the number of the first code cell that assigns a name at its top level."""
+    code = [cell.source for cell in document.cells if cell.cell_type == "code"]
+    for number, source in enumerate(code, 1):
+        simple = [s for s in _statements(source) if isinstance(s, ast.Assign | ast.AnnAssign)]
+        if any(parameter in _assigned(ast.unparse(statement)) for statement in simple):
+            return number
+    return None
+
+
+def _defaults(source: str) -> Iterator[tuple[str, Any]]:
+    for node in _statements(source):
+        target = node.targets[0] if isinstance(node, ast.Assign) else None
+        if isinstance(target, ast.Name) and isinstance(node, ast.Assign):
+            with contextlib.suppress(ValueError):
+                yield target.id, ast.literal_eval(node.value)
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Return whether a value is of the kind of the notebook's own, where that says anything."""
+    if isinstance(default, bool):
+        return isinstance(value, bool | int)
+    if isinstance(default, int | float):
+        return value is None or isinstance(value, int | float)
+    return not isinstance(default, str) or value is None or isinstance(value, str)
 
 
 # ---- execution ----

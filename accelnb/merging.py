@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 _METADATA = ".metadata"
+_OTHER_FILES = (".bin", ".pt", ".pth", ".ckpt")  # that somebody may expect to get
 _OF_TRAINING = ("optim", "optimizer", "optimizers", "scheduler", "lr_scheduler", "dataloader")
 # What the description of a checkpoint consists of; anything else in it would be code to run.
 _PLAIN = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
@@ -70,6 +71,8 @@ def merge_weights(
     2
     """
     source, target = Path(checkpoint), Path(output)
+    if target.suffix in _OTHER_FILES:
+        raise AccelnbError(f"{target}: give a name that ends in .safetensors, or a folder")
     if not force and _is_there(target):
         raise AccelnbError(f"{target} is there already: give another name, or --force")
     folder = _sharded_folder(source)
@@ -111,6 +114,11 @@ def _of_files(source: Path, key: str | None) -> dict[str, torch.Tensor]:
 
     if not source.exists():
         raise AccelnbError(f"{source}: no such checkpoint")
+    if any(source.glob("*.distcp")):
+        raise AccelnbError(
+            f"{source} has parts (*.distcp) but no {_METADATA}, which is written last: copy all of "
+            "the folder, or take an older checkpoint if the save was cut off"
+        )
     state: dict[str, torch.Tensor] = {}
     for file in shards.files_of(source):
         is_safe = file.suffix == ".safetensors"

@@ -35,14 +35,13 @@ def advice(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> I
         yield "Take a TPU VM, or a TPU runtime in Colab or Kaggle, and run this there."
         return
     yield f"{chips} chip{'s' * (chips > 1)} of {tpu.name(root, environ)} found."
-    package = tpu.installed()
-    if package is None:
-        yield "No package drives them for torch yet: pip install 'accelnb[tpu]'"
+    hardware = probe(root, environ)
+    ready = next((kind for kind in ("tpu", "xla") if hardware.count(kind)), None)
+    if ready is None:
+        yield f"Not ready: {hardware.why_not('tpu')}"
     else:
-        yield f"{package} drives them for torch."
-    if not DEVICES["tpu"].launches:
-        yield "This version of accelnb starts no ranks on TPUs; its Accelerator computes on one"
-        yield "in a plain cell or script, and accelnb launch --no-python starts your own launcher."
+        ranks = hardware.count(ready)
+        yield f"{DEVICES[ready].package} drives them for torch, with {ranks} ranks at most."
     if environ.get("TPU_WORKER_HOSTNAMES", "").count(","):
         yield "This host is one of several: run the same command on every worker, for instance by"
         yield '  gcloud compute tpus tpu-vm ssh NAME --worker=all --command="python train.py"'

@@ -1,8 +1,9 @@
 """How fast do ranks start, and how fast is a cell on them? accelnb beside its peers.
 
 Each contender (``peers.py``) is driven in a real Jupyter kernel of its own (``kernel.py``), with
-the cells that its users write. All run CPU ranks with gloo; every figure is from the same run on
-the same machine. The contenders take turns, ``--kernels`` times, each time in a fresh kernel.
+the cells that its users write. All run CPU ranks with gloo; with ``--device cuda``, ranks on a GPU
+each with nccl, or with gloo where there are fewer GPUs. Every figure is from the same run on the
+same machine. The contenders take turns, ``--kernels`` times, each time in a fresh kernel.
 
 What is measured, for each number of ranks:
 
@@ -29,11 +30,13 @@ Times are medians over all kernels. A contender that is missing, fails or hangs 
 the reason, and the others run on. Linux only (it reads /proc).
 
     python benchmarks/launch.py --ranks 2,8 --repeats 100 --json launch.json
+    python benchmarks/launch.py --device cuda --ranks 2
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import math
@@ -42,7 +45,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 
@@ -62,7 +65,33 @@ def stamps(kernel: Kernel, kind: str, ranks: int) -> list[str]:
     return found
 
 
-def start_ranks(kernel: Kernel, contender: Contender, ranks: int) -> tuple[Cell, float, float]:
+@dataclass(frozen=True)
+class Launch:
+    """How many ranks are started, and on what they compute."""
+
+    ranks: int
+    device: str
+
+    def cell(self, text: str) -> str:
+        """A contender's cell, made for these ranks."""
+        for name, value in (("<N>", str(self.ranks)), ("<DEVICE>", self.device)):
+            text = text.replace(name, value)
+        return text.replace("<BACKEND>", self._backend())
+
+    def _backend(self) -> str:
+        if self.device == "cpu" or self.ranks > gpus():
+            return "gloo"
+        return "cpu:gloo,cuda:nccl"
+
+
+@functools.cache
+def gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def start_ranks(kernel: Kernel, contender: Contender, launch: Launch) -> tuple[Cell, float, float]:
     """Send the cells up to the first all_reduce.
 
     Returns
@@ -70,14 +99,15 @@ def start_ranks(kernel: Kernel, contender: Contender, ranks: int) -> tuple[Cell,
     tuple
         The first cell; when the first request was sent; when the last rank was done.
     """
-    cells = [cell.replace("<N>", str(ranks)) for cell in (*contender.start, contender.first)]
+    cells = [launch.cell(text) for text in (*contender.start, contender.first)]
     done = [kernel.run(cell) for cell in cells]
-    return done[-1], done[0].sent, max(map(float, stamps(kernel, "first", ranks)))
+    return done[-1], done[0].sent, max(map(float, stamps(kernel, "first", launch.ranks)))
 
 
-def measure(contender: Contender, result: Result, repeats: int, timeout: float) -> None:
+def measure(
+    contender: Contender, launch: Launch, result: Result, repeats: int, timeout: float
+) -> None:
     """Run one contender in one fresh kernel and add the samples to `result`."""
-    ranks = result.ranks
     with Kernel(timeout) as kernel:
         try:
             load = kernel.run(contender.load)
@@ -88,17 +118,17 @@ def measure(contender: Contender, result: Result, repeats: int, timeout: float) 
                 kernel.run(contender.ready)
             floor = [kernel.run("pass").seconds for _ in range(repeats + 10)]
             result.floor += floor[10:]
-            first, asked, reduced = start_ranks(kernel, contender, ranks)
+            first, asked, reduced = start_ranks(kernel, contender, launch)
             result.start.append(reduced - asked)
             result.first.append(first.seconds)
             if not contender.ready:
                 result.cold.append(load.seconds + reduced - asked)
             for repeat in range(repeats + 2):
-                cell = kernel.run(contender.warm.replace("<N>", str(ranks)))
+                cell = kernel.run(launch.cell(contender.warm))
                 if repeat >= 2:
                     result.warm.append(cell.seconds)
-            kernel.run(contender.memory.replace("<N>", str(ranks)))
-            texts = [text.split() for text in stamps(kernel, "memory", ranks)]
+            kernel.run(launch.cell(contender.memory))
+            texts = [text.split() for text in stamps(kernel, "memory", launch.ranks)]
             own = {int(pid): int(kilobytes) for pid, kilobytes in texts}
             result.memory.append(mean(own.values()) * 1024 / 1e6)
             result.helpers.append(sum(pss(pid) for pid in kernel.processes() if pid not in own))
@@ -112,12 +142,12 @@ def measure(contender: Contender, result: Result, repeats: int, timeout: float) 
         )
 
 
-def measure_cold(contender: Contender, result: Result, timeout: float) -> None:
+def measure_cold(contender: Contender, launch: Launch, result: Result, timeout: float) -> None:
     """Load and start at once, for a contender that could have warmed up."""
     with Kernel(timeout) as kernel:
         try:
             load = kernel.run(contender.load)
-            _, _, reduced = start_ranks(kernel, contender, result.ranks)
+            _, _, reduced = start_ranks(kernel, contender, launch)
             result.cold.append(reduced - load.sent)
         except CellError as error:
             result.notes.append(f"cold start: {error}")
@@ -152,6 +182,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--ranks", type=counts, default=[2, 8], help="default: 2,8")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     parser.add_argument(
         "--repeats", type=positive, default=100, help="warm cells at 2 ranks; half beyond (100)"
     )
@@ -169,26 +200,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments(argv)
     console = Console() if sys.stdout.isatty() else Console(width=132)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    began, facts = time.monotonic(), machine()
+    if options.device == "cuda" and not gpus():
+        raise SystemExit("--device cuda: torch finds no CUDA GPU here")
+    began, facts = time.monotonic(), machine() | {"ranks on": options.device}
     results: list[Result] = []
     chosen = [c for c in CONTENDERS if not options.only or c.name in options.only]
     with console.status("import accelnb") as status:
         imports = measure_import()
         for ranks in options.ranks:
             repeats = math.ceil(options.repeats / (1 if ranks == 2 else 2) / options.kernels)
+            launch = Launch(ranks, options.device)
             rows = {c.name: Result(c.name, ranks) for c in chosen}
             results += rows.values()
             for turn in range(options.kernels):
                 for contender in chosen:
                     row = rows[contender.name]
-                    if importlib.util.find_spec(contender.module) is None:
-                        row.notes = [f"{contender.module} is not installed"]
+                    if why := contender.why_not(options.device):
+                        row.notes = [why]
                         continue
                     where = f"{ranks} ranks, kernel {turn + 1} of {options.kernels}"
                     status.update(f"{contender.name}: {where}")
-                    measure(contender, row, repeats, options.timeout)
+                    measure(contender, launch, row, repeats, options.timeout)
                     if contender.ready:
-                        measure_cold(contender, row, options.timeout)
+                        measure_cold(contender, launch, row, options.timeout)
     budgets = show(console, facts, results, imports)
     console.print(f"{time.monotonic() - began:.0f} s", style="dim")
     if options.json:

@@ -1,11 +1,13 @@
 """The contenders of ``launch.py``: for each one, the cells that a user of it would write.
 
-``<N>`` in a cell stands for the number of ranks. The ranks of every contender do the same work:
+``<N>`` in a cell stands for the number of ranks, ``<DEVICE>`` for where they compute and
+``<BACKEND>`` for how their process group talks. The ranks of every contender do the same work:
 `ALL_REDUCE` in a warm cell, followed by `STAMP` in the first one; `MEMORY` in a cell of its own.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from textwrap import indent
 
@@ -13,17 +15,21 @@ IMPORTS = """\
 import os, time
 from pathlib import Path
 import torch, torch.distributed as dist
+if "<DEVICE>" == "cuda":
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
 """
 
+# With a value of it, for on a GPU the collective itself returns at once.
 ALL_REDUCE = """\
-t = torch.ones(())
+t = torch.ones((), device="<DEVICE>")
 dist.all_reduce(t)
+reduced = t.item()
 """
 
 # When the first all_reduce was done on this rank, and that it reached all the others.
 STAMP = """\
 now = time.time()
-assert t.item() == <N>
+assert reduced == <N>
 folder = Path(os.environ["LAUNCH_BENCHMARK_DIR"])
 done = (folder / f"first-{dist.get_rank()}").write_text(str(now))
 """
@@ -64,6 +70,8 @@ class Contender:
         Cells that ask for the ranks, where the first cell does not do it by itself; timed.
     stop
         Ends the ranks as its documentation says. Without it the kernel's end must do.
+    devices
+        Where its ranks can compute.
     """
 
     name: str
@@ -75,6 +83,13 @@ class Contender:
     ready: str = ""
     start: tuple[str, ...] = ()
     stop: str = ""
+    devices: tuple[str, ...] = ("cpu", "cuda")
+
+    def why_not(self, device: str) -> str | None:
+        """Why it cannot be measured here, None if it can."""
+        if importlib.util.find_spec(self.module) is None:
+            return f"{self.module} is not installed"
+        return None if device in self.devices else f"its ranks do not compute on {device}"
 
 
 # ------------------------------------------------------------------------------------- accelnb
@@ -86,16 +101,16 @@ accelnb = Contender(
     module="accelnb",
     load="%load_ext accelnb",
     ready=ACCELNB_WAIT,
-    first="%%distributed --procs <N>\n" + IMPORTS + ALL_REDUCE + STAMP,
-    warm="%%distributed --procs <N>\n" + ALL_REDUCE,
-    memory="%%distributed --procs <N>\n" + MEMORY,
+    first="%%distributed --procs <N> --device <DEVICE>\n" + IMPORTS + ALL_REDUCE + STAMP,
+    warm="%%distributed --procs <N> --device <DEVICE>\n" + ALL_REDUCE,
+    memory="%%distributed --procs <N> --device <DEVICE>\n" + MEMORY,
 )
 
 # ---------------------------------------------------------------------------------- Accelerate
 # No ranks stay, so that a warm cell is another call. On a machine without GPUs the processes of
 # notebook_launcher form no group by themselves: the function makes it, from the environment that
 # the launcher has set. debug_launcher makes a gloo group before it calls the function.
-JOIN = 'dist.init_process_group("gloo")\n'
+JOIN = 'dist.init_process_group("<BACKEND>")\n'
 LEAVE = "dist.destroy_process_group()\n"
 
 notebook_launcher = Contender(
@@ -114,6 +129,7 @@ notebook_launcher = Contender(
 
 debug_launcher = Contender(
     name="debug_launcher",
+    devices=("cpu",),
     module="accelerate",
     load="from accelerate import debug_launcher",
     first=IMPORTS
@@ -137,9 +153,9 @@ ipyparallel = Contender(
         "import tempfile\n"
         'client[:].scatter("rank", range(<N>), flatten=True, block=True)\n'
         'client[:].push({"store": tempfile.mktemp(), "world_size": <N>}, block=True)',
-        "%%px\n"
+        "%%px\nimport os\nos.environ['LOCAL_RANK'] = str(rank)\n"
         + IMPORTS
-        + 'dist.init_process_group("gloo", rank=rank, world_size=world_size,\n'
+        + 'dist.init_process_group("<BACKEND>", rank=rank, world_size=world_size,\n'
         + "                        store=dist.FileStore(store, world_size))",
     ),
     first="%%px\n" + ALL_REDUCE + STAMP,

@@ -4,7 +4,7 @@ All run in the same processes and take turns, a block of steps each, so that wha
 machine does meets all alike. Started by ``training.py`` under torchrun or alone; writes seconds
 a step for each contender and block.
 
-    torchrun --nproc-per-node 2 benchmarks/training_loops.py transformer 20 15 out.json
+    torchrun --nproc-per-node 2 benchmarks/training_loops.py transformer 20 15 out.json cpu
 """
 
 from __future__ import annotations
@@ -67,8 +67,9 @@ def make(model: str) -> tuple[nn.Module, DataLoader[Any]]:
     return network, DataLoader(Repeated(*sample), batch_size=8)
 
 
-def by_hand(model: str) -> tuple[float, Iterator[None]]:
+def by_hand(model: str, device: str) -> tuple[float, Iterator[None]]:
     network, loader = make(model)
+    network.to(device)
     optimizer = torch.optim.AdamW(network.parameters())
     scheduler = LambdaLR(optimizer, lambda step: 1.0)
     start = time.perf_counter()
@@ -78,7 +79,7 @@ def by_hand(model: str) -> tuple[float, Iterator[None]]:
 
     def steps() -> Iterator[None]:
         for x, y in loader:
-            loss = cross_entropy(network(x), y)
+            loss = cross_entropy(network(x.to(device)), y.to(device))
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
@@ -114,23 +115,26 @@ def with_accelerator(accelerator: Any, model: str) -> tuple[float, Iterator[None
     return prepared, steps()
 
 
-def accelnb(model: str) -> tuple[float, Iterator[None]]:
+def accelnb(model: str, device: str) -> tuple[float, Iterator[None]]:
     from accelnb import Accelerator
 
-    return with_accelerator(Accelerator(cpu=True), model)
+    return with_accelerator(Accelerator(cpu=device == "cpu"), model)
 
 
-def accelerate(model: str) -> tuple[float, Iterator[None]]:
+def accelerate(model: str, device: str) -> tuple[float, Iterator[None]]:
     from accelerate import Accelerator
 
-    return with_accelerator(Accelerator(cpu=True), model)
+    return with_accelerator(Accelerator(cpu=device == "cpu"), model)
 
 
-def main(model: str, steps: int, blocks: int, out: Path) -> None:
+def main(model: str, steps: int, blocks: int, out: Path, device: str) -> None:
+    finish: Callable[[], Any] = torch.cuda.synchronize if device == "cuda" else int
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("gloo")
-    makers: tuple[Callable[[str], Any], ...] = (by_hand, accelnb, accelerate)
-    made = {name: maker(model) for name, maker in zip(CONTENDERS, makers, strict=True)}
+        dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl")
+    makers: tuple[Callable[[str, str], Any], ...] = (by_hand, accelnb, accelerate)
+    made = {name: maker(model, device) for name, maker in zip(CONTENDERS, makers, strict=True)}
     seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     for block in range(blocks + 1):
         order = CONTENDERS if block % 2 else CONTENDERS[::-1]
@@ -139,6 +143,7 @@ def main(model: str, steps: int, blocks: int, out: Path) -> None:
             start = time.perf_counter()
             for _ in range(steps):
                 next(loop)
+            finish()
             if block:  # the first warms up
                 seconds[name].append((time.perf_counter() - start) / steps)
     if int(os.environ.get("RANK", "0")) == 0:
@@ -149,4 +154,4 @@ def main(model: str, steps: int, blocks: int, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), sys.argv[5])

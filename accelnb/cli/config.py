@@ -117,7 +117,7 @@ def _ask(option: Option, config: LaunchConfig, hardware: Hardware, usual: str) -
     print(f"{option.name}: {option.help}")
     if option.choices:
         for choice, why_not in possible(config, hardware)[option.name].items():
-            print(f"  {choice:<9}" + (f" not here: {why_not}" if why_not else ""))
+            print(f"  {choice:<9} not here: {why_not}" if why_not else f"  {choice}")
     while True:
         text = click.prompt(f"  {option.name}", default=usual, show_default=True)
         value = None if text == "default" and option.default is None else text

@@ -10,7 +10,7 @@ _PARTS = ("parameters", "gradients", "optimizer", "copies", "activations", "tota
 
 
 @click.command()
-@click.argument("model", metavar="MODEL")
+@click.argument("model", metavar="MODEL", type=click.Path())
 @click.option("-n", "--procs", type=click.IntRange(min=1), default=1, help="number of ranks")
 @click.option(
     "--precision",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
 from accelnb.cli.options import given, launch_options
 
+if TYPE_CHECKING:
+    from accelnb.launching.target import Target
+
 # Of the launch options, those that a script can take over; the others are of notebooks.
 _OF_SCRIPTS = ("procs", "device", "precision", "strategy", "accumulation")
+_TORCHRUN = "Arguments of torchrun"
 _OF_NOTEBOOKS = ("mesh", "cluster", "nodes", "start", "timeout", "stall", "logs")
 
 
@@ -23,8 +26,9 @@ class _Launch(click.RichCommand):
 
         if not any(parameter.name == "nnodes" for parameter in self.params):
             self.params += [
-                click.Option(
+                click.RichOption(
                     (argument.name, *argument.flags),
+                    panel=_TORCHRUN,
                     is_flag=argument.is_switch,
                     default=None,
                     metavar="|".join(argument.choices) or None,
@@ -43,17 +47,18 @@ def _with_dashes(flag: str) -> str:
     cls=_Launch,
     context_settings={"allow_interspersed_args": False, "token_normalize_func": _with_dashes},
 )
+@click.option_panel("Options")
+@click.option_panel(_TORCHRUN)
 @launch_options(without=_OF_NOTEBOOKS)
 @click.option("--ignore-file", is_flag=True, help="do without the accelnb.yaml beside the script")
-@click.argument("target", metavar="SCRIPT|NOTEBOOK|MODULE")
-@click.argument(
-    "arguments", metavar="[ARGUMENTS OF THE SCRIPT]...", nargs=-1, type=click.UNPROCESSED
-)
+@click.argument("target", metavar="SCRIPT|NOTEBOOK|MODULE", type=click.Path())
+@click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.Path())
 def command(target: str, arguments: tuple[str, ...], ignore_file: bool, **options: Any) -> None:
     """Start a training script on several processes, here or on several machines.
 
-    What is not given comes from the accelnb.yaml beside the script, then from this machine: one
-    process for each accelerator, else two on the CPU. precision, strategy and accumulation reach
+    ARGS are the script's own. What is not given comes from the notebook's first distributed cell,
+    then from the accelnb.yaml beside it or the script, then from this machine: one process for
+    each accelerator, else two on the CPU. precision, strategy and accumulation reach
     the script's Accelerator. torchrun's arguments have torchrun's meaning; processes that mpirun
     or srun started run the script in place. The exit code is the script's.
 
@@ -62,11 +67,11 @@ def command(target: str, arguments: tuple[str, ...], ignore_file: bool, **option
       accelnb launch train.py --lr 0.1
       accelnb launch -n 4 --precision bf16 -m project.train
       accelnb launch notebook.ipynb
-      accelnb launch --nnodes 2 --rdzv-endpoint node1:29400 train.py     on both machines
+      accelnb launch --nnodes 2 --rdzv-endpoint node1:29400 train.py    on both
       accelnb launch --max-restarts 3 train.py
       srun --ntasks 8 accelnb launch train.py
     """
-    from accelnb.config import ConfigError
+    from accelnb.config import ConfigError, LaunchConfig
     from accelnb.launching import find_target, launch
     from accelnb.launching.network import NotReachable
     from accelnb.launching.target import NothingToLaunch
@@ -82,8 +87,9 @@ def command(target: str, arguments: tuple[str, ...], ignore_file: bool, **option
             arguments,
             module=bool(of_torchrun.get("module")),
             program=bool(of_torchrun.get("no_python")),
+            base=LaunchConfig() if ignore_file else None,
         )
-        settings = asked if ignore_file else _of_file(found.folder) | asked
+        settings = _beside(found, ignore_file) | asked
         config = _resolved(settings, bool(of_torchrun.get("nproc_per_node")))
         code = launch(found, of_torchrun, config, settings)
     except (ConfigError, NotReachable, NothingToLaunch, WrongArgument) as error:
@@ -92,11 +98,17 @@ def command(target: str, arguments: tuple[str, ...], ignore_file: bool, **option
     sys.exit(code)
 
 
-def _of_file(folder: Path) -> dict[str, Any]:
+def _beside(target: Target, ignore_file: bool) -> dict[str, Any]:
+    """Return the options that a notebook or the accelnb.yaml beside a script gives."""
+    from accelnb.config import changed
     from accelnb.config_file import FILE, read_file
 
-    path = folder / FILE
-    values = read_file(path) if path.exists() else {}
+    path = target.folder / FILE
+    values: dict[str, Any] = {}
+    if target.exported:
+        values = {option.name: value for option, value in changed(target.exported.config)}
+    elif path.exists() and not ignore_file:
+        values = read_file(path)
     return {name: value for name, value in values.items() if name in _OF_SCRIPTS}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import keyword
+import signal
 import sys
 
 import rich_click as click
@@ -66,7 +67,27 @@ def accelnb() -> None:
 def main() -> None:
     """Run the command of this process's arguments; end the process with its exit code."""
     try:
-        accelnb(prog_name="accelnb")
+        sys.exit(accelnb.main(prog_name="accelnb", standalone_mode=False))
+    except click.UsageError as error:
+        sys.exit(_say(_in_one_line(error), error.exit_code))
+    except click.ClickException as error:
+        sys.exit(_say(error.format_message(), error.exit_code))
+    except click.Abort:
+        sys.exit(_say("stopped", 128 + signal.SIGINT))
     except AccelnbError as error:
-        print(f"accelnb: {error}", file=sys.stderr)
-        sys.exit(1)
+        from accelnb.config import ConfigError
+
+        sys.exit(_say(str(error), 2 if isinstance(error, ConfigError) else 1))
+
+
+def _say(text: str, code: int) -> int:
+    print(f"accelnb: {text}", file=sys.stderr)
+    return code
+
+
+def _in_one_line(error: click.UsageError) -> str:
+    """Return what is wrong with the arguments, and where it says how they are."""
+    said = error.format_message().rstrip(".")
+    asked = error.ctx.command_path if error.ctx else "accelnb"
+    see = " See" if said.endswith(("?", "?)")) else "; see"
+    return f"{said[:1].lower()}{said[1:]}{see} {asked} --help"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import rich_click as click
@@ -25,12 +25,24 @@ def launch_options(*, without: Collection[str] = ()) -> Callable[[F], F]:
                 continue
             metavar = "|".join(option.choices) if option.choices else option.name.upper()
             declare = click.option(
-                *option.flags, option.name, default=None, metavar=metavar, help=option.help
+                *option.flags,
+                option.name,
+                default=None,
+                metavar=metavar,
+                help=option.help,
+                shell_complete=_completed_by(option.choices),
             )
             command = declare(command)
         return command
 
     return decorate
+
+
+def _completed_by(choices: Sequence[str]) -> Callable[..., list[str]]:
+    def complete(ctx: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(begun)]
+
+    return complete
 
 
 def given(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def command(
     from accelnb.headless import CellFailed, WrongParameter, read_parameters, run_notebook
 
     console = Console()
+    code = 0
     try:
         given = read_parameters(parameters)
         with console.status("starting the kernel") as status:
@@ -60,10 +61,10 @@ def command(
                 shown.end()
     except KeyboardInterrupt:
         print("accelnb: stopped by Ctrl-C", file=sys.stderr)
-        sys.exit(130)
+        code = 130
     except CellFailed as error:
         _show_error(error)
-        sys.exit(1)
+        code = 1
     except WrongParameter as error:
         print(f"accelnb: {error}", file=sys.stderr)
         sys.exit(2)
@@ -72,6 +73,7 @@ def command(
         sys.exit(1)
     if output is not None:
         console.print(f"written to {output}", highlight=False, soft_wrap=True)
+    sys.exit(code)
 
 
 class _Shown(Watcher):

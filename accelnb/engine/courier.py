@@ -13,59 +13,29 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
 
-from accelnb.engine.doctor import Place, StallWatch, place_of, silent_place
+from accelnb.engine.doctor import Place, place_of
 from accelnb.engine.events import Display, Event, Stalled, Stream, Usage
-from accelnb.engine.failure import DIED, Failure, died
+from accelnb.engine.failure import DIED, Failure
 from accelnb.engine.launchers.contract import Exit, Ranks
+from accelnb.engine.members import Member, failure_of
 from accelnb.engine.metrics import Packet
 from accelnb.engine.progress import OpenBars
 from accelnb.engine.questions import ANSWER, QUESTION, Question, Questions
 from accelnb.engine.run import Run
+from accelnb.engine.stopping import Stopping
 from accelnb.engine.tensors import Received
+from accelnb.engine.whereabouts import SAY_WHERE, Whereabouts
 from accelnb.engine.wire import Link, Message
 
-# A rank that failed leaves the others this long to fail or finish too, then they are stopped.
-_GRACE = 0.5
-# A rank that was interrupted and has not answered after this long is killed and replaced.
-_ANSWER = 2.2
-# A rank whose link thread has not said where it is after this long cannot.
-_SAY_WHERE = 1.0
 _USAGE_EVERY = 1.0
 _LATE_EVENTS = 1000
-_LAST_OUTPUT = 4000
 
 # What one rank is asked: the message's content and its buffers.
 Request = tuple[dict[str, Any], Sequence[bytes | memoryview]]
-
-
-@dataclass
-class Member:
-    """A rank as the notebook knows it; `incarnation` grows when it is replaced."""
-
-    rank: int
-    incarnation: int = 0
-    pid: int | None = None
-    formed: int = 0  # the generation of the process group it is in
-    exit: Exit | None = None
-    last_output: str = ""
-    received: dict[str, int] = field(default_factory=dict)  # bytes of stdout and stderr
-
-    @property
-    def identity(self) -> bytes:
-        return f"{self.rank}.{self.incarnation}".encode()
-
-
-@dataclass
-class _Stop:
-    """When and why the run under way is being stopped."""
-
-    at: float
-    ranks: frozenset[int]
 
 
 class Courier(threading.Thread):
@@ -82,15 +52,13 @@ class Courier(threading.Thread):
         self._link = link
         self._launched = launched
         self._run: Run | None = None
-        self._stall = StallWatch(None)
+        self._whereabouts = Whereabouts(launched.state)
+        self._stopping = Stopping()
         self._bars = OpenBars()
         self._usage_at = 0.0  # when memory is to be looked at next
         self._questions = Questions()
-        self._places: dict[int, tuple[float, Place]] = {}  # when each rank last said it
         self._requests: set[str] = set()
         self._sequences: dict[int, dict[str, int]] = {}
-        self._failed_at: float | None = None
-        self._stopping: _Stop | None = None
         self._late: collections.deque[Event] = collections.deque(maxlen=_LATE_EVENTS)
         self._jobs: collections.deque[Callable[[], object]] = collections.deque()
         self._woken, self._wake = os.pipe()
@@ -129,11 +97,11 @@ class Courier(threading.Thread):
         self.broadcast("where_request", {}, tuple(self.members))
 
         def all_answered() -> bool:
-            return all(r in self._places and self._places[r][0] >= asked for r in self.members)
+            return self._whereabouts.all_told(asked, tuple(self.members))
 
         with self.changed:
-            self.changed.wait_for(all_answered, _SAY_WHERE)
-            return self._places_since(asked, tuple(self.members))
+            self.changed.wait_for(all_answered, SAY_WHERE)
+            return self._whereabouts.told(asked, tuple(self.members.values()))
 
     def close(self) -> None:
         if self._closing:
@@ -215,8 +183,8 @@ class Courier(threading.Thread):
         return sent
 
     def _begin(self, run: Run, kind: str, requests: Mapping[int, Request]) -> None:
-        self._failed_at = self._stopping = None
-        self._stall = StallWatch(run.stall)
+        self._stopping = Stopping()
+        self._whereabouts.begin(run.stall)
         self._usage_at = time.monotonic() + _USAGE_EVERY
         self._sequences = {}
         self._bars = OpenBars()
@@ -247,7 +215,7 @@ class Courier(threading.Thread):
             self._take_progress(member.rank, content["bars"])
         elif message.kind == "where":
             with self.changed:
-                self._places[member.rank] = time.monotonic(), place_of(member.rank, content)
+                self._whereabouts.take(place_of(member.rank, content))
                 self.changed.notify_all()
         elif message.kind == "formed":
             with self.changed:
@@ -261,14 +229,14 @@ class Courier(threading.Thread):
             self._on_reply(member.rank, content, message.buffers)
 
     def _take_output(self, member: Member, name: str, text: str) -> None:
-        member.last_output = (member.last_output + text)[-_LAST_OUTPUT:]
+        member.keep_output(text)
         self._emit(Stream(member.rank, name, text))
 
     def _take_streamed(self, rank: int, message: Message) -> None:
         if self._run is not None:
             packets = [Packet(*packet) for packet in pickle.loads(message.buffers[0])]
             self._run.take_streamed(rank, packets, message.content["dropped"])
-            self._stall.moved()
+            self._whereabouts.moved()
 
     def _take_progress(self, rank: int, told: Sequence[dict[str, Any]]) -> None:
         progress, moved = self._bars.take(rank, told)
@@ -276,7 +244,7 @@ class Courier(threading.Thread):
             self._late.append(progress)
             return
         if moved:  # a bar that only shows the time is no sign of life
-            self._stall.moved()
+            self._whereabouts.moved()
         self._run.deliver(progress)
         for bar in progress.bars:
             if bar.closed and bar.text:
@@ -284,7 +252,7 @@ class Courier(threading.Thread):
 
     def _emit(self, event: Event) -> None:
         if self._run is not None:
-            self._stall.moved()
+            self._whereabouts.moved()
             self._run.deliver(event)
         else:
             self._late.append(event)
@@ -309,7 +277,7 @@ class Courier(threading.Thread):
                     content["evalue"],
                     tuple(content["traceback"]),
                     content["where"],
-                    secondary=self._was_stopped(rank),
+                    secondary=self._stopping.concerns(rank),
                     lost_peer=content["lost_peer"],
                 )
             )
@@ -339,7 +307,7 @@ class Courier(threading.Thread):
             if self._run is not None:
                 self._run.log.write(exit.rank, "stderr", text + "\n")
         if self._run is not None and exit.rank in self._run.pending:
-            was_stopped = self._was_stopped(exit.rank)
+            was_stopped = self._stopping.concerns(exit.rank)
             self._run.replaced.append(exit.rank)
             if self.ending:
                 self._fail(Failure(exit.rank, DIED, "was shut down"))
@@ -353,11 +321,7 @@ class Courier(threading.Thread):
     def _fail(self, failure: Failure) -> None:
         assert self._run is not None
         self._run.rank_failed(failure)
-        if self._failed_at is None:
-            self._failed_at = time.monotonic()
-
-    def _was_stopped(self, rank: int) -> bool:
-        return self._stopping is not None and rank in self._stopping.ranks
+        self._stopping.note_failure()
 
     def _finish_if_over(self) -> None:
         if self._run is None or self._run.pending:
@@ -368,13 +332,12 @@ class Courier(threading.Thread):
             counts = list(self._sequences.values())
             self.regroup |= any(count != counts[0] for count in counts)
         self._run = None
-        self._stopping = self._failed_at = None
 
     def _interrupt(self, run: Run, reason: str) -> None:
-        if run is not self._run or self._stopping is not None:
+        if run is not self._run or self._stopping.under_way:
             return
         run.stopped_by = reason
-        self._stopping = _Stop(time.monotonic(), run.pending)
+        self._stopping.begin(run.pending)
         self._send("interrupt_request", {}, sorted(run.pending))
 
     def _check_deadlines(self) -> None:
@@ -384,26 +347,22 @@ class Courier(threading.Thread):
         now = time.monotonic()
         if now >= self._usage_at:
             self._tell_usage(run, now)
-        if self._stopping is not None:
-            if now >= self._stopping.at + _ANSWER:
-                self._stopping.at = now
+        if self._stopping.under_way:
+            if self._stopping.is_overdue(now):
                 for rank in run.pending:
                     self._launched.kill(rank)
-        elif self._failed_at is not None and now >= self._failed_at + _GRACE:
-            self._interrupt(run, "failure")
-        elif run.deadline is not None and now >= run.deadline:
-            self._interrupt(run, "timeout")
-        elif now >= self._stall.next_step:
+        elif reason := self._stopping.reason(run.deadline, now):
+            self._interrupt(run, reason)
+        elif now >= self._whereabouts.next_look:
             self._look_for_stall(run, now)
 
     def _look_for_stall(self, run: Run, now: float) -> None:
-        if self._stall.asked is None:
-            self._stall.asked = now
-            self._stall.next_step = now + min(_SAY_WHERE, self._stall.every)
-            self._send("where_request", {}, run.ranks)
-            return
-        places = self._places_since(self._stall.asked, run.ranks)
-        if report := self._stall.compare(places, now):
+        members = [self.members[rank] for rank in run.ranks]
+        stalled = self._whereabouts.look(
+            now, members, ask=lambda: self._send("where_request", {}, run.ranks)
+        )
+        if stalled is not None:
+            report, places = stalled
             run.deliver(Stalled(report, {place.rank: place.wait for place in places}))
 
     def _tell_usage(self, run: Run, now: float) -> None:
@@ -414,31 +373,12 @@ class Courier(threading.Thread):
             if pid in read:
                 run.deliver(Usage(rank, *read[pid]))
 
-    def _places_since(self, asked: float, ranks: Sequence[int]) -> list[Place]:
-        told = {rank: place for rank, (at, place) in self._places.items() if at >= asked}
-        return [told.get(rank) or self._silent_place(self.members[rank]) for rank in ranks]
-
-    def _silent_place(self, member: Member) -> Place:
-        pid = None if member.exit else member.pid
-        return silent_place(member.rank, pid, self._launched.state(pid) if pid else None)
-
     def _wait_ms(self) -> int | None:
         run = self._run
         if run is None:
             return None
-        due = [self._stall.next_step]
-        if run.deadline is not None:
-            due.append(run.deadline)
-        if self._stopping is not None:
-            due = [self._stopping.at + _ANSWER]
-        elif self._failed_at is not None:
-            due.append(self._failed_at + _GRACE)
-        until = min(*due, self._usage_at) - time.monotonic()
+        due = [self._stopping.next_look(run.deadline), self._usage_at]
+        if not self._stopping.under_way:
+            due.append(self._whereabouts.next_look)
+        until = min(due) - time.monotonic()
         return max(0, int(until * 1000) + 1) if until < float("inf") else None
-
-
-def failure_of(exit: Exit, last_output: str, secondary: bool = False) -> Failure:
-    """Return the failure of a rank whose process has ended."""
-    if exit.lost_with is not None:
-        return Failure(exit.rank, DIED, f"was lost with {exit.lost_with}", secondary=secondary)
-    return died(exit.rank, exit.code, last_output, secondary)

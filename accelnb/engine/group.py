@@ -6,12 +6,14 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from accelnb.config import LaunchConfig
-from accelnb.engine.courier import Courier, Member, Request, failure_of
+from accelnb.config import SHAPE, LaunchConfig
+from accelnb.devices import DEVICES
+from accelnb.engine.courier import Courier, Request
 from accelnb.engine.doctor import Place
 from accelnb.engine.failure import name_ranks
 from accelnb.engine.launchers.choice import open_ranks
 from accelnb.engine.logs import new_log
+from accelnb.engine.members import Member, failure_of
 from accelnb.engine.questions import Question
 from accelnb.engine.run import Run
 from accelnb.engine.tensors import Packed
@@ -19,6 +21,7 @@ from accelnb.errors import AccelnbError
 
 _START_TIMEOUT = 120.0  # s; most of it for importing torch
 _FORM_TIMEOUT = 30.0
+_GRACE = 1.0  # s for ranks to end by themselves
 
 
 class WorkerGroup:
@@ -92,6 +95,8 @@ class WorkerGroup:
         if not dead and not self._courier.regroup:
             return ()
         try:
+            if dead and not DEVICES[self.config.device].rejoins:
+                dead = self._end_the_others()
             self._form(dead)
         except BaseException:
             self.shutdown(grace=0)
@@ -144,19 +149,53 @@ class WorkerGroup:
         """Return where every rank is, also while it runs a cell or is inside C++ code."""
         return self._courier.where()
 
-    def shutdown(self, grace: float = 1.0) -> None:
+    def restart(self, config: LaunchConfig) -> bool:
+        """End every rank and start new ones in their places, which a cluster does not do fast.
+
+        Returns
+        -------
+        restarted : bool
+            If not, `config` asks for other ranks, or these could not be ended: use `shutdown`.
+        """
+        if not self.alive or any(getattr(config, n) != getattr(self.config, n) for n in SHAPE):
+            return False
+        try:
+            if not self._end_ranks(_GRACE):
+                return False
+            self._courier.ending = False
+            self.config = config
+            self._form(self.ranks)
+        except BaseException:
+            self.shutdown(grace=0)
+            raise
+        return True
+
+    def shutdown(self, grace: float = _GRACE) -> None:
         """End every rank: asked first, killed after `grace` seconds. Wait until all are gone."""
         if self._closed:
             return
-        self._closed = self._courier.ending = True
+        self._closed = True
+        self._end_ranks(grace)
+        self._courier.close()
+        self._launched.close()
+
+    def _end_ranks(self, grace: float) -> bool:
+        """End every rank; return whether each has said so."""
+        self._courier.ending = True
         if grace:
             self._courier.broadcast("shutdown_request", {}, self.ranks)
             self._wait_for_exits(grace)
         for rank in self.ranks:
             self._launched.kill(rank)
         self._wait_for_exits(2)
-        self._courier.close()
-        self._launched.close()
+        return all(member.exit for member in self.members)
+
+    def _end_the_others(self) -> tuple[int, ...]:
+        """End the ranks that are left, for all must start together; return all ranks."""
+        if not self._end_ranks(grace=0):
+            raise AccelnbError("ranks that are left of an ended group could not be ended")
+        self._courier.ending = False
+        return self.ranks
 
     def _wait_for_exits(self, timeout: float) -> None:
         if self._courier.failed:
@@ -226,10 +265,10 @@ class WorkerGroup:
             raise AccelnbError(f"{name_ranks(missing())} did not start within {timeout:g} s")
 
     def _changes_of_context(self) -> dict[str, Any]:
-        """Return what of the folder, path and environment changed since the ranks were told."""
+        """Return what changed since the ranks were told where the notebook runs."""
         told, now = self._context, self._launched.context()
         self._context = now
-        changes = {key: now[key] for key in ("cwd", "path") if now[key] != told[key]}
+        changes = {key: now[key] for key in ("cwd", "path", "matmul") if now[key] != told[key]}
         env = {
             name: now["env"].get(name)
             for name in now["env"].keys() | told["env"].keys()

@@ -134,9 +134,9 @@ class _Pickler(cloudpickle.Pickler):
         if isinstance(obj, torch.UntypedStorage) and obj.device.type != "meta":
             on_cpu = self._storages.setdefault(-obj._cdata, obj.cpu())  # itself if it is there
             if not on_cpu.nbytes():
-                return _rebuild_storage, (b"",)
+                return _rebuild_storage, (b"", obj.device.type)
             memory = (ctypes.c_char * on_cpu.nbytes()).from_address(on_cpu.data_ptr())
-            return _rebuild_storage, (pickle.PickleBuffer(memory),)
+            return _rebuild_storage, (pickle.PickleBuffer(memory), obj.device.type)
         tensor_module = sys.modules.get("torch.distributed.tensor")
         if tensor_module is not None and isinstance(obj, tensor_module.DTensor):
             return self._gathered(obj).__reduce_ex__(5)
@@ -186,8 +186,8 @@ def dumps(value: Any, ranks: Collection[int] | None = None, finish: Finish | Non
     """Pack `value` on its own.
 
     Tensors keep their dtype, strides, shared memory and ``requires_grad``. Those on an
-    accelerator become CPU tensors; a DTensor becomes the full tensor, for which every rank of
-    its mesh has to pack it.
+    accelerator are rebuilt on the device of a rank of that type, elsewhere on the CPU; a DTensor
+    becomes the full tensor, for which every rank of its mesh has to pack it.
 
     Parameters
     ----------
@@ -293,15 +293,33 @@ def _rebuild_cached(function: Any, parameters: dict[str, Any]) -> Any:
     return functools.lru_cache(**parameters)(function)
 
 
-def _rebuild_storage(memory: Any) -> Any:
+_own_device: Any = None
+
+
+def rebuild_on(device: Any) -> None:
+    """Have what the notebook has on a device of this type rebuilt on `device` in this process.
+
+    Parameters
+    ----------
+    device : torch.device
+        The rank's own. Without one, as in the notebook, everything is rebuilt on the CPU.
+    """
+    global _own_device
+    _own_device = device
+
+
+def _rebuild_storage(memory: Any, device_type: str) -> Any:
     import torch
 
     if isinstance(memory, memoryview):  # mapped: the storage keeps the mapping
-        return torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
-    storage = torch.UntypedStorage(len(memory))
-    if memory:
-        ctypes.memmove(storage.data_ptr(), bytes(memory), len(memory))
-    return storage
+        storage = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
+    else:
+        storage = torch.UntypedStorage(len(memory))
+        if memory:
+            ctypes.memmove(storage.data_ptr(), bytes(memory), len(memory))
+    if device_type == "cpu" or _own_device is None or _own_device.type != device_type:
+        return storage
+    return storage.to(device=_own_device)
 
 
 def _rebuild_typed_storage(untyped: Any, dtype: Any) -> Any:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from accelnb.devices import DEVICES
+
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -24,7 +26,7 @@ class MemoryMeter:
     Parameters
     ----------
     device
-        What the processes compute on; of a CUDA device NVML tells what each holds there.
+        What the processes compute on; of NVIDIA's NVML tells what each holds there.
 
     Examples
     --------
@@ -37,7 +39,7 @@ class MemoryMeter:
 
     def __init__(self, device: str) -> None:
         self._nvml: Any = None
-        self._asks_nvml = device == "cuda"
+        self._asks_nvml = DEVICES[device].meter == "nvml"
 
     def read(self, pids: Sequence[int]) -> dict[int, Held]:
         """Return the bytes that each process holds in memory and on its device."""

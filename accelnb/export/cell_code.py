@@ -14,10 +14,12 @@ from typing import Any, NoReturn
 
 from accelnb.config import CellOptions, ConfigError, LaunchConfig, from_mapping, options
 from accelnb.export.notebook_file import Cell, ExportError
+from accelnb.magic_line import split_options
 
 # Cell magics whose body is an ordinary cell.
 _AROUND = ("time", "capture", "prun", "local")
 _CELL_MAGIC = re.compile(r"%%(?P<name>\w+)[ \t]*(?P<line>.*)")
+_LINE_JOB = re.compile(r"%distributed[ \t]+(?P<rest>[^?\n]+)")
 _PIP = re.compile(
     r"(?P<indent>\s*)[!%]+\s*(?:python3?\s+-m\s+|uv\s+)?(?:pip3?|conda|mamba)\s+install\s+(?P<rest>.*)"
 )
@@ -26,6 +28,7 @@ _ENVIRONMENT = re.compile(
     r"(?P<indent>\s*)%(?:set_)?env\s+(?P<name>\w+)(?:\s*=\s*|\s+)(?P<value>\S.*)"
 )
 _FOLDER = re.compile(r"(?P<indent>\s*)%cd\s+(?:-q\s+)?(?P<folder>[^\s-].*)")
+_VARIABLE = re.compile(r"\$(?P<name>[^\W\d]\w*)")
 _VALUE_OF_PIP = ("-r", "--requirement", "-c", "--constraint", "-n", "--name", "--channel")
 _INDEX_OF_PIP = ("-i", "--index-url", "--extra-index-url", "-f", "--find-links")
 
@@ -65,10 +68,16 @@ def read_cell(cell: Cell) -> CellCode:
     while magic := _CELL_MAGIC.match(body):
         name, line = magic["name"], magic["line"].strip()
         above, body = above + 1, body[magic.end() + 1 :]
-        if name == "distributed":
+        if name == "distributed" and not line.startswith("?"):  # `?` asks for its help
             given = read_options(cell, line, above)
-        elif name not in _AROUND:
-            return CellCode(cell, "", ast.Module([], []), skipped=f"%%{name}")
+        elif name not in _AROUND or line.startswith("?"):
+            shown = f"%%{name} {line}".rstrip()
+            return CellCode(cell, "", ast.Module([], []), skipped=shown)
+    if found := _LINE_JOB.fullmatch(body.rstrip()):
+        line, expression = split_options(found["rest"])
+        line_options = read_options(cell, line, above + 1)
+        if {"out", "pull"} & line_options.keys() or "(" in expression:  # else it only looks
+            given, body = line_options, expression
     requirements: list[str] = []
     imports: set[str] = set()
     lines = [_translated(line, requirements, imports) for line in body.split("\n")]
@@ -89,7 +98,7 @@ def read_options(cell: Cell, line: str, number: int = 1) -> dict[str, Any]:
     try:
         words = shlex.split(line)
         given = vars(_parser().parse_args(words))
-        for name in [name for name, value in given.items() if "$" in str(value)]:
+        for name in [n for n, value in given.items() if set("${") & set(str(value))]:
             if name != "procs":  # the script has as many processes as it is started with
                 raise ConfigError(f"{name}={given[name]}: write the value itself for a script")
             del given[name]
@@ -130,13 +139,19 @@ def _translated(line: str, requirements: list[str], imports: set[str]) -> str:
         return f"{found['indent']}os.environ[{_quoted(found['name'])}] = {_quoted(found['value'])}"
     if found := _FOLDER.fullmatch(line):
         imports.add("os")
-        folder = found["folder"].strip().strip("\"'")
-        return f"{found['indent']}os.chdir({_quoted(folder)})"
+        folder = _quoted(found["folder"].strip().strip("\"'"))
+        is_home = found["folder"].startswith("~")
+        return (
+            f"{found['indent']}os.chdir({f'os.path.expanduser({folder})' if is_home else folder})"
+        )
     return line
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text.strip(), ensure_ascii=False)
+    """Return a magic's text as Python: it may read variables, as ``{name}`` or ``$name``."""
+    with_variables = _VARIABLE.sub(r"{\g<name>}", text.strip())
+    prefix = "f" if "{" in with_variables else ""
+    return prefix + json.dumps(with_variables, ensure_ascii=False)
 
 
 def _requirements(text: str) -> list[str]:
@@ -166,11 +181,4 @@ def _parsed(cell: Cell, code: str) -> ast.Module:
         line = getattr(error, "lineno", None)
         said = getattr(error, "msg", str(error))
         raise ExportError(f"{cell.place(line)}: {said}; correct the cell") from None
-    try:
-        compile(code, "<cell>", "exec", dont_inherit=True)
-    except SyntaxError as error:
-        raise ExportError(
-            f"{cell.place(error.lineno)}: {error.msg}; a script has no running event loop: "
-            "use asyncio.run(...)"
-        ) from None
     return tree

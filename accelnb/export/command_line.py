@@ -71,7 +71,7 @@ def _reads_command_line(node: ast.AST) -> bool:
     return (
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
-        and node.func.attr == "parse_args"
+        and node.func.attr in ("parse_args", "parse_known_args")
     )
 
 

@@ -88,18 +88,33 @@ def _changed_by(call: ast.Call, imported: Imported) -> set[str]:
     name = last_part(call)
     if _only_looks(call, imported):
         return set()
-    found = {base_name(call.func)} if isinstance(call.func, ast.Attribute) else set()
+    found = {base_name(call.func)}  # a closure or an object that is called may change, too
     if name not in WRITING:
         given = [*call.args, *(keyword.value for keyword in call.keywords)]
         found |= {base_name(value) for value in given}
     return found
 
 
+def is_function(statement: Statement) -> bool:
+    """Return whether it binds a function or a class, which a call does not change."""
+    return statement.is_definition or isinstance(getattr(statement.node, "value", None), ast.Lambda)
+
+
+def is_call_of(node: ast.AST, name: str) -> bool:
+    """Return whether a statement is ``name(...)``, without a use of its value."""
+    if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
+        return False
+    call = node.value
+    given = [*call.args, *(keyword.value for keyword in call.keywords)]
+    return dotted(call.func) == name and name not in {base_name(value) for value in given}
+
+
 def _only_looks(call: ast.Call, imported: Imported) -> bool:
     name = last_part(call)
     if isinstance(call.func, ast.Name) and name in dir(builtins):
         return name not in ("setattr", "delattr", "exec", "next")
-    if name in LOOKING or name.lower().startswith(DRAWING_WORDS):
+    is_own = isinstance(call.func, ast.Name) and name not in imported
+    if (name in LOOKING and not is_own) or name.lower().startswith(DRAWING_WORDS):
         return True
     return imported.is_drawing(base_name(call.func))
 
@@ -115,6 +130,11 @@ def is_report(statement: Statement) -> bool:
     node = statement.node
     if isinstance(node, ast.With | ast.For | ast.If):
         return _writes_file(statement) or any(map(_is_print, ast.walk(node)))
+    return says_or_saves(node)
+
+
+def says_or_saves(node: ast.stmt) -> bool:
+    """Return whether all that a statement does is print or save something."""
     if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
         return False
     return _is_print(node.value) or last_part(node.value) in SAVING

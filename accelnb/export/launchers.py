@@ -7,11 +7,11 @@ from pathlib import Path
 
 from accelnb.config import LaunchConfig
 from accelnb.config_file import FILE, to_yaml
+from accelnb.devices import DEVICES
 from accelnb.export.notebook_file import ExportError
 
-# What makes `accelerate launch` start several processes. With MULTI_CPU it starts one, unless it is
-# given a host file for mpirun.
-_ACCELERATE_KIND = {"cpu": "MULTI_GPU", "cuda": "MULTI_GPU", "xpu": "MULTI_XPU"}
+# With MULTI_CPU `accelerate launch` starts one process, unless it is given a host file for mpirun.
+_STARTED_AS = {"MULTI_CPU": "MULTI_GPU"}
 
 
 def launcher_file(kind: str, script: Path, config: LaunchConfig) -> dict[Path, str]:
@@ -76,6 +76,19 @@ nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head_node="${{HEAD_NODE:-${{nodes%%$'\\n'*}}}}"
 port=$((20000 + SLURM_JOB_ID % 20000))
 
+# Each node tells the others the address of its own name. Where /etc/hosts makes that a loopback
+# address, as on Debian, they would look for it at themselves, until a time-out.
+if ((SLURM_JOB_NUM_NODES > 1)) &&
+    [[ -z "${{GLOO_SOCKET_IFNAME:-}}" && "$head_node" != 127.* ]]; then
+    srun bash -c 'case "$(getent hosts "$(hostname)")" in
+        127.* | ::1*)
+            echo "$(hostname): its name leads to a loopback address: correct /etc/hosts there," \
+                "or name its network interface: GLOO_SOCKET_IFNAME=eth0 sbatch ..." >&2
+            exit 1 ;;
+    esac'
+fi
+
+export SRUN_CPUS_PER_TASK="${{SLURM_CPUS_PER_TASK:-1}}"  # srun does not take it from sbatch
 srun torchrun \\
     --nnodes "$SLURM_JOB_NUM_NODES" \\
     --nproc-per-node {procs} \\
@@ -140,11 +153,11 @@ def accelerate_text(config: LaunchConfig) -> str:
     """
     procs = config.procs or 2
     device = _device(config)
-    kind = _ACCELERATE_KIND.get(device, "NO") if procs > 1 else "NO"
+    kind = DEVICES[device].kind if procs > 1 else "NO"
     fields = {
         "compute_environment": "LOCAL_MACHINE",
         "debug": "false",
-        "distributed_type": kind,
+        "distributed_type": _STARTED_AS.get(kind, kind),
         "gpu_ids": "all",
         "machine_rank": "0",
         "main_process_port": "0",

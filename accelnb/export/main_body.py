@@ -6,11 +6,12 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from accelnb.export.exploring import computes, dotted, last_part, writes_once
+from accelnb.export.exploring import computes, dotted, last_part, says_or_saves, writes_once
 from accelnb.export.parts import FROM_ENVIRONMENT
 from accelnb.export.placing import Places
 from accelnb.export.program import Phase, Program, Step
 from accelnb.export.selection import Selection
+from accelnb.export.statements import span_of
 from accelnb.export.text import Headings, call_of, indented
 from accelnb.export.words import SAY_NOTHING
 
@@ -261,3 +262,20 @@ def _replace_calls(program: Program, step: Step, is_used: bool, body: Body) -> N
         else:
             body.gathers = True
             statement.replace(call, f"from_all_ranks({plain})")
+    if not isinstance(node, ast.Expr | ast.Assign | ast.AugAssign | ast.AnnAssign):
+        _report_once(step, body)
+
+
+def _report_once(step: Step, body: Body) -> None:
+    """Have one rank print and save what a loop around launches did once, in the notebook."""
+    statement = step.statement
+    for node in ast.walk(statement.node):
+        if not isinstance(node, ast.stmt) or not says_or_saves(node):
+            continue
+        start, end = span_of(statement.code, node)
+        margin = statement.code[:start].rpartition("\n")[2]
+        is_alone = not margin.strip() and not statement.code[end:].lstrip(" ").startswith(";")
+        if is_alone and not any(part in step.calls for part in ast.walk(node)):
+            body.of_rank.add("rank")
+            inside = indented(statement.source_of(node))
+            statement.replace(node, f"if rank == 0:\n{margin}{inside}")

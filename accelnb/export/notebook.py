@@ -95,6 +95,9 @@ def export_notebook(
     if base is None:
         base = _file_beside(folder)
     exported = to_script(read, output.name, elsewhere or {}, base)
+    if not isinstance(notebook, Notebook) and output.parent.resolve() != folder.resolve():
+        said = f"the notebook's relative paths start at {folder}: start the script there"
+        exported = dataclasses.replace(exported, notes=(*exported.notes, said))
     files = {output: exported.script}
     for name in launchers:
         files |= launcher_file(name, output, exported.config)
@@ -150,9 +153,9 @@ def _with_cell_not_run(error: NotBound, notebook: Notebook) -> ExportError:
 
 def _notes(program: Program, notebook: Notebook) -> list[str]:
     notes = list(program.notes)
-    notes += [
-        f"{cell.place()} is left out: it has not run as it stands" for cell in notebook.not_run()
-    ]
+    if idle := [cell.place() for cell in notebook.not_run()]:
+        verb = "is left out: it has" if len(idle) == 1 else "are left out: they have"
+        notes.append(f"{', '.join(idle)} {verb} not run as saved")
     procs = {phase.config.procs for phase in program.phases if phase.config.procs}
     if len(procs) > 1:
         shown = " and ".join(map(str, sorted(procs)))

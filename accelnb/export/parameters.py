@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from accelnb.export.statements import Statement
 
 _TAGS = ("parameters", "injected-parameters")  # papermill's own, and what it adds
 _SCALARS = (bool, int, float, str)
+_ANNOTATION = re.compile(r"(?:(?:typing\.|t\.)?(?:[Oo]ptional|[Ll]ist|[Tt]uple)\[)?(?P<kind>\w+)")
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,10 @@ class Parameter:
     def option(self) -> list[str]:
         """Return the lines that declare the option."""
         given = [f'"--{self.name.replace("_", "-")}"']
-        default = f"list({self.source})" if self.container == "tuple" else self.source
         if self.kind == "bool":
-            given += ["action=argparse.BooleanOptionalAction", f"default={default}"]
+            given += ["action=argparse.BooleanOptionalAction", f"default={self.source}"]
         else:
-            given += [f"type={self.kind}", f"default={default}"]
+            given += [f"type={self.kind}", f"default={self.source}"]
         if self.container:
             given.append('nargs="*"')
         about = self.about.replace("%", "%%").replace('"', "'")
@@ -82,13 +83,24 @@ def parameter_of(statement: Statement) -> Parameter | None:
     if not kind or (container and kind == "bool"):
         return None
     source = statement.source_of(value)
+    if isinstance(value, ast.Tuple):  # argparse makes lists
+        source = f"[{', '.join(map(statement.source_of, value.elts))}]"
     about = statement.after.lstrip("# ").strip()
     return Parameter(target.id, default, source, kind, container, about)
 
 
+def not_an_option(statement: Statement) -> str:
+    """Return the name that a statement of a `parameters` cell sets and no option can, if any."""
+    node = statement.node
+    target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+    is_ours = bool(statement.cell.tags.intersection(_TAGS)) and not parameter_of(statement)
+    return target.id if is_ours and isinstance(target, ast.Name) else ""
+
+
 def _kind(kinds: set[type], annotation: str) -> str:
+    said = _ANNOTATION.match(annotation)
     for kind in _SCALARS:
-        if annotation.split("|")[0].strip() in (kind.__name__, f"Optional[{kind.__name__}]"):
+        if said and said["kind"] == kind.__name__:
             return kind.__name__
     if kinds == {int, float}:
         return "float"

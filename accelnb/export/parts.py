@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from accelnb.config import LaunchConfig
+from accelnb.devices import DEVICES
 from accelnb.export.notebook_file import ExportError
 from accelnb.export.text import call_of
 
@@ -98,7 +99,7 @@ def join_text(config: LaunchConfig, *, makes_group: bool, shares_cores: bool, se
     ExportError
         The device cannot be had by a script that torchrun starts.
     """
-    if config.device == "tpu":
+    if config.device != "auto" and DEVICES[config.device].kind == "XLA":
         raise ExportError(
             "device=tpu: torchrun starts no processes on a TPU, so there is no script for it; "
             "export from a notebook with --device cuda or cpu"

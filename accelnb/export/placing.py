@@ -12,6 +12,7 @@ from accelnb.export.exploring import dotted
 from accelnb.export.parameters import Parameter, parameter_of
 from accelnb.export.program import Program, Step
 from accelnb.export.selection import Selection
+from accelnb.export.statements import IMPORTS
 
 _READS_SCOPES = ("globals", "locals", "vars", "exec", "eval")
 
@@ -85,7 +86,9 @@ def _same_again(kept: list[Step]) -> list[Step]:
 def _is_import(step: Step) -> bool:
     node = step.statement.node
     if isinstance(node, ast.Try | ast.If) and not step.on_ranks:
-        return all(map(_is_part_of_import, [n for n in ast.walk(node) if isinstance(n, ast.stmt)]))
+        parts = [n for n in ast.walk(node) if isinstance(n, ast.stmt)]
+        is_import = any(isinstance(part, IMPORTS) for part in parts)
+        return is_import and not step.names.unbound and all(map(_is_part_of_import, parts))
     return step.statement.is_import
 
 

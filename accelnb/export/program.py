@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from accelnb.config import CellOptions, LaunchConfig, from_mapping
+from accelnb.devices import DEVICES
+from accelnb.export.awaiting import awaits, run_awaited
 from accelnb.export.cell_code import CellCode, read_cell
 from accelnb.export.exploring import Imported, changes, dotted
 from accelnb.export.launch_calls import LaunchCalls
 from accelnb.export.notebook_file import Cell, ExportError
+from accelnb.export.parameters import not_an_option
 from accelnb.export.statements import NO_NAMES, Names, Statement, cut
 from accelnb.export.words import MAGICS_LEFT_OUT
 
@@ -24,6 +27,7 @@ _NOTEBOOK_ONLY = {
     "accelnb.pull": "use --pull on the %%distributed line",
     "accelnb.push": "bind the name before the %%distributed cell",
     "IPython.get_ipython": "a script has no IPython",
+    "ipywidgets": "bind the value that the widget has",
 }
 
 
@@ -123,7 +127,7 @@ def read_program(cells: Iterable[Cell], base: LaunchConfig) -> Program:
         else:
             for statement in statements:
                 _add_ordinary(program, statement, base)
-    if not program.phases:
+    if not any(step.phase for step in program.steps):
         raise ExportError(
             "no cell runs on ranks: put %%distributed on the cell that trains, or call "
             "accelnb.launch(...) or notebook_launcher(...), and run it"
@@ -166,9 +170,17 @@ def _add_ordinary(program: Program, statement: Statement, base: LaunchConfig) ->
     if magics and isinstance(statement.node, ast.Expr):
         _leave_out_magic(program, statement, magics[0])
         return
+    if name := not_an_option(statement):
+        program.notes.append(
+            f"{statement.place()}: {name} is no option of the script: options are numbers, texts, "
+            "True or False, None, and lists of numbers or texts"
+        )
     if _is_device(statement):
         return  # every process of the script has its own
-    _add(program, statement, no_form=_why_notebook_only(program, statement, bool(magics)))
+    why_not = _why_notebook_only(program, statement, bool(magics)) or _run_awaited(
+        program, statement
+    )
+    _add(program, statement, no_form=why_not)
 
 
 def _add(program: Program, statement: Statement, **more: Any) -> None:
@@ -181,6 +193,10 @@ def _add(program: Program, statement: Statement, **more: Any) -> None:
     if not step.on_ranks:
         step.changes = changes(statement, program.imported) | _rebound(statement, program)
     program.steps.append(step)
+
+
+def _called(node: ast.AST) -> set[str]:
+    return {dotted(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)}
 
 
 def _rebound_by(statements: Iterable[Statement]) -> dict[str, set[str]]:
@@ -200,8 +216,7 @@ def _rebound(statement: Statement, program: Program) -> frozenset[str]:
     """Return the names that the functions which a statement calls bind anew."""
     if statement.is_definition:
         return frozenset()
-    calls = [node for node in ast.walk(statement.node) if isinstance(node, ast.Call)]
-    found = [program.rebound_by.get(dotted(call.func), set()) for call in calls]
+    found = [program.rebound_by.get(name, set()) for name in _called(statement.node)]
     return frozenset().union(*found)
 
 
@@ -212,8 +227,17 @@ def _phase(program: Program, cell: Cell, given: dict[str, Any], base: LaunchConf
     return Phase(cell, config, from_mapping(CellOptions, given))
 
 
+def _run_awaited(program: Program, statement: Statement) -> str:
+    if not awaits(statement):
+        return ""
+    program.imports.add("asyncio")
+    return run_awaited(statement, program.imported)
+
+
 def _keep_on_ranks(program: Program, statement: Statement) -> bool:
     """Translate what IPython adds in a statement of a distributed cell; return whether it stays."""
+    if why_not := _run_awaited(program, statement):
+        raise ExportError(f"{statement.place()}: {why_not}")
     for call in _ipython_calls(statement.node):
         kind, magic, text = _magic_of(call)
         if kind == "system":
@@ -281,7 +305,7 @@ def _is_device(statement: Statement) -> bool:
     """Return whether all it does is choose the notebook's device."""
     if statement.names.binds != {"device"} or not isinstance(statement.node, ast.Assign):
         return False
-    words = ("torch.device", "cuda", "cpu", "mps")
+    words = {"torch.device", *(device.type for device in DEVICES.values())}
     return any(word in statement.source_of(statement.node.value) for word in words)
 
 
@@ -289,8 +313,11 @@ def _why_notebook_only(program: Program, statement: Statement, has_magic: bool) 
     if has_magic or "get_ipython" in statement.names.reads:
         return "it has no script form, for it needs IPython: write it in Python"
     for node in ast.walk(statement.node):
-        if do := _NOTEBOOK_ONLY.get(program.imported.path(node)):
+        path = program.imported.path(node)
+        if do := _NOTEBOOK_ONLY.get(path) or _NOTEBOOK_ONLY.get(path.partition(".")[0]):
             return f"{ast.unparse(node)} has no script form: {do}"
+    if not statement.is_definition and "input" in _called(statement.node):
+        return "input() has no script form: bind the value, in a cell tagged `parameters` say"
     if not statement.is_definition and (own := statement.names.binds & {*OF_A_RANK[:3]}):
         name = min(own)
         return f"{name} is each process's own number in a script: give it another name"

@@ -6,18 +6,25 @@ import ast
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelnb.export.command_line import declares_options, options_of, reads_options
 from accelnb.export.exploring import dotted
+from accelnb.export.job_part import (
+    calls,
+    defining,
+    job_of,
+    read_notebook_options,
+    statements_of,
+    target_of,
+)
 from accelnb.export.notebook_file import Cell, ExportError
 from accelnb.export.parts import FROM_ENVIRONMENT
 from accelnb.export.percent import cells_of_marks, has_marks
 from accelnb.export.statements import Statement, cut
-from accelnb.export.text import dedented
 from accelnb.export.writing import write_files
 
 _BANNER = re.compile(r"#+[\s#=*~_-]*(?P<title>[^\s#=*~_-].*?)[\s#=*~_-]*")
@@ -26,6 +33,7 @@ _RULE = re.compile(r"#?\s*[#=*~_-]{3,}")
 _OWN_FUNCTIONS = ("join_process_group", "work_as")
 _SETTINGS = tuple(name.upper() for name, *_ in FROM_ENVIRONMENT)
 _PROCS = re.compile(r"--nproc-per-node (\d+)")
+_FOR_THE_SYSTEM = re.compile(r"#!|#.*coding[:=]")  # comments of a file that a cell has no use for
 _ENVIRONMENT = re.compile(r"(rank|local_rank|world_size) = int\(os\.environ\[\W\w+\W\]\)")
 
 
@@ -122,18 +130,25 @@ def _drafts(source: str, script: Path) -> Iterator[Draft]:
         for s in statements
         if isinstance(s.node, ast.FunctionDef) and declares_options(s.node)
     }
-    main, job = _job(statements, source)
-    ordinary = [s for s in statements if _only_defines(s.node) and s.node is not main]
-    yield from _ordinary_cells([s for s in ordinary if not declares_options(s.node)])
+    ordinary = defining(statements)
+    main, job = job_of(statements, ordinary, source, readers)
     options = options_of([s.node for s in statements], source)
-    inner = _statements_of(main, source) if main is not None else []
-    work = [*(s for s in job if not _calls(s.node, main)), *inner]
+    given = f"Namespace({', '.join(f'{o.name}={o.name}' for o in options)})"
+    kept = [s for s in ordinary if s.node is not main and not declares_options(s.node)]
+    for statement in kept:
+        read_notebook_options(statement, readers, given)
+    yield from _cells(kept, _kind)
+    inner = statements_of(main, source) if main is not None else []
+    work = [*(s for s in job if not calls(s.node, main)), *inner]
     arguments = _arguments_name(work, main, job, readers)
     if options:
         yield Draft("code", "\n".join(o.line() for o in options), ["parameters"])
-        given = ", ".join(f"{o.name}={o.name}" for o in options)
-        yield Draft("code", f"from argparse import Namespace\n\n{arguments} = Namespace({given})")
-    for job_cell in _job_cells(work, readers, arguments, {o.name for o in options}):
+        yield Draft("code", f"from argparse import Namespace\n\n{arguments} = {given}")
+    names = {option.name for option in options}
+    needed = [s for s in work if not _is_idle(s, readers, arguments, names)]
+    for statement in needed:
+        read_notebook_options(statement, readers, arguments)
+    for job_cell in _cells(needed, lambda _: "job"):
         if job_cell.kind == "code":
             job_cell.text = f"{line}\n{job_cell.text}"
         yield job_cell
@@ -156,121 +171,32 @@ def _magic_line(tree: ast.Module, document: str) -> str:
     return line
 
 
-# ---- which statements are the job ----
-
-
-def _job(
-    statements: Sequence[Statement], source: str
-) -> tuple[ast.FunctionDef | None, list[Statement]]:
-    """Return the main function, if its body can be a cell, and what else the script runs."""
-    guard = next((s for s in statements if _is_guard(s.node)), None)
-    runs = [s for s in statements if not (_only_defines(s.node) or s is guard)]
-    inside = _block(guard.node.body, source) if guard and isinstance(guard.node, ast.If) else []
-    job = [*runs, *inside]
-    functions = {s.node.name: s.node for s in statements if isinstance(s.node, ast.FunctionDef)}
-    for statement in job:
-        for name, function in functions.items():
-            if _calls(statement.node, function) and _can_be_cell(function):
-                return functions[name], job
-    return None, job
-
-
-def _is_guard(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
-
-
-def _only_defines(node: ast.stmt) -> bool:
-    if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-        try:
-            ast.literal_eval(node.value)
-        except (ValueError, TypeError):
-            return False
-        return True
-    defines = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    return isinstance(node, defines)
-
-
-def _calls(node: ast.stmt, function: ast.FunctionDef | None) -> bool:
-    """Return whether a statement is a call of the function, and nothing else."""
-    value = getattr(node, "value", None)
-    return (
-        function is not None
-        and isinstance(node, ast.Expr)
-        and isinstance(value, ast.Call)
-        and dotted(value.func) == function.name
-    )
-
-
-def _can_be_cell(function: ast.FunctionDef) -> bool:
-    """Return whether the function's body means the same in a cell."""
-    if len(function.args.args) > 1 or function.decorator_list:
-        return False
-    inner = [n for n in ast.walk(function) if isinstance(n, ast.Return | ast.Yield | ast.YieldFrom)]
-    nested = [n for n in ast.walk(function) if n is not function and isinstance(n, _SCOPES)]
-    in_nested = {id(n) for scope in nested for n in ast.walk(scope)}
-    return all(id(node) in in_nested for node in inner)
-
-
-_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
-
-
-def _statements_of(function: ast.FunctionDef, source: str) -> list[Statement]:
-    body = function.body[1:] if ast.get_docstring(function) else function.body
-    return [s for s in _block(body, source) if not isinstance(s.node, ast.Global | ast.Pass)]
-
-
-def _block(body: Sequence[ast.stmt], source: str) -> list[Statement]:
-    """Return the statements of an indented block, as if it stood at the top."""
-    if not body:
-        return []
-    last = body[-1].end_lineno
-    first = body[0].lineno
-    lines = source.split("\n")
-    while first > 1 and lines[first - 2].lstrip().startswith("#"):
-        first -= 1
-    text = dedented("\n".join(lines[first - 1 : last]))
-    return list(cut(Cell(1, True, text), text, ast.parse(text)))
-
-
 # ---- cells ----
 
 
-def _ordinary_cells(statements: Sequence[Statement]) -> Iterator[Draft]:
+def _cells(statements: Iterable[Statement], kind_of: Callable[[Statement], str]) -> Iterator[Draft]:
+    """Put statements into cells: a new one at a heading, a definition, and another kind."""
     cell: list[str] = []
     kind = ""
     for statement in statements:
-        own = "imports" if statement.is_import else "values"
-        own = "definition" if statement.is_definition else own
         title, comments = _heading(statement.comments)
-        if title or own != kind or own == "definition":
-            if cell:
-                yield Draft("code", "\n".join(cell))
-            cell, kind = [], own
-        if title:
-            yield Draft("markdown", f"## {title}")
-        gap = [""] if cell and statement.blank_before else []
-        cell += [*gap, *comments, statement.text()]
-    if cell:
-        yield Draft("code", "\n".join(cell))
-
-
-def _job_cells(
-    statements: Sequence[Statement], readers: set[str], arguments: str, options: set[str]
-) -> Iterator[Draft]:
-    cell: list[str] = []
-    for statement in statements:
-        if _is_idle(statement, readers, arguments, options):
-            continue
-        title, comments = _heading(statement.comments)
-        if title and cell:
+        own = kind_of(statement)
+        if cell and (title or own != kind or own == "definition"):
             yield Draft("code", "\n".join(cell))
             cell = []
         if title:
             yield Draft("markdown", f"## {title}")
         gap = [""] if cell and statement.blank_before else []
         cell += [*gap, *comments, statement.text()]
+        kind = own
     if cell:
         yield Draft("code", "\n".join(cell))
+
+
+def _kind(statement: Statement) -> str:
+    if statement.is_definition:
+        return "definition"
+    return "imports" if statement.is_import else "values"
 
 
 def _is_idle(statement: Statement, readers: set[str], arguments: str, options: set[str]) -> bool:
@@ -280,7 +206,7 @@ def _is_idle(statement: Statement, readers: set[str], arguments: str, options: s
         return True
     value = getattr(node, "value", None)
     if isinstance(node, ast.Assign) and value is not None:
-        target = dotted(node.targets[0])
+        target = target_of(node)
         return reads_options(value, readers) or (
             target in options and dotted(value) == f"{arguments}.{target}"
         )
@@ -308,12 +234,13 @@ def _arguments_name(
     for statement in (*work, *job):
         node = statement.node
         if isinstance(node, ast.Assign) and reads_options(node.value, readers):
-            return dotted(node.targets[0])
+            return target_of(node)
     return "args"
 
 
 def _heading(comments: Sequence[str]) -> tuple[str, list[str]]:
     """Split comments into the heading among them, if there is one, and the rest."""
+    comments = [text for text in comments if not _FOR_THE_SYSTEM.match(text)]
     for number, text in enumerate(comments):
         banner = _BANNER.fullmatch(text)
         below = comments[number + 1 : number + 2]

@@ -106,7 +106,7 @@ def _document(
     ]
     width = max(len(command) for command, _ in commands)
     shown = "\n".join(f"    {command:{width}}    {what}" for command, what in commands)
-    first = textwrap.fill(f"{title}.", WIDTH - 3)
+    first = textwrap.fill(title if title.endswith(("?", "!", ":")) else f"{title}.", WIDTH - 3)
     document = f'"""{first}\n\nExported from {notebook.name}. Start it with one of\n\n{shown}\n"""'
     if not program.requirements:
         return document

@@ -8,7 +8,16 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 
-from accelnb.export.exploring import computes, draws, is_effect, is_report, is_setting, last_part
+from accelnb.export.exploring import (
+    computes,
+    draws,
+    is_call_of,
+    is_effect,
+    is_function,
+    is_report,
+    is_setting,
+    last_part,
+)
 from accelnb.export.notebook_file import Cell, ExportError
 from accelnb.export.program import OF_A_RANK, Program, Step
 
@@ -111,7 +120,7 @@ class Selection:
             raise ExportError(f"{step.statement.place()}: {step.no_form}")
         self.kept.add(step)
         for name in sorted(step.reads):
-            if not self._need(name, step, step.position):
+            if not self._need(name, step, step.position) and name in step.names.unbound:
                 raise self._not_bound(name, step, "")
 
     def _need(self, name: str, reader: Step, at: int) -> bool:
@@ -175,6 +184,8 @@ class Selection:
         again = [s.position for s in self._binders[name] if not s.on_ranks and name in s.surely]
         end = min([end, *(position for position in again if position > binder.position)])
         for step in self._changers[name]:
+            if is_function(binder.statement) and is_call_of(step.statement.node, name):
+                continue
             is_between = binder.position < step.position < end and not step.no_form
             if is_between and not draws(step.statement, self._program.imported):
                 self._keep(step)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from accelnb.export.notebook_file import Cell
-from accelnb.notebook.names import analyse
+from accelnb.names import analyse
 
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 IMPORTS = (ast.Import, ast.ImportFrom)
@@ -24,6 +24,8 @@ class Names:
     ----------
     reads : frozenset of str
         Names that it needs when it runs.
+    unbound : frozenset of str
+        Of these, the names that it does not bind itself before it reads them.
     later : frozenset of str
         Names that the functions and classes it defines need when they are used.
     binds, surely : frozenset of str
@@ -31,6 +33,7 @@ class Names:
     """
 
     reads: frozenset[str] = frozenset()
+    unbound: frozenset[str] = frozenset()
     later: frozenset[str] = frozenset()
     binds: frozenset[str] = frozenset()
     surely: frozenset[str] = frozenset()
@@ -186,8 +189,8 @@ def _with_gaps(
 
 def _names(text: str) -> Names:
     names = analyse(text)
-    now = analyse(_without_bodies(text)).needed
-    return Names(now, names.needed - now, names.bound, names.surely)
+    now = analyse(_without_bodies(text))
+    return Names(now.needed, now.unbound, names.needed - now.needed, names.bound, names.surely)
 
 
 def _without_bodies(text: str) -> str:

@@ -182,7 +182,12 @@ def imports_text(statements: Sequence[tuple[str, str]]) -> str:
     for text, behind in sorted(plain.items()):
         lines.setdefault(_group(text.split()[1]), []).append(_with(text, behind))
     for module in sorted(names, key=str.lower):
-        lines.setdefault(_group(module), []).append(_from(module, names[module]))
+        of_module = names[module]
+        if "*" in of_module:  # it stands alone, above what is imported by name
+            star = _with(f"from {module} import *", of_module.pop("*"))
+            lines.setdefault(_group(module), []).append(star)
+        if of_module:
+            lines.setdefault(_group(module), []).append(_from(module, of_module))
     return "\n\n".join("\n".join(lines[group]) for group in sorted(lines))
 
 

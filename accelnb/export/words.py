@@ -16,18 +16,21 @@ DRAWING = _words(
 DRAWING_WORDS = ("plot", "show", "display", "draw", "visuali", "print", "summar", "inspect", "peek")
 # Methods that return what they say and change nothing.
 LOOKING = _words(
-    "boxplot corr count describe device_count dim dtypes exists format get_device_name "
-    "get_device_properties getcwd glob head hist info is_available isna isnull item items join "
-    "keys listdir max mean min named_parameters numel nunique parameters plot sample shape show "
-    "size state_dict std sum tail tolist unique value_counts values var"
+    "asdict astuple boxplot corr count describe device_count dim dtypes exists format "
+    "get_device_name get_device_properties getcwd glob head hist info is_available isna isnull "
+    "item items join keys listdir max mean min named_parameters numel nunique parameters plot "
+    "sample shape show size state_dict std sum tail tolist unique value_counts values var"
 )
 # Methods that change their object even where their value is used.
 CHANGING = _words(
     "add append apply clear discard eval extend fit insert load_state_dict pop popitem remove "
     "requires_grad_ reverse setdefault shuffle sort step train update zero_grad"
 )
-# Methods of lists, dicts and texts, which compute nothing.
-OF_CONTAINERS = _words("append extend format insert items join keys pop setdefault split strip")
+# Methods of lists, dicts, texts and files, which compute nothing.
+OF_CONTAINERS = _words(
+    "append copy endswith extend format get insert items join keys lower pop read readlines "
+    "replace setdefault split splitlines startswith strip upper values write"
+)
 # Calls that save something, by the last part of their name.
 SAVING = _words(
     "copy2 copyfile copytree download dump export extractall makedirs mkdir move push_to_hub "
@@ -40,7 +43,7 @@ WRITING = SAVING | _words("copy remove rename replace system")
 FILE_MODULES = _words("json numpy os pathlib pickle safetensors shutil torch urllib")
 # How functions begin that set something for the whole process, and others that do.
 SETTING = ("set_", "seed", "manual_seed", "enable", "disable", "use_", "filter")
-SETTING_CALLS = _words("basicConfig init login register simplefilter")
+SETTING_CALLS = _words("basicConfig chdir init login register simplefilter")
 # Line magics that only look, or change only the notebook.
 MAGICS_LEFT_OUT = _words(
     "accelnb aimport alias autoreload colors conda config debug hist history load_ext logstart "

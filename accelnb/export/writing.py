@@ -38,7 +38,10 @@ def write_files(files: Mapping[Path, str], *, force: bool) -> None:
             raise ExportError(f"{path} is a folder: give the name of a file")
         if not force and (path.exists() or path.is_symlink()):
             raise ExportError(f"{path} is there already: give --force to replace it")
+        if not path.absolute().parent.is_dir():
+            raise ExportError(f"{path} cannot be written: there is no folder {path.parent}")
     unfinished: dict[Path, Path] = {}
+    path = next(iter(files))
     try:
         for path, text in files.items():
             unfinished[path] = path.with_name(f".{path.name}.{os.getpid()}")
@@ -46,7 +49,7 @@ def write_files(files: Mapping[Path, str], *, force: bool) -> None:
         for path, new in unfinished.items():
             os.replace(new, path)
     except OSError as error:
-        raise ExportError(f"{error.filename or path} cannot be written: {error.strerror}") from None
+        raise ExportError(f"{path} cannot be written: {error.strerror}") from None
     finally:
         for new in unfinished.values():
             with contextlib.suppress(OSError):

@@ -10,6 +10,9 @@ from typing import NamedTuple
 from accelnb.hardware.limits import read
 from accelnb.hardware.visible import count_visible, visible
 
+# What chooses among the GPUs; the last where the one before it is not set.
+VARIABLES = ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+
 _NODES = "sys/class/kfd/kfd/topology/nodes"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from accelnb.devices import Ability
+from accelnb.devices import DEVICES, Ability
 from accelnb.hardware.machine import Card, Machine
 
 
@@ -60,6 +60,11 @@ def _rows(machine: Machine) -> Iterator[tuple[str, str]]:
     if machine.driver:
         yield "driver", machine.driver
     yield "ranks on", machine.hardware.describe()
+    untried = [
+        kind for kind in DEVICES if machine.hardware.count(kind) and not DEVICES[kind].run_on
+    ]
+    if untried:
+        yield "not tried", f"accelnb's authors have run no ranks on {', '.join(untried)} so far"
     limits = machine.limits
     if limits.shm_total is not None:
         yield "/dev/shm", f"{size(limits.shm_free)} free of {size(limits.shm_total)}"

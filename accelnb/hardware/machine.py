@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelnb.devices import Ability, abilities
+from accelnb.devices import DEVICES, Ability, abilities
 from accelnb.hardware import amd, limits, nvidia, tpu
 from accelnb.hardware.notes import notes
 from accelnb.hardware.probe import Hardware, probe
 from accelnb.hardware.torch_build import TorchBuild, torch_build
+from accelnb.hardware.uneven import uneven
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Card:
     Attributes
     ----------
     kind : str
-        Under which torch knows it: ``cuda`` (also AMD's), ``tpu``, ``xpu`` or ``mps``.
+        A name of `accelnb.devices.DEVICES`.
     index : int
         As torch numbers it.
     detail : str
@@ -95,16 +96,17 @@ def inspect(
     hardware = probe(root, environ, build)
     answer = nvidia.ask(nvml)
     room = limits.limits(root)
+    cards = tuple(_cards(root, environ, build, answer, hardware))
     driver = f"{answer.driver}, for CUDA up to {answer.cuda}" if answer.driver else None
     return Machine(
         hardware,
         _processor(root),
         limits.memory(root),
-        tuple(_cards(root, environ, build, answer, hardware)),
+        cards,
         driver,
         room,
         build,
-        tuple(notes(root, environ, build, answer, hardware, room)),
+        (*notes(root, environ, build, answer, hardware, room), *uneven(cards)),
     )
 
 
@@ -139,12 +141,13 @@ def _cards(
     if build is None or not build.cuda:
         for index, gpu in enumerate(amd.gpus(root, environ)):
             able = abilities("rocm", features=[gpu.architecture])
-            yield Card("cuda", index, gpu.name, gpu.architecture, gpu.memory, gpu.free, able)
+            yield Card("rocm", index, gpu.name, gpu.architecture, gpu.memory, gpu.free, able)
     chips = tpu.count(root, environ, limits.entries(root / "dev"))
     for kind, count, name in (
         ("tpu", chips, tpu.name(root, environ)),
-        ("xpu", hardware.count("xpu"), "Intel GPU"),
+        ("xpu", hardware.count("xpu"), DEVICES["xpu"].title),
         ("mps", hardware.count("mps"), f"Apple {platform.machine()} GPU"),
+        *((row.name, hardware.count(row.name), row.title) for row in DEVICES.values() if row.files),
     ):
         for index in range(count):
             yield Card(kind, index, name, "", None, None, abilities(kind))

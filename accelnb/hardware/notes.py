@@ -30,6 +30,12 @@ def notes(
         yield answer.problem
     yield from _of_driver(build, answer)
     yield from _of_numbering(environ, answer)
+    chips = tpu.count(root, environ, entries(root / "dev"))
+    if hardware.count("xla") and chips and (cores := tpu.cores_per_chip(root, environ)) > 1:
+        yield (
+            f"a chip of {tpu.name(root, environ)} has {cores} cores, which one process has to "
+            f"drive: use --procs 1, a rank that trains on all {chips * cores} cores"
+        )
     if tpu.is_remote(environ):
         yield "the TPU is on another host, which PyTorch no longer supports: choose a TPU VM"
     if room.shm_total is not None and room.shm_total < _SMALL_SHM:

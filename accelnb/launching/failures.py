@@ -12,7 +12,9 @@ from accelnb.engine.failure import Failure, died, name_ranks
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-_ELSEWHERE = "a rank of another machine ended first: see its output"
+_ELSEWHERE = (
+    "another rank had ended before that: without an error, or on another machine, whose output says"
+)
 
 
 def exit_code(failures: Mapping[int, ProcessFailure]) -> int:
@@ -62,7 +64,7 @@ def _failure(rank: int, failure: ProcessFailure) -> Failure:
         said["evalue"],
         tuple(text.splitlines()),
         said["place"],
-        lost_peer=_lost_peer(said["evalue"]),
+        lost_peer=lost_another_rank(said["evalue"]),
     )
 
 
@@ -72,10 +74,11 @@ def _what_it_said(failure: ProcessFailure) -> dict[str, Any]:
     return message if isinstance(message, dict) and "place" in message else {}
 
 
-def _lost_peer(text: str) -> bool:
+def lost_another_rank(said: str) -> bool:
+    """Return whether an error's text is that of a collective whose other side has gone."""
     from accelnb.worker.process_group import LOST_PEER
 
-    return bool(LOST_PEER.search(text))
+    return bool(LOST_PEER.search(said))
 
 
 def _said(failure: Failure) -> str:

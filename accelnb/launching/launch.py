@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from accelnb.config import LaunchConfig
 from accelnb.launching import network, torchrun
 from accelnb.launching.started import Started, started
-from accelnb.launching.target import Target, as_script
+from accelnb.launching.target import Target, as_script, script_name
 from accelnb.training import environment
 
 # Arguments that say how many processes there are and where: with one of them this is a launcher,
@@ -21,8 +22,9 @@ _PLACES_PROCESSES = (
     *("nproc_per_node", "nnodes", "node_rank", "max_restarts", "standalone"),
     *("rdzv_backend", "rdzv_endpoint", "rdzv_id", "rdzv_conf", "master_addr", "master_port"),
 )
-# torch's launchers share one store. A launcher that comes back after its machine died waits for
-# ever for the address of that store, which the others published when they started (torch 2.13).
+# torch's launchers give all attempts one store (torch 2.13). Ranks that start again find in it the
+# addresses of those that ended, and cannot connect. And a launcher that comes back after its
+# machine died waits for ever for the store's address, which the others published at their start.
 _OWN_STORES = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 _VARIABLES = {
     "precision": environment.MIXED_PRECISION,
@@ -77,7 +79,14 @@ def launch(
     variables |= _share_of_cores(torchrun.processes(arguments))
     variables |= _choose_meeting_point(arguments, given)
     with as_script(target) as ready, _environment(variables):
-        return torchrun.run(arguments, ready)
+        code = torchrun.run(arguments, ready)
+    if target.exported and 0 < code < 128:  # not by a signal
+        print(f"accelnb: lines are those of the script: {_export_of(target)}", file=sys.stderr)
+    return code
+
+
+def _export_of(target: Target) -> str:
+    return shlex.join(["accelnb", "export", target.name, "-o", script_name(target)])
 
 
 def _run_in_place(target: Target, place: Started, variables: dict[str, str]) -> int:
@@ -93,7 +102,7 @@ def _run_in_place(target: Target, place: Started, variables: dict[str, str]) -> 
     with as_script(target) as ready, _environment(variables):
         if ready.kind == "program":
             os.execvp(ready.name, [ready.name, *ready.arguments])
-        rank.run(ready.kind, ready.name, ready.arguments, ready.imports_from)
+        rank.run(ready.kind, ready.name, ready.arguments, ready.works_in)
     return 0
 
 
@@ -107,7 +116,8 @@ def _choose_meeting_point(
     if most == 1:
         if not said & {"rdzv_endpoint", "rdzv_backend", "master_addr", "master_port"}:
             arguments.standalone = True  # a free port of the loopback
-        return {}
+            arguments.local_addr = arguments.local_addr or "localhost"
+        return _OWN_STORES if arguments.max_restarts else {}
     if arguments.standalone:
         raise torchrun.WrongArgument(
             f"--standalone is for one machine, and --nnodes {arguments.nnodes} are more"
@@ -142,6 +152,8 @@ def _for_accelerator(config: LaunchConfig | None, settings: Mapping[str, Any]) -
     variables = {_VARIABLES[name]: str(v) for name, v in settings.items() if name in _VARIABLES}
     if config is not None and config.device == "cpu":
         variables[environment.USE_CPU] = "true"
+    if config is not None:
+        variables[environment.DEVICE] = config.device
     return variables
 
 

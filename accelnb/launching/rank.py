@@ -1,13 +1,14 @@
 """A launched process: it runs the script as `python` would, and says in a file how it failed.
 
-``python -m accelnb.launching.rank script train.py --lr 0.1``. The launcher reads the file and
-shows an error that several ranks had once.
+``python -m accelnb.launching.rank PARENT script FOLDER train.py --lr 0.1``. The launcher reads the
+file and shows an error that several ranks had once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import runpy
@@ -33,20 +34,21 @@ def main() -> None:
     """Run what the command line says."""
     from accelnb.engine.launchers.server import die_with_parent
 
-    die_with_parent(os.getppid())
-    kind, folder, name, *arguments = sys.argv[1:]
+    parent, kind, folder, name, *arguments = sys.argv[1:]
+    die_with_parent(int(parent))
+    _print_whole_lines()
     run(kind, name, arguments, folder)
 
 
-def run(kind: str, name: str, arguments: Sequence[str], imports_from: str = "") -> None:
+def run(kind: str, name: str, arguments: Sequence[str], works_in: str = "") -> None:
     """Run a script or module in this process, as its main program.
 
     Parameters
     ----------
     kind
         ``script`` or ``module``.
-    imports_from
-        The folder that a script's imports look in first; by default its own.
+    works_in
+        Where a script works and imports from; by default here, and from its own folder.
     """
     sys.argv[:] = [name, *arguments]
     _end_when_interrupted()
@@ -54,7 +56,8 @@ def run(kind: str, name: str, arguments: Sequence[str], imports_from: str = "") 
         if kind == "module":
             runpy.run_module(name, run_name="__main__", alter_sys=True)
         else:
-            sys.path[0] = imports_from or str(Path(name).resolve().parent)
+            sys.path[0] = works_in or str(Path(name).resolve().parent)
+            os.chdir(works_in or ".")
             _run_script(name)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
@@ -71,6 +74,15 @@ def _run_script(name: str) -> None:
     sys.modules["__main__"] = main_module
     code = compile(Path(name).read_bytes(), name, "exec", dont_inherit=True)
     exec(code, main_module.__dict__)
+
+
+def _print_whole_lines() -> None:
+    """Write each line when it is complete, so that lines of several ranks do not mix.
+
+    Python would write them much later, or piece by piece if PYTHONUNBUFFERED is set.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True, write_through=False)
 
 
 # ---- Ctrl-C ----
@@ -111,9 +123,14 @@ def _report(error: Exception) -> None:
     place = _place(own)
     path = os.environ.get(ERROR_FILE)
     count, most = (int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in _RESTARTS)
-    if path is None or count < most:
-        again = f"accelnb: starting again, {count + 1} of {most}\n" if path else ""
-        _print_once((text or f"{error}\n") + again, path)
+    if path is None:
+        _print_once(text or f"{error}\n", path)
+        return
+    if count < most:  # all start again, and the launcher says so
+        from accelnb.launching.failures import lost_another_rank
+
+        is_first = not lost_another_rank(str(error))
+        _print_once((text or f"{error}\n") if is_first else "it lost another rank\n", path)
         return
     said = {
         "message": f"{type(error).__name__}: {error}",

@@ -10,8 +10,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from accelnb.errors import AccelnbError
+
+if TYPE_CHECKING:
+    from accelnb.config import LaunchConfig
+    from accelnb.export import Exported
 
 
 class NothingToLaunch(AccelnbError):
@@ -30,14 +35,17 @@ class Target:
         A path, or the module's name.
     arguments : tuple of str
         What it is given on its command line.
-    imports_from : str
-        The folder that its imports look in first, if that is not the script's own.
+    works_in : str
+        The folder that it works in and imports from, where that is not as for a script.
+    exported : Exported or None
+        Of a notebook: its script, and the options of its first distributed cell.
     """
 
     kind: str
     name: str
     arguments: tuple[str, ...] = ()
-    imports_from: str = ""
+    works_in: str = ""
+    exported: Exported | None = None
 
     @property
     def folder(self) -> Path:
@@ -46,7 +54,12 @@ class Target:
 
 
 def find_target(
-    name: str, arguments: tuple[str, ...] = (), *, module: bool = False, program: bool = False
+    name: str,
+    arguments: tuple[str, ...] = (),
+    *,
+    module: bool = False,
+    program: bool = False,
+    base: LaunchConfig | None = None,
 ) -> Target:
     """Look at what shall be launched.
 
@@ -56,11 +69,14 @@ def find_target(
         `name` is a module, as for ``python -m``.
     program
         `name` is a program of any language.
+    base
+        The options of a notebook's cells that give none; by default its accelnb.yaml's.
 
     Raises
     ------
     NothingToLaunch
-        It is not there, or its text is not Python; names the line.
+        It is not there, its text is not Python, or a notebook has no script form; names the
+        line.
 
     Examples
     --------
@@ -79,7 +95,8 @@ def find_target(
     if path.suffix == ".ipynb":
         if not path.is_file():
             raise NothingToLaunch(f"{name}: no such notebook")
-        return Target("notebook", name, arguments)
+        works_in = str(path.resolve().parent)  # as its kernel does
+        return Target("notebook", name, arguments, works_in, _exported(path, base))
     _check_script(path)
     return Target("script", name, arguments)
 
@@ -94,6 +111,23 @@ def _check_module(name: str) -> None:
         found = None
     if found is None:
         raise NothingToLaunch(f"{name}: no such module; launch from the folder that has it")
+
+
+def _exported(notebook: Path, base: LaunchConfig | None) -> Exported:
+    from accelnb.config import LaunchConfig, from_mapping
+    from accelnb.config_file import FILE, read_file
+    from accelnb.export import ExportError, export_notebook
+    from accelnb.export.notebook_file import read_notebook
+
+    beside = notebook.with_name(FILE)
+    if base is None:
+        base = from_mapping(LaunchConfig, read_file(beside) if beside.exists() else {})
+    with tempfile.TemporaryDirectory(prefix="accelnb-launch-") as folder:
+        try:
+            read = read_notebook(notebook)
+            return export_notebook(read, Path(folder, "script.py"), base=base)
+        except ExportError as error:
+            raise NothingToLaunch(str(error)) from error
 
 
 def _check_script(path: Path) -> None:
@@ -117,15 +151,18 @@ def _check_script(path: Path) -> None:
 @contextlib.contextmanager
 def as_script(target: Target) -> Iterator[Target]:
     """Yield the target, a notebook as the script that it exports to, which ends with the block."""
-    if target.kind != "notebook":
+    if target.exported is None:
         yield target
         return
-    from accelnb.export import export_notebook
-
     notebook = Path(target.name)
+    for note in target.exported.notes:
+        print(f"accelnb: {notebook.name}: {note}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="accelnb-launch-") as folder:
-        script = Path(folder, notebook.stem.replace(" ", "_") + ".py")
-        for note in export_notebook(notebook, script).notes:
-            print(f"accelnb: {notebook.name}: {note}", file=sys.stderr)
-        imports_from = str(notebook.parent.resolve())
-        yield replace(target, kind="script", name=str(script), imports_from=imports_from)
+        script = Path(folder, script_name(target))
+        script.write_text(target.exported.script, encoding="utf-8")
+        yield replace(target, kind="script", name=str(script))
+
+
+def script_name(notebook: Target) -> str:
+    """Return the name of the script that a notebook exports to."""
+    return Path(notebook.name).stem.replace(" ", "_") + ".py"

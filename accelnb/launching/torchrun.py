@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from accelnb.errors import AccelnbError
-from accelnb.launching import failures
+from accelnb.launching import failures, restarts
 from accelnb.launching.target import Target
 
 _NOT_OF_COMMAND = ("help", "training_script", "training_script_args")
-_OUR_RANK = ("-u", "-m", "accelnb.launching.rank")
+_OUR_RANK = ("-m", "accelnb.launching.rank")
 
 
 class WrongArgument(AccelnbError):
@@ -136,6 +136,7 @@ def run(arguments: argparse.Namespace, target: Target) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     _be_quiet()
+    restarts.tell(arguments.max_restarts, "rank" if nodes(arguments)[1] == 1 else "local rank")
     try:
         with tempfile.TemporaryDirectory(prefix="accelnb-launch-") as folder:
             made = _with_command(arguments, target)
@@ -170,7 +171,7 @@ def _with_command(arguments: argparse.Namespace, target: Target) -> argparse.Nam
         made.training_script, made.training_script_args = target.name, list(target.arguments)
         return made
     made.training_script = sys.executable
-    rank = [*_OUR_RANK, target.kind, target.imports_from, target.name]
+    rank = [*_OUR_RANK, str(os.getpid()), target.kind, target.works_in, target.name]
     made.training_script_args = [*rank, *target.arguments]
     return made
 
@@ -198,6 +199,8 @@ def _did_not_meet(error: Exception, arguments: argparse.Namespace) -> str:
             "machines: start all of them anew"
         )
     said = str(error).strip().partition("\n")[0].partition("C++ stacktrace")[0].rstrip(". ")
+    if "EADDRINUSE" in said:
+        return f"the port of {where} is taken on this machine: give another, or none on one machine"
     return (
         f"no launcher answers at {where} ({said}): start one on that machine too, with a port "
         "that is free there and open to the others"

@@ -14,7 +14,7 @@ STRATEGIES = {
     "zero2": frozenset({"optimizer", "gradients"}),
     "fsdp": frozenset({"optimizer", "gradients", "parameters"}),
 }
-# Numbers of 32 bits that an optimizer keeps for each parameter.
+# Numbers that an optimizer keeps for each parameter, of its type.
 OPTIMIZERS = {"adam": 2, "adamw": 2, "sgd-momentum": 1, "sgd": 0}
 PRECISIONS = ("no", "fp16", "bf16", "fp8")
 _FULL, _HALF = 4, 2  # bytes
@@ -52,11 +52,12 @@ def estimate(
 ) -> Need:
     """Return what each of `procs` ranks needs to train a model.
 
-    Parameters, gradients and the optimizer's state are in 32 bits in every precision, as under
-    ``torch.autocast``: mixed precision lessens the activations alone. What is divided among the
-    ranks follows "ZeRO" (Rajbhandari et al. 2020, arXiv:1910.02054): ``zero1`` the optimizer's
-    state, ``zero2`` the gradients too, ``fsdp`` (its stage 3) also the parameters. DDP has its
-    gradients a second time, in buckets. FSDP gathers the layer that computes and the next one.
+    Parameters, gradients and the optimizer's state are of the model's own type, 32 bits unless it
+    says otherwise, in every precision, as under ``torch.autocast``: mixed precision lessens the
+    activations alone. What is divided among the ranks follows "ZeRO" (Rajbhandari et al. 2020,
+    arXiv:1910.02054): ``zero1`` the optimizer's state, ``zero2`` the gradients too, ``fsdp`` (its
+    stage 3) also the parameters. DDP has its gradients a second time, in buckets. FSDP gathers the
+    layer that computes and the next one.
 
     Not in it: what CUDA and torch take themselves (about 0.5 to 1 GB) and fragmentation.
 
@@ -87,11 +88,14 @@ def estimate(
     def share(part: str, size: int) -> int:
         return -(-size // procs) if part in divided else size
 
-    count = model.parameters
+    whole, trained = model.parameter_bytes, model.trainable_bytes
+    whole = model.parameters * _FULL if whole is None else whole
+    trained = model.trainable * _FULL if trained is None else trained
     is_mixed = precision != "no"
-    copies = model.parameters * _HALF if is_mixed and strategy != "fsdp" else 0
+    in_half = model.parameters * _HALF
+    copies = max(0, whole - in_half) if is_mixed and strategy != "fsdp" else 0
     if strategy in ("ddp", "zero1") and procs > 1:
-        copies += model.trainable * _FULL
+        copies += trained
     if strategy == "fsdp":
         copies += 2 * model.largest_layer * (_HALF if is_mixed else _FULL)
     activations = model.activations
@@ -100,9 +104,9 @@ def estimate(
     return Need(
         strategy,
         precision,
-        share("parameters", count * _FULL) + model.buffers,
-        share("gradients", model.trainable * _FULL),
-        share("optimizer", model.trainable * _FULL * OPTIMIZERS[optimizer]),
+        share("parameters", whole) + model.buffers,
+        share("gradients", trained),
+        share("optimizer", trained * OPTIMIZERS[optimizer]),
         copies,
         activations,
     )

@@ -42,6 +42,8 @@ class ModelSize:
         Bytes that a forward pass in 32 bits keeps for the backward pass.
     how : str
         Where `activations` comes from.
+    parameter_bytes, trainable_bytes : int or None
+        What all and the trained parameters take, if they are not all of 32 bits.
     """
 
     name: str
@@ -51,6 +53,8 @@ class ModelSize:
     buffers: int = 0
     activations: int | None = None
     how: str = ""
+    parameter_bytes: int | None = None
+    trainable_bytes: int | None = None
 
     @property
     def trainable(self) -> int:
@@ -89,6 +93,8 @@ def read_model(
     0
     """
     path = Path(source)
+    if path.name == _CONFIG:
+        path = path.parent
     if path.is_dir() or path.suffix == ".safetensors":
         size = _of_files(path)
         fields = _configuration(path)
@@ -96,7 +102,7 @@ def read_model(
             return size
         return _with_transformer_activations(size, fields, batch, sequence)
     module, colon, name = source.rpartition(":")
-    if not colon:
+    if not (module and colon and name):
         raise AccelnbError(
             f"{source}: no such file or folder; for a class say module:Class or file.py:Class"
         )
@@ -119,6 +125,8 @@ def of_model(model: Any, name: str, inputs: Sequence[str] = ()) -> ModelSize:
         max(layers.values(), default=0),
         sum(p.numel() for p in parameters if not p.requires_grad),
         sum(buffer.nbytes for buffer in model.buffers()),
+        parameter_bytes=sum(p.nbytes for p in parameters),
+        trainable_bytes=sum(p.nbytes for p in parameters if p.requires_grad),
     )
     if not inputs:
         return size
@@ -161,9 +169,10 @@ def _import(module: str) -> Any:
         sys.modules[path.stem] = loaded
         spec.loader.exec_module(loaded)
         return loaded
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         said = str(error).strip().partition("\n")[0]
-        raise AccelnbError(f"{module}: cannot be imported: {said}") from error
+        kind = type(error).__name__
+        raise AccelnbError(f"{module}: cannot be imported: {kind}: {said}") from error
 
 
 def _kept_for_backward(model: Any, inputs: Sequence[str]) -> int:

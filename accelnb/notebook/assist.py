@@ -11,8 +11,8 @@ from IPython.core.completer import Completion, provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
 from accelnb.engine.questions import Question
+from accelnb.magic_line import split_options
 from accelnb.notebook.auto import AutoCells
-from accelnb.notebook.magics import split_options
 from accelnb.notebook.session import Session
 
 # A rank that has not answered after this long is not waited for.

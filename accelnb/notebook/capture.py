@@ -14,7 +14,7 @@ from typing import Any
 
 from accelnb.engine.tensors import Finish, Pack, Packed, finished
 from accelnb.errors import AccelnbError
-from accelnb.notebook.names import CellNames
+from accelnb.names import CellNames
 
 # Every rank has these of its own: the notebook's are never sent over them.
 RANK_NAMES = frozenset({"rank", "local_rank", "world_size", "device"})

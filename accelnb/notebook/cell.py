@@ -10,7 +10,7 @@ from typing import Any
 from IPython.core.interactiveshell import InteractiveShell
 
 from accelnb.errors import AccelnbError
-from accelnb.notebook.names import CellNames, analyse
+from accelnb.names import CellNames, analyse
 
 
 class CellSyntaxError(AccelnbError):

@@ -9,11 +9,11 @@ from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
+from accelnb import hosts
 from accelnb.config import CellOptions, ConfigError, LaunchConfig, from_mapping, options, to_line
 from accelnb.engine.doctor import stacks_report
 from accelnb.engine.early import under_way
 from accelnb.errors import AccelnbError
-from accelnb.notebook import hosts
 from accelnb.notebook.auto import switch
 from accelnb.notebook.defaults import Defaults
 from accelnb.notebook.session import Session

@@ -12,7 +12,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from accelnb.config import ConfigError, LaunchConfig, options
 from accelnb.config_file import FILE, FileValues, read_file
-from accelnb.notebook.hosts import notebook_folder
+from accelnb.hosts import notebook_folder
 
 _DO_WITHOUT = "correct it, or do without the file in this session: %accelnb config --ignore-file"
 

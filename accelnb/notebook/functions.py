@@ -31,6 +31,7 @@ from accelnb.notebook.defaults import Defaults
 from accelnb.notebook.extension import in_rank, session_of
 from accelnb.notebook.views.choice import view_of
 from accelnb.notebook.views.plain import follow
+from accelnb.notebook.waiting import ranks_of, saying_if_slow
 
 P = ParamSpec("P")
 
@@ -192,7 +193,8 @@ def _launch(
     sources = Sources().for_rank(0, cells_so_far(shell)) if shell is not None else {}
     options = {"settings": settings_for_ranks(config), "sources": sources, "result": True}
     request = (options | packed.content, packed.buffers)
-    group = WorkerGroup(config)
+    with saying_if_slow(f"starting {ranks_of(config)}"):
+        group = WorkerGroup(config)
     try:
         run = group.run(
             "call_request",

@@ -20,13 +20,13 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 
 from accelnb.config import CellOptions, ConfigError, LaunchConfig, options
 from accelnb.engine.run import Run
+from accelnb.magic_line import split_options
 from accelnb.notebook.cell import read_cell
 from accelnb.notebook.commands import Commands
 from accelnb.notebook.session import Session
 
 _OPTIONS = options(LaunchConfig, CellOptions)
 _NO_OPTION = re.compile(r"--[A-Za-z][\w-]*")
-_WORD = re.compile(r"\s*(?P<flag>--?[\w-]+)(?P<equals>=)?")
 
 
 def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -111,18 +111,6 @@ class AccelnbMagics(Magics):
             raise ConfigError(
                 f"%%distributed: {error}; see %%distributed? for its options"
             ) from None
-
-
-def split_options(line: str) -> tuple[str, str]:
-    """Split `--ranks 0,1 x - y` into its options and its expression."""
-    takes_value = {flag: not option.is_switch for option in _OPTIONS for flag in option.flags}
-    at = 0
-    while (word := _WORD.match(line, at)) and word["flag"] in takes_value:
-        at = word.end()
-        if takes_value[word["flag"]]:
-            value = re.compile(r"\s*\S+").match(line, at)
-            at = value.end() if value else at
-    return line[:at], line[at:].lstrip()
 
 
 def complete_options(_: Any, event: Any) -> list[str]:

@@ -19,22 +19,24 @@ from accelnb.config import (
     from_mapping,
     resolve,
     settings_for_ranks,
+    sharing,
 )
 from accelnb.engine.courier import Request
 from accelnb.engine.doctor import Place
 from accelnb.engine.early import start_group
 from accelnb.engine.failure import RunInterrupted, name_ranks
 from accelnb.engine.group import WorkerGroup
-from accelnb.engine.launchers.choice import finish_for, hardware_for
+from accelnb.engine.launchers.choice import finish_for, hardware_for, room_for
 from accelnb.engine.run import RankResults, Run
 from accelnb.engine.tensors import Packed
 from accelnb.errors import AccelnbError
+from accelnb.names import CellNames, analyse
 from accelnb.notebook.capture import Capture, Sources
 from accelnb.notebook.cell import Cell, cells_so_far, empty_cell
 from accelnb.notebook.defaults import Defaults
-from accelnb.notebook.names import CellNames, analyse
 from accelnb.notebook.views.choice import show_in_background, view_of
 from accelnb.notebook.views.plain import follow
+from accelnb.notebook.waiting import ranks_of, saying_if_slow
 
 # A run that is being stopped is over by then, whatever its ranks do.
 _STOPPED_AFTER = 5.0
@@ -211,7 +213,9 @@ class Session:
             base = dataclasses.replace(defaults, **_shape(self.group.config))
         try:
             asked = from_mapping(LaunchConfig, given, base)
-            return resolve(asked, hardware_for(asked))
+            with saying_if_slow(f"connecting to the cluster {asked.cluster}"):
+                hardware = hardware_for(asked)
+            return resolve(asked, hardware)
         except ConfigError as error:
             raise self.settings.explain(error, given) from None
 
@@ -228,8 +232,19 @@ class Session:
         return False
 
     def _start(self, config: LaunchConfig) -> None:
-        self.shutdown()
-        self.group = start_group(dataclasses.replace(config, timeout=None))
+        """Start ranks instead of those that are there, or say why not before these are ended."""
+        config = dataclasses.replace(config, timeout=None)
+        with room_for(config), saying_if_slow(f"starting {ranks_of(config)}"):
+            if note := sharing(config, hardware_for(config)):
+                _say(note)
+            before, self.group = self.group, None
+            self._forget_all()
+            if before is not None and before.restart(config):
+                self.group = before
+                return
+            if before is not None:
+                before.shutdown()
+            self.group = start_group(config)
 
     def _replace_dead(self, group: WorkerGroup) -> None:
         replaced = group.make_ready()

@@ -22,8 +22,7 @@ from accelnb.training.collectives import CollectiveMethods
 from accelnb.training.gradients import GradientState
 from accelnb.training.kinds import DistributedType, DynamoBackend, LoggerType, RNGType
 from accelnb.training.optimizer import AcceleratedOptimizer
-from accelnb.training.parallel.ddp import DataParallelStrategy
-from accelnb.training.parallel.strategy import SingleProcess
+from accelnb.training.parallel.choice import strategy_on
 from accelnb.training.precision import Precision
 from accelnb.training.preparation import PreparationMethods
 from accelnb.training.processes import ProcessControl
@@ -171,13 +170,18 @@ class Accelerator(
         if project_dir is not None:
             self.project_configuration.set_directories(project_dir)
         self._choose_trackers(log_with)
+        process = PartialState(cpu, **group)
         self.precision = Precision(
             kind,
-            PartialState(cpu, **group).device.type,
+            process.device.type,
             handlers.get(AutocastKwargs, AutocastKwargs()),
             handlers.get(AORecipeKwargs, AORecipeKwargs()),
         )
         self.scaler = self.precision.make_scaler(handlers.get(GradScalerKwargs))
+        together = process.num_processes if process.use_distributed and strategy == "ddp" else 1
+        self.strategy = strategy_on(
+            process.device, together, handlers.get(DistributedDataParallelKwargs)
+        )
 
         # From here on nothing is refused: what all Accelerators of a process share is changed.
         self.state = AcceleratorState(kind, cpu, dynamo, **group)
@@ -194,11 +198,6 @@ class Accelerator(
         self.profile_handler: ProfileKwargs | None = handlers.get(ProfileKwargs)
         self.mixed_precision = kind
         self.fp8_backend = "AO" if kind == "fp8" else None
-        self.strategy = (
-            DataParallelStrategy(self.device, self.ddp_handler)
-            if self.use_distributed and strategy == "ddp"
-            else SingleProcess()
-        )
 
         self.gradient_state = GradientState(plugin)
         self.gradient_state.sync_gradients = True

@@ -51,6 +51,7 @@ class AccumulationMethods:
             loss = loss / steps
         if self.scaler is not None:
             loss = self.scaler.scale(loss)
+        self.strategy.began_backward()
         loss.backward(**kwargs)
 
     def accumulate(self, *models: nn.Module) -> AbstractContextManager[Any]:
@@ -127,26 +128,29 @@ class AccumulationMethods:
 
         Call it when `sync_gradients` is set: before, gradients are not yet averaged.
         """
-        clipped = self._unscaled(parameters)
+        clipped = self._complete(parameters)
         return nn.utils.clip_grad_norm_(clipped, max_norm, norm_type=norm_type)
 
     def clip_grad_value_(
         self, parameters: torch.Tensor | Iterable[torch.Tensor], clip_value: float
     ) -> None:
         """Use instead of ``torch.nn.utils.clip_grad_value_``."""
-        nn.utils.clip_grad_value_(self._unscaled(parameters), clip_value)
+        nn.utils.clip_grad_value_(self._complete(parameters), clip_value)
 
-    def _unscaled(
+    def _complete(
         self, parameters: torch.Tensor | Iterable[torch.Tensor]
     ) -> torch.Tensor | list[torch.Tensor]:
-        """Unscale the optimizers that own `parameters`, and return these."""
-        if self.scaler is None and isinstance(parameters, torch.Tensor):
+        """Make the gradients of `parameters` what the step will use, and return these."""
+        as_they_are = self.scaler is None and not self.strategy.averages_late
+        if as_they_are and isinstance(parameters, torch.Tensor):
             return parameters
         listed = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
-        if self.scaler is not None:
+        if not as_they_are:
             wanted = {id(parameter) for parameter in listed}
             for optimizer in self._optimizers:
                 owned = (p for group in optimizer.param_groups for p in group["params"])
                 if any(id(parameter) in wanted for parameter in owned):
                     optimizer.unscale()
+                    if self.sync_gradients:
+                        self.strategy.average_gradients(optimizer.optimizer)
         return listed

@@ -1,6 +1,6 @@
 """What is installed and what the device can do, under the names that Accelerate asks by.
 
-Nothing is imported to find out whether it is there, and no device is initialised.
+Nothing is imported to find out whether it is there, but for a plugin that a device needs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.torch_version import TorchVersion
 
+from accelnb.devices import DEVICES, best_available
 from accelnb.errors import AccelnbError
 from accelnb.training import environment
 from accelnb.training.compat_names import patch_environment
@@ -95,11 +96,10 @@ def _package(*names: str, at_least: str | None = None) -> Callable[..., bool]:
 
 
 def _device(name: str) -> Callable[..., bool]:
-    """Make a probe for a kind of device that torch, or a plugin of it, can use."""
+    """Make a probe for a kind of device; it imports the plugin that the kind needs."""
 
     def probe(check_device: bool = False) -> bool:
-        module: Any = getattr(torch, name, None)
-        return module is not None and module.is_available()
+        return DEVICES[name].is_available()
 
     return probe
 
@@ -178,16 +178,15 @@ def is_torch_xla_available(check_is_tpu: bool = False, check_is_gpu: bool = Fals
 
 def is_bf16_available(ignore_tpu: bool = False) -> bool:
     """Return whether this machine's device computes in bf16."""
-    if is_torch_xla_available(check_is_tpu=True):
+    device = best_available()
+    if device.kind == "XLA":
         return not ignore_tpu
-    if is_cuda_available():
-        return torch.cuda.is_bf16_supported()
-    return True
+    return device.why_not("bf16") is None
 
 
 def is_fp16_available() -> bool:
-    """Return True: all devices of `accelnb.devices` compute in fp16, if only slowly."""
-    return True
+    """Return whether this machine's device trains in fp16, be it slowly."""
+    return best_available().why_not("fp16") is None
 
 
 def is_fp8_available() -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from accelnb.errors import AccelnbError
 from accelnb.training import checked, exchange, metrics_gather, padding
@@ -273,9 +272,7 @@ class CollectiveMethods:
         checked.check("check_trigger")
         triggered = self._triggered
         if self.num_processes > 1:
-            flag = torch.tensor(int(triggered), device=self.device)
-            dist.all_reduce(flag, dist.ReduceOp.MAX)
-            triggered = bool(flag)
+            triggered = any(said for (said,) in exchange.all_gather_numbers([int(triggered)]))
         if triggered:
             self._triggered = False
         return triggered

@@ -13,12 +13,8 @@ from accelnb.errors import AccelnbError
 from accelnb.training.kinds import DistributedType
 from accelnb.training.processes import ProcessControl
 
-_SUPPORTED = (
-    DistributedType.NO,
-    DistributedType.MULTI_CPU,
-    DistributedType.MULTI_GPU,
-    DistributedType.MULTI_XPU,
-)
+# Only with these does each rank have parameters of its own.
+_SUPPORTED = {DistributedType.NO, *(t for t in DistributedType if t.startswith("MULTI_"))}
 
 
 class LocalSGD:

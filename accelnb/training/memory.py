@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from accelnb.devices import DEVICES
 from accelnb.errors import AccelnbError
 
 # What torch says where its error has no type of its own.
@@ -38,11 +39,8 @@ def clear_device_cache(garbage_collection: bool = False) -> None:
     """
     if garbage_collection:
         gc.collect()
-    for name in ("cuda", "xpu", "mps"):
-        module = getattr(torch, name)
-        in_use = getattr(module, "is_initialized", module.device_count)  # initialises none
-        if in_use():
-            module.empty_cache()
+    for device in DEVICES.values():
+        device.empty_cache()
 
 
 def release_memory(*objects: Any) -> list[None]:
@@ -79,8 +77,12 @@ def should_reduce_batch_size(exception: BaseException) -> bool:
     """
     if isinstance(exception, torch.OutOfMemoryError | MemoryError):
         return True
-    text = str(exception)
-    return isinstance(exception, RuntimeError) and any(sign in text for sign in _OUT_OF_MEMORY)
+    return isinstance(exception, RuntimeError) and says_out_of_memory(str(exception))
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Return whether the text of an error of torch's says that memory ran out."""
+    return any(sign in text for sign in _OUT_OF_MEMORY)
 
 
 def find_executable_batch_size(

@@ -10,6 +10,7 @@ import torch
 
 from accelnb.errors import AccelnbError
 from accelnb.training.gradients import GradientState
+from accelnb.training.parallel.strategy import SingleProcess
 from accelnb.training.scaler import Scaler
 
 
@@ -25,6 +26,8 @@ class AcceleratedOptimizer(torch.optim.Optimizer):
     optimizer : torch.optim.Optimizer
         The one that was prepared.
     scaler : Scaler or None
+    strategy : SingleProcess
+        How its processes train together.
     step_was_skipped : bool
         Whether the last step was left out because gradients overflowed.
     """
@@ -34,9 +37,11 @@ class AcceleratedOptimizer(torch.optim.Optimizer):
         optimizer: torch.optim.Optimizer,
         device_placement: bool = True,
         scaler: Scaler | None = None,
+        strategy: SingleProcess | None = None,
     ) -> None:
         self.optimizer = optimizer
         self.scaler = scaler
+        self.strategy = strategy or SingleProcess()
         self.gradient_state = GradientState()
         self.step_was_skipped = False
         arguments = inspect.signature(optimizer.zero_grad).parameters
@@ -49,7 +54,7 @@ class AcceleratedOptimizer(torch.optim.Optimizer):
         if not self.gradient_state.sync_gradients:
             return None
         if self.scaler is None:
-            return self.optimizer.step(closure)
+            return self.strategy.step(self.optimizer, closure)
         if closure is not None:
             raise AccelnbError(
                 "mixed_precision=fp16: an optimizer that takes a closure, as LBFGS, computes "

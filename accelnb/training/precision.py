@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from accelnb.devices import DEVICES
+from accelnb.devices import DEVICES, Device
 from accelnb.errors import AccelnbError
 from accelnb.training.available import is_package_available
 from accelnb.training.nested import convert_to_fp32
@@ -19,9 +19,11 @@ from accelnb.training.scaler import Scaler
 from accelnb.training.settings import AORecipeKwargs, AutocastKwargs, GradScalerKwargs
 from accelnb.training.state import AcceleratorState
 
+# Types of devices that do not even emulate it.
+_NEVER_FP8 = ("xla", "tpu")
+
 # What operations compute in under autocast. fp8 replaces linear layers; the rest is bf16.
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
-_FP8_CAPABILITY = (8, 9)  # of CUDA devices with fp8 matrix products: Ada and Hopper
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,8 @@ class Precision:
     def __post_init__(self) -> None:
         if self.kind == "fp8":
             self._check_fp8()
-        elif self.device_type in DEVICES:
-            possible = DEVICES[self.device_type].precisions
-            if self.kind not in possible:
-                self._refuse(f"{self.device_type} cannot; choose one of {', '.join(possible)}")
-            if self.kind == "bf16" and self.device_type == "cuda" and not _cuda_has_bf16():
-                self._refuse("this GPU cannot; use fp16")
+        elif self.device_type in DEVICES and (why := self._device.why_not(self.kind)):
+            self._refuse(why)
 
     @property
     def is_mixed(self) -> bool:
@@ -99,21 +97,20 @@ class Precision:
         model.forward = _ForwardInPrecision(model.forward, self)
 
     def _check_fp8(self) -> None:
+        if self.device_type in _NEVER_FP8 and (why := self._device.why_not("fp8")):
+            self._refuse(why)
         if not is_package_available("torchao"):
             self._refuse("the package torchao is missing; pip install 'accelnb[fp8]'")
         if getattr(self.fp8_recipe.config, "emulate", False):
             return
-        if self.device_type != "cuda":
+        if why := self._device.why_not("fp8"):
             self._refuse(
-                f"{self.device_type} cannot; use bf16, or AORecipeKwargs with "
-                "Float8LinearConfig(emulate=True) to try it slowly"
+                f"{why}, or AORecipeKwargs with Float8LinearConfig(emulate=True) to try it slowly"
             )
-        capability = torch.cuda.get_device_capability()
-        if capability < _FP8_CAPABILITY:
-            self._refuse(
-                f"this GPU has compute capability {capability[0]}.{capability[1]} and fp8 needs "
-                "8.9 (Ada or Hopper); use bf16"
-            )
+
+    @property
+    def _device(self) -> Device:
+        return DEVICES[self.device_type]
 
     def _refuse(self, why: str) -> None:
         raise AccelnbError(f"mixed_precision={self.kind}: {why}")
@@ -156,10 +153,6 @@ def get_mixed_precision_context_manager(
     state = AcceleratorState()
     kind = state.mixed_precision if native_amp else "no"
     return Precision(kind, state.device.type).autocast(autocast_kwargs)
-
-
-def _cuda_has_bf16() -> bool:
-    return torch.cuda.is_bf16_supported()
 
 
 def _convert_to_fp8(model: nn.Module, recipe: AORecipeKwargs) -> None:

@@ -123,7 +123,7 @@ class PreparationMethods:
             compilation.checkpoint_activations(model)
         self.precision.apply_to(model)
         if self._places(device_placement) and not self.verify_device_map(model):
-            model = model.to(self.device)
+            model = self.strategy.place(model, self.device)
         if not evaluation_mode:
             model = self.strategy.wrap(model)
         model = compilation.compile_model(model, self.dynamo_plugin)
@@ -136,11 +136,13 @@ class PreparationMethods:
     ) -> AcceleratedOptimizer:
         """Prepare an optimizer."""
         if isinstance(optimizer, AcceleratedOptimizer):
-            optimizer.scaler = self.scaler
+            optimizer.scaler, optimizer.strategy = self.scaler, self.strategy
             return _noted(optimizer, self._optimizers)
         if any(known.optimizer is optimizer for known in self._optimizers):
             raise _prepared_twice("optimizer")
-        prepared = AcceleratedOptimizer(optimizer, self._places(device_placement), self.scaler)
+        prepared = AcceleratedOptimizer(
+            optimizer, self._places(device_placement), self.scaler, self.strategy
+        )
         self._optimizers.append(prepared)
         return prepared
 

@@ -63,8 +63,8 @@ class ProcessControl:
         if not self.use_distributed:
             return
         # Names the device, or nccl guesses it and warns.
-        has_number = self.device.type == "cuda" and self.device.index is not None
-        dist.barrier(device_ids=[self.device.index] if has_number else None)
+        index = self.device.index
+        dist.barrier(device_ids=None if index is None else [index])
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print once per machine."""

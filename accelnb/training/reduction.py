@@ -87,7 +87,8 @@ def _reduced(tensor: torch.Tensor, reduction: str, scale: float) -> torch.Tensor
     own = tensor.detach().to(computed, copy=True, memory_format=torch.contiguous_format)
     operation = _OPERATIONS[reduction]
     if ranks > 1 and operation is not None and own.numel():
-        dist.all_reduce(own, operation)
+        values = torch.view_as_real(own) if own.is_complex() else own  # some know real ones alone
+        dist.all_reduce(values, operation)
     if reduction == "mean":
         own = own / ranks
     if scale != 1.0:

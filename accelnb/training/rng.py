@@ -10,9 +10,10 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
+from accelnb.devices.xla import XlaRandom
 from accelnb.errors import AccelnbError
+from accelnb.training import exchange
 from accelnb.training.kinds import RNGType
 from accelnb.training.state import PartialState
 
@@ -57,7 +58,7 @@ def set_seed(seed: int, device_specific: bool = False, deterministic: bool = Fal
         numpy.random.seed(seed)
     torch.manual_seed(seed)  # the CPU, CUDA, XPU and MPS
     if "torch_xla" in sys.modules:
-        xla_model().set_rng_state(seed)
+        random_of(RNGType.XLA).set_rng_state(seed)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -107,8 +108,7 @@ def synchronize_rng_states(
     if not process.use_distributed:
         return
     for kind, state in zip(kinds, states, strict=True):
-        shared = state.to(process.device)
-        dist.broadcast(shared, src=0)
+        shared = exchange.broadcast(state.to(exchange.wire_device()), from_process=0)
         _restore(kind, shared.cpu(), generator)
 
 
@@ -126,10 +126,8 @@ def _state_of(kind: RNGType, generator: torch.Generator | None) -> torch.Tensor:
         if generator is None:
             raise AccelnbError("rng_type=generator: pass the generator too")
         return generator.get_state()
-    if kind == RNGType.XLA:
-        return torch.tensor(xla_model().get_rng_state())
-    module = getattr(torch, kind)
-    if not module.is_available():
+    module = random_of(kind)
+    if module is None or not module.is_available():
         raise AccelnbError(f"rng_type={kind}: this process has no {kind} device")
     return module.get_rng_state()
 
@@ -137,18 +135,12 @@ def _state_of(kind: RNGType, generator: torch.Generator | None) -> torch.Tensor:
 def _restore(kind: RNGType, state: torch.Tensor, generator: torch.Generator | None) -> None:
     if kind == RNGType.TORCH:
         torch.set_rng_state(state)
-    elif kind == RNGType.XLA:
-        xla_model().set_rng_state(int(state))
     elif generator is not None and kind == RNGType.GENERATOR:
         generator.set_state(state)
     else:
-        getattr(torch, kind).set_rng_state(state)
+        random_of(kind).set_rng_state(state)
 
 
-def xla_model() -> Any:
-    """Return ``torch_xla.core.xla_model``, which has the random state of a TPU."""
-    try:
-        from torch_xla.core import xla_model  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise AccelnbError("rng_type=xla: torch_xla is not installed") from None
-    return xla_model
+def random_of(kind: str) -> Any:
+    """Return what has the random numbers of a type of device, None without its plugin."""
+    return XlaRandom() if kind == RNGType.XLA else getattr(torch, kind, None)

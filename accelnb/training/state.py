@@ -74,7 +74,8 @@ class PartialState(ProcessControl):
             self._initialize(cpu or environment.flag(environment.USE_CPU), kwargs)
 
     def _initialize(self, cpu: bool, kwargs: dict[str, Any]) -> None:
-        kind = DEVICES["cpu"] if cpu else best_available()
+        kind = DEVICES["cpu"] if cpu else _launched_on() or best_available()
+        kind.load()
         launched = _was_launched()
         made_group = launched and not dist.is_initialized()
         if made_group:
@@ -87,7 +88,7 @@ class PartialState(ProcessControl):
         if chosen:
             device = torch.device(chosen)
         else:
-            device = kind.take(local_index) if launched else torch.device(kind.name)
+            device = kind.take(local_index) if launched else torch.device(kind.type)
         several = num_processes > 1
         self.__dict__.update(
             _cpu=cpu,
@@ -109,7 +110,7 @@ class PartialState(ProcessControl):
     @property
     def default_device(self) -> torch.device:
         """The best device of this machine."""
-        return torch.device(best_available().name)
+        return torch.device(best_available().type)
 
     def set_device(self) -> None:
         """Choose this process's device, if it has none."""
@@ -219,6 +220,11 @@ def chosen_precision(given: str | None) -> str:
     return value
 
 
+def _launched_on() -> Device | None:
+    """Return what the launch chose to compute on, None if it was left to this process."""
+    return DEVICES.get(os.environ.get(environment.DEVICE, ""))
+
+
 def _was_launched() -> bool:
     several = environment.number(*_WORLD_SIZE, default=1) > 1
     return dist.is_initialized() or "LOCAL_RANK" in os.environ or several
@@ -227,8 +233,9 @@ def _was_launched() -> bool:
 def _make_group(kind: Device, kwargs: dict[str, Any]) -> None:
     rank = environment.number(*_RANK, default=0)
     size = environment.number(*_WORLD_SIZE, default=1)
+    here = environment.number("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", default=size)
     if "MASTER_ADDR" not in os.environ:
-        if environment.number("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", default=size) != size:
+        if here != size:
             raise AccelnbError(
                 f"{size} processes on several machines were started, but MASTER_ADDR is not set: "
                 "set it to the name of rank 0's machine, or launch with torchrun"
@@ -236,5 +243,5 @@ def _make_group(kind: Device, kwargs: dict[str, Any]) -> None:
         os.environ["MASTER_ADDR"] = "127.0.0.1"
     os.environ.setdefault("MASTER_PORT", _PORT)
     given = {name: value for name, value in kwargs.items() if value is not None}
-    backend = given.pop("backend", kind.backend)
+    backend = given.pop("backend", kind.backend_for(here))
     dist.init_process_group(backend, rank=rank, world_size=size, **given)

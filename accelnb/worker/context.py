@@ -1,4 +1,4 @@
-"""What a rank takes from the notebook's process: folder, import path and environment."""
+"""What a rank takes from the notebook's process: folder, path, environment, fp32 precision."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from accelnb.hardware.limits import usable_cpus
+from accelnb.training import environment
 
 
 class Context:
@@ -39,6 +42,8 @@ class Context:
             os.chdir(changes["cwd"])
         if "path" in changes:
             sys.path[:] = self._path(changes["path"])
+        if "matmul" in changes:
+            torch.set_float32_matmul_precision(changes["matmul"])
         for name, value in changes.get("env", {}).items():
             if value is None:
                 os.environ.pop(name, None)
@@ -78,9 +83,10 @@ def rank_environment(spec: dict[str, Any]) -> dict[str, str]:
         "TORCHELASTIC_USE_AGENT_STORE": True,
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
         "ACCELNB_RANK": f"{os.getpid()}:{rank}",
+        environment.DEVICE: spec["device"],
     }
     if spec["interface"]:
         env["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", spec["interface"])
     if spec["device"] == "cpu":
-        env["ACCELERATE_USE_CPU"] = "true"
+        env[environment.USE_CPU] = "true"
     return {name: str(value) for name, value in env.items()}

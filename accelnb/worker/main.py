@@ -19,10 +19,18 @@ from accelnb.devices import DEVICES
 from accelnb.engine.curve import Curve
 from accelnb.engine.launchers.outputs import Output
 from accelnb.engine.questions import ANSWER, QUESTION
-from accelnb.engine.tensors import Packed, Received, dumps, finished, finished_in_message
+from accelnb.engine.tensors import (
+    Packed,
+    Received,
+    dumps,
+    finished,
+    finished_in_message,
+    rebuild_on,
+)
 from accelnb.engine.wire import Link, Message, check_sendable
 from accelnb.errors import AccelnbError
-from accelnb.worker import lookup, progress, where
+from accelnb.training.memory import clear_device_cache
+from accelnb.worker import lookup, out_of_memory, progress, where
 from accelnb.worker.context import Context, rank_environment
 from accelnb.worker.link import RankLink
 from accelnb.worker.process_group import LOST_PEER, RankProcessGroup
@@ -51,13 +59,18 @@ class Rank:
         signal.signal(signal.SIGINT, self._on_sigint)
         self._context = Context(spec["same_machine"])
         self._context.begin(spec["context"])
-        os.environ.update(rank_environment(spec))
-        kind = DEVICES[spec["device"]]
-        device = kind.take(spec["local_rank"])
+        os.environ.update(rank_environment(spec) | spec["launch_env"])
+        self._kind = kind = DEVICES[spec["device"]]
+        self._device = device = kind.take(spec["local_rank"])
+        rebuild_on(device)
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        self._group = RankProcessGroup(self.rank, self.world_size, kind.backend, listener)
+        backend = kind.backend_for(spec["local_world_size"])
+        self._group = RankProcessGroup(
+            self.rank, self.world_size, backend, listener, aborts=kind.aborts
+        )
         self._stuck_in: str | None = None
         self._has_values = False
+        self._ran_out = False  # of memory, in the cell
         self._bound_to: dict[str, int] | None = None  # identities of variables before the cell
         self._finish = finished if spec["same_machine"] else finished_in_message
         self._link = RankLink(
@@ -70,7 +83,7 @@ class Rank:
         self._link.start()
         streaming.send_to(self._link.streamed.add)
         progress.watch(self._link.bars)
-        self._shell = _shell or make_shell(spec["context"]["cwd"])
+        self._shell = _shell or make_shell(spec["folder"])
         self._shell.send = self._send
         self._shell.user_ns.update(
             rank=self.rank, local_rank=spec["local_rank"], world_size=self.world_size, device=device
@@ -105,7 +118,7 @@ class Rank:
     def _answer(self, message: Message) -> None:
         packed: Packed | None = None
         self._stuck_in = None
-        self._has_values = False
+        self._has_values = self._ran_out = False
         self._bound_to = None
         self._group.replaceable = True
         self._link.streamed.begin()
@@ -134,6 +147,8 @@ class Rank:
         else:
             self._link.lent = packed
             self._link.send("execute_reply", reply | packed.content, message.id, packed.buffers)
+        if self._ran_out:  # what the cell's frames held is free for the next one
+            clear_device_cache(garbage_collection=True)
         gc.collect(0)
 
     def _run(self, message: Message) -> Packed | None:
@@ -197,6 +212,9 @@ class Rank:
         lost_peer = error.is_runtime_error and bool(LOST_PEER.search(said))
         if hint := self._group.wrapped_on_old(said, self._shell.user_ns):
             said, lost_peer = hint, False
+        self._interruptible = False  # the notebook still gets its reply
+        if lines := out_of_memory.explain(error, self._shell, self._kind, self._device):
+            self._ran_out, said = True, f"{said}\n{lines}"
         self._group.broken |= lost_peer
         if self._stuck_in:
             place = f"{place or 'a collective'} (in {self._stuck_in})"
@@ -228,7 +246,8 @@ class Rank:
             self._group.unstick()
 
     def _where(self) -> dict[str, Any]:
-        return where.report(self._shell.compile, self._link.busy_with is not None)
+        busy = self._link.busy_with is not None
+        return where.report(self._shell.compile, busy, self._kind.allocated())
 
 
 def _dial(spec: dict[str, Any]) -> Link:
@@ -278,4 +297,7 @@ def main(start_fd: int) -> None:
     start, _ = channel.receive()
     channel.close()
     outputs = [Output(**output) for output in start["outputs"]]
-    sys.exit(run_rank(start["spec"], outputs, start["listener"]))
+    be_rank = run_rank
+    if start["method"] == "xla":
+        from accelnb.worker.xla import run_alone as be_rank
+    sys.exit(be_rank(start["spec"], outputs, start["listener"]))

@@ -7,10 +7,13 @@ import functools
 import os
 import re
 import socket
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.distributed as dist
+from torch._C import _distributed_c10d  # pyright: ignore
 from torch.distributed import distributed_c10d as c10d
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,6 +24,18 @@ LOST_PEER = re.compile(
 _NO_SUCH_GROUP = re.compile(
     r"is not initialized in the world group map|Could not resolve the process group"
 )
+# Errors and waits of nccl are the notebook's matter, which names ranks, stops them and keeps their
+# variables. By default nccl's own threads end the process: when a peer is lost, when a collective
+# has waited for ten minutes, when a kernel failed, or when a rank was held up for eight minutes.
+_NCCL = {
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
+    "TORCH_NCCL_ENABLE_MONITORING": "0",
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "0",
+    "TORCH_NCCL_RETHROW_CUDA_ERRORS": "0",
+}
+# What tells which collective a rank waits in; in torch 2.9 it is off by default.
+_FLIGHT_RECORDER = {"TORCH_FR_BUFFER_SIZE": "2000"}
+_ABORT = 1.0  # s; a rank that has not answered an interrupt after 2.2 is killed
 
 
 class RankProcessGroup:
@@ -30,9 +45,11 @@ class RankProcessGroup:
     agent does: ``MASTER_ADDR`` and ``MASTER_PORT`` name it.
     """
 
-    def __init__(self, rank: int, world_size: int, backend: str, listener: int | None) -> None:
+    def __init__(
+        self, rank: int, world_size: int, backend: str, listener: int | None, aborts: bool
+    ) -> None:
         self._rank, self._world_size = rank, world_size
-        self._backend = backend
+        self._backend, self._aborts = backend, aborts
         self._listener = listener
         self._address: tuple[str, int] | None = None  # of the store
         self._generation = 0
@@ -43,13 +60,18 @@ class RankProcessGroup:
         self.broken = False  # a connection of it is gone: it has to be made anew
         self._init = dist.init_process_group
         self._install_hooks()
+        for name, value in (_FLIGHT_RECORDER | (_NCCL if aborts else {})).items():
+            os.environ.setdefault(name, value)
 
     def form(self, rendezvous: dict[str, Any]) -> None:
         """Make the default group of the given generation, in place of any there is."""
         self._connect(rendezvous["host"], rendezvous["port"])
         self._generation = rendezvous["generation"]
         self._user_groups = 0
-        self._destroy()
+        # A peer may be gone, for which nccl would wait.
+        self._destroy(abort=self.broken or self._aborts)
+        if forget := getattr(_distributed_c10d, "_reset_fr_recording_nccl", None):
+            forget()  # collectives that were aborted, which could look as if they still waited
         store = dist.PrefixStore(f"generation-{self._generation}", self._store)
         self._init(self._backend, store=store, rank=self._rank, world_size=self._world_size)
         self.broken = False
@@ -59,11 +81,13 @@ class RankProcessGroup:
         return dist.is_initialized() and not self.broken
 
     def sequences(self) -> dict[str, int]:
-        """Return how many collectives each process group has made, by the group's name."""
+        """Return how many collectives each process group has made, by its name and device."""
         counts = {}
         for group, name in c10d._world.pg_names.items():
-            with contextlib.suppress(RuntimeError):  # a backend that does not count
-                counts[name] = group._get_sequence_number_for_group()  # pyright: ignore
+            for device in group._device_types:
+                with contextlib.suppress(RuntimeError):  # a backend that does not count
+                    backend: Any = group._get_backend(device)
+                    counts[f"{name} {device.type}"] = backend._get_sequence_number_for_group()
         return counts
 
     def wrapped_on_old(self, error: str, variables: Mapping[str, Any]) -> str | None:
@@ -87,15 +111,13 @@ class RankProcessGroup:
     def unstick(self) -> None:
         """Make the collective that the main thread waits in raise; call from another thread.
 
-        nccl is aborted. gloo cannot be: its connections are shut down instead. Listening
+        A backend that can is aborted. gloo cannot be: its connections are shut down too. Listening
         sockets are not among them, for gloo ends the process when one of those fails. The
         group is unusable from then on.
         """
         self.broken = True
-        for group in list(c10d._world.pg_map):
-            if "nccl" in str(c10d._world.pg_map[group][0]):
-                with contextlib.suppress(RuntimeError):
-                    group.abort()
+        if self._aborts:
+            _abort(list(c10d._world.pg_map))
         for fd, name in list(self._sockets.items()):
             with contextlib.suppress(OSError):  # closed meanwhile
                 if os.readlink(f"/proc/self/fd/{fd}") == name:
@@ -117,10 +139,10 @@ class RankProcessGroup:
         )
         os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))
 
-    def _destroy(self) -> None:
+    def _destroy(self, abort: bool) -> None:
         if not dist.is_initialized():
             return
-        if self.broken:
+        if abort:
             with contextlib.suppress(RuntimeError):
                 c10d._abort_process_group()
         if dist.is_initialized():
@@ -151,7 +173,7 @@ class RankProcessGroup:
         ) -> None:
             if self.replaceable:
                 self.replaceable = False
-                self._destroy()
+                self._destroy(abort=self.broken)
             if store is None and init_method in (None, "env://"):
                 # torch would look for the store at MASTER_PORT: this is that one, with a
                 # prefix of its own, so that a cell can be run again.
@@ -178,6 +200,21 @@ class RankProcessGroup:
                 return self._address is None or self._address[1] not in ports
         except OSError:
             return False
+
+
+def _abort(groups: Sequence[dist.ProcessGroup]) -> None:
+    """Abort groups at the same time: one can wait for what another has on the same device."""
+
+    def abort(group: dist.ProcessGroup) -> None:
+        with contextlib.suppress(RuntimeError):  # it was aborted before
+            group.abort()
+
+    threads = [threading.Thread(target=abort, args=(group,), daemon=True) for group in groups]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + _ABORT
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
 
 
 def _on_old_groups(variables: Mapping[str, Any]) -> list[str]:

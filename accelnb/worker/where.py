@@ -6,6 +6,7 @@ All of it is read from another thread, also while the main thread is inside C++ 
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import pickle
 import sys
@@ -14,12 +15,17 @@ import types
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-from torch._C._distributed_c10d import _dump_fr_trace  # pyright: ignore
+from torch._C import _distributed_c10d  # pyright: ignore
 
 _MOST_FRAMES = 40
 _BRANCHING = (ast.If, ast.For, ast.While, ast.Try, ast.Match)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+# torch's flight recorders: of gloo, and of nccl where torch has that.
+_RECORDERS = [
+    getattr(_distributed_c10d, name)
+    for name in ("_dump_fr_trace", "_dump_nccl_trace")
+    if hasattr(_distributed_c10d, name)
+]
 
 
 class Notebook(Protocol):
@@ -32,13 +38,15 @@ class Notebook(Protocol):
     def code(self, file: str) -> str: ...
 
 
-def report(notebook: Notebook, busy: bool) -> dict[str, Any]:
+def report(notebook: Notebook, busy: bool, device_memory: int | None) -> dict[str, Any]:
     """Return, as JSON, what `accelnb.engine.doctor.place_of` reads.
 
     Parameters
     ----------
     busy
         Whether the main thread runs a cell; otherwise it has no frames to speak of.
+    device_memory
+        Bytes of the rank's tensors on its device, None if it cannot be told.
     """
     frames, position = _main_frames(notebook) if busy else ([], [])
     collective = collective_under_way() if busy else None
@@ -48,33 +56,59 @@ def report(notebook: Notebook, busy: bool) -> dict[str, Any]:
         # What differs between two reports if the rank did anything in between.
         "position": [*position, collective["number"] if collective else -1, _last_collective()],
         "memory": _resident(),
-        "device_memory": torch.cuda.memory_allocated() if torch.cuda.is_initialized() else None,
+        "device_memory": device_memory,
     }
 
 
 def collective_under_way() -> dict[str, Any] | None:
-    """Return the operation that waits, by torch's flight recorder, which records gloo too.
+    """Return the operation that waits, by torch's flight recorders.
 
     Its ``number`` counts the collectives of its process group.
     """
-    waiting = [entry for entry in _recorded()["entries"][-100:] if not entry["retired"]]
+    # Operations that nccl makes as one have one number; the last entry is of all together.
+    latest = {_identity(entry): entry for entry in _recorded()[-100:]}
+    waiting = [entry for entry in latest.values() if not _is_over(entry)]
     if not waiting:
         return None
     last = waiting[-1]
     return {
         "name": last["profiling_name"].rpartition(":")[2],
-        "number": last["p2p_seq_id"] if last["is_p2p"] else last["collective_seq_id"],
+        "number": _number(last),
         "group": last["process_group"][0],
     }
 
 
+def _identity(entry: dict[str, Any]) -> tuple[Any, ...]:
+    if not _is_of_nccl(entry):
+        return (entry["record_id"],)
+    return entry["pg_id"], entry["is_p2p"], _number(entry)
+
+
+def _number(entry: dict[str, Any]) -> int:
+    return entry["p2p_seq_id"] if entry["is_p2p"] else entry["collective_seq_id"]
+
+
+def _is_over(entry: dict[str, Any]) -> bool:
+    # gloo's state never changes; nccl's is exact, and it also retires what only timed out.
+    return entry["state"] == "completed" if _is_of_nccl(entry) else entry["retired"]
+
+
+def _is_of_nccl(entry: dict[str, Any]) -> bool:
+    return entry["profiling_name"].startswith("nccl:")
+
+
 def _last_collective() -> int:
-    entries = _recorded()["entries"]
-    return entries[-1]["record_id"] if entries else -1
+    entries = _recorded()
+    return entries[-1]["time_created_ns"] if entries else -1
 
 
-def _recorded() -> dict[str, Any]:
-    return pickle.loads(_dump_fr_trace(includeStackTraces=False))  # our own memory
+def _recorded() -> list[dict[str, Any]]:
+    """Return what the flight recorders hold, oldest first."""
+    entries = []
+    for dump in _RECORDERS:
+        with contextlib.suppress(RuntimeError):  # a kernel failed: CUDA answers nothing any more
+            entries += pickle.loads(dump(includeStackTraces=False))["entries"]  # our own memory
+    return sorted(entries, key=lambda entry: entry["time_created_ns"])
 
 
 def _main_frames(notebook: Notebook) -> tuple[list[list[Any]], list[int]]:

@@ -41,11 +41,12 @@ def notebook(ray_cluster, tmp_path_factory):
     notebook = Notebook(tmp_path_factory.mktemp("notebook"))
     try:
         notebook.load()
-        notebook.run(
+        output = notebook.run(
             f"%%distributed --cluster {ray_cluster.url} --nodes 2 --procs 2 --device cpu\n"
             "import torch, torch.distributed as dist\nkept = rank",
             timeout=START,
         )
+        assert f"starting 4 ranks on 2 nodes of the cluster {ray_cluster.url}" in output.stderr
         yield notebook
     finally:
         notebook.close()
@@ -111,6 +112,17 @@ def test_stop_ends_ranks_that_sleep_and_ranks_in_a_collective(notebook):
     assert sorted(notebook.run("%distributed kept").lines) == [f"[{r}] {r}" for r in range(4)]
 
 
+def test_new_ranks_start_in_the_places_of_the_old_and_what_has_no_room_ends_none(notebook):
+    servers = [psutil.Process(pid).ppid() for pid in pids(notebook)]
+    notebook.run("%distributed --fresh kept = ('kept' not in globals()) and rank")
+    new = pids(notebook)
+    assert [psutil.Process(pid).ppid() for pid in new] == servers
+    error = notebook.run("%distributed --procs 3 1", fails=True).error
+    assert "AccelnbError: the cluster has no room for 2 nodes with 3 CPUs each: there" in error
+    assert pids(notebook) == new
+    assert sorted(notebook.run("%distributed kept").lines) == [f"[{r}] {r}" for r in range(4)]
+
+
 def test_a_stranger_cannot_connect(notebook):
     said = notebook.run(
         """
@@ -161,8 +173,6 @@ def test_a_lost_node_is_named_and_its_ranks_start_elsewhere(notebook, ray_cluste
     output = notebook.run("%distributed world_size", timeout=START)
     assert output.lines == ["[0-3] 4"]
     assert f"ranks {ranks} replaced" in output.stderr
-    error = notebook.run("%distributed --nodes 3 1", fails=True).error
-    assert "AccelnbError: the cluster has no room for 3 nodes with 2 CPUs each: there" in error
 
 
 def test_launch_runs_on_the_cluster_and_a_killed_kernel_leaves_nothing(

@@ -12,7 +12,6 @@ import sys
 import traceback
 from pathlib import Path
 
-import sklearn.datasets  # noqa: F401 - imported once for all scripts
 import torch
 import torch._dynamo  # noqa: F401
 import torch.distributed as dist

@@ -11,7 +11,7 @@ import pytest
         ("--nope 1", "unrecognized arguments: --nope 1; see %%distributed? for its options"),
         ("--procs 0", "ConfigError: procs=0: must be a whole number of at least 1"),
         ("--procs two", "ConfigError: procs=two: must be a whole number of at least 1"),
-        ("--device gpu", "device=gpu: choose one of auto, cuda, tpu, xpu, mps, cpu"),
+        ("--device gpu", "device=gpu: did you mean cuda? choose one of auto, cuda, rocm, tpu"),
         ("--device cuda", "ConfigError: device=cuda: not found on this machine; found "),
         ("--device cuda --procs 8", "ConfigError: device=cuda: not found on this machine; found "),
         ("--precision fp8", "precision=fp8: cpu cannot; choose one of no, bf16, fp16"),

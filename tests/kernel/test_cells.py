@@ -57,6 +57,16 @@ def test_the_environment_is_that_of_torchrun(shared_notebook):
     )
 
 
+def test_the_precision_of_fp32_products_is_the_notebooks_until_a_cell_sets_it(shared_notebook):
+    get = "%distributed __import__('torch').get_float32_matmul_precision()"
+    shared_notebook.run("import torch; torch.set_float32_matmul_precision('high')")
+    assert shared_notebook.run(get).lines == ["[0-1] 'high'"]
+    shared_notebook.run("%distributed __import__('torch').set_float32_matmul_precision('medium')")
+    assert shared_notebook.run(get).lines == ["[0-1] 'medium'"]
+    shared_notebook.run("torch.set_float32_matmul_precision('highest')")
+    assert shared_notebook.run(get).lines == ["[0-1] 'highest'"]
+
+
 def test_rich_displays_and_figures_appear_under_their_rank(shared_notebook):
     output = shared_notebook.run(
         "%%distributed\nfrom IPython.display import HTML, display\ndisplay(HTML(f'<b>{rank}</b>'))"

@@ -70,8 +70,9 @@ def test_a_script_needs_no_main_guard(run_script):
     ]  # fmt: skip
 
 
-def test_spawned_ranks_run_a_scripts_functions_too(run_script):
+def test_spawned_ranks_run_a_scripts_functions_too_and_leave_no_files(run_script, tmp_path):
     script = run_script(TOTAL + "print(list(accelnb.launch(total, 10, procs=2, start='spawn')))\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
     assert script.returncode == 0, script.stderr
     assert script.stdout.splitlines() == ["[0-1] total is 21", "[21, 21]"]
 

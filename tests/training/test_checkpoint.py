@@ -23,15 +23,6 @@ from accelnb.training.settings import DataLoaderConfiguration, ProjectConfigurat
 from accelnb.training.state import AcceleratorState
 
 
-@pytest.fixture(autouse=True)
-def _fresh_state():
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-    yield
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-
-
 class Counter:
     """A user's object with a state."""
 

@@ -12,8 +12,6 @@ from ranks import on_ranks
 from accelnb import AccelnbError, PartialState
 from accelnb.training import collectives
 from accelnb.training.accelerator import Accelerator
-from accelnb.training.gradients import GradientState
-from accelnb.training.state import AcceleratorState
 from accelnb.utils import DataLoaderConfiguration, DistributedOperationException
 
 DTYPES = [
@@ -21,15 +19,6 @@ DTYPES = [
     *("int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "uint64"),
 ]
 Pair = namedtuple("Pair", "first second")
-
-
-@pytest.fixture(autouse=True)
-def _fresh_state():
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-    yield
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
 
 
 def _said(call, *args, **kwargs):

@@ -12,19 +12,9 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SubsetR
 
 from accelnb import AccelnbError
 from accelnb.training.data.prepare import prepare_data_loader, skip_first_batches
-from accelnb.training.gradients import GradientState
-from accelnb.training.state import AcceleratorState, PartialState
+from accelnb.training.state import PartialState
 
 Loader: Any = DataLoader  # takes a range for a dataset too
-
-
-@pytest.fixture(autouse=True)
-def _fresh_state():
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-    yield
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
 
 
 class Noisy:

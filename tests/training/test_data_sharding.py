@@ -24,18 +24,8 @@ from accelnb.training.data.iterable import IterableDatasetShard
 from accelnb.training.data.prepare import prepare_data_loader
 from accelnb.training.data.samplers import BatchSamplerShard
 from accelnb.training.gradients import GradientState
-from accelnb.training.state import AcceleratorState
 
 Loader: Any = DataLoader  # takes a range for a dataset too
-
-
-@pytest.fixture(autouse=True)
-def _fresh_state():
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-    yield
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
 
 
 class Count(IterableDataset):

@@ -7,18 +7,9 @@ import torch
 from ranks import on_ranks
 
 from accelnb import Accelerator
-from accelnb.training.gradients import GradientState
-from accelnb.training.state import AcceleratorState
 from accelnb.utils import (
     DistributedDataParallelKwargs,
 )
-
-
-@pytest.fixture(autouse=True)
-def _fresh_state():
-    yield
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
 
 
 def loader(size: int, batch_size: int = 2, **options):

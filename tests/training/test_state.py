@@ -10,13 +10,6 @@ from accelnb import AccelnbError
 from accelnb.training.state import AcceleratorState, PartialState
 
 
-@pytest.fixture(autouse=True)
-def _fresh_state(monkeypatch):
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
-
-
 def _who():
     state = PartialState()
     return (

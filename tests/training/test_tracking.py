@@ -10,7 +10,6 @@ from ranks import on_ranks
 
 from accelnb import Accelerator, AccelnbError, streaming
 from accelnb.training.settings import ProjectConfiguration
-from accelnb.training.state import AcceleratorState
 from accelnb.training.tracking import (
     GeneralTracker,
     filter_trackers,
@@ -22,11 +21,9 @@ from accelnb.training.tracking import (
 
 
 @pytest.fixture(autouse=True)
-def _fresh_state(monkeypatch):
+def _own_trackers(monkeypatch):
     monkeypatch.setattr(registry, "_registered", {})
-    AcceleratorState._reset_state(True)
     yield
-    AcceleratorState._reset_state(True)
     streaming.send_to(None)
 
 

@@ -25,15 +25,7 @@ from accelnb.training.profiling import profiled
 from accelnb.training.progress import tqdm
 from accelnb.training.rng import set_seed, synchronize_rng_states
 from accelnb.training.settings import ProfileKwargs
-from accelnb.training.state import AcceleratorState, PartialState
-
-
-@pytest.fixture(autouse=True)
-def _fresh_state():
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
-
+from accelnb.training.state import PartialState
 
 # ---- random numbers ----
 

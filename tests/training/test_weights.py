@@ -20,14 +20,6 @@ from accelnb.training.checkpoint import (
     load_checkpoint_in_model,
     save,
 )
-from accelnb.training.state import AcceleratorState
-
-
-@pytest.fixture(autouse=True)
-def _fresh_state():
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
 
 
 class Tied(nn.Module):

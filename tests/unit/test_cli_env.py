@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from click.shell_completion import ShellComplete
 from packaging.requirements import Requirement
 
 import accelnb
+from accelnb.cli import main as cli
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,10 +37,25 @@ def test_help_comes_at_once_and_names_all_commands():
     assert command("--version").stdout == f"accelnb {accelnb.__version__}\n"
 
 
-def test_wrong_use_ends_with_2_and_says_what_there_is():
-    done = command("environment")
+def test_wrong_use_ends_with_2_and_says_in_one_line_what_there_is():
+    done = command("lanch")
     assert done.returncode == 2
-    assert "No such command 'environment'" in done.stderr
+    said = "no such command 'lanch'. Did you mean 'launch'? See accelnb --help"
+    assert done.stderr == f"accelnb: {said}\n"
+
+
+def test_the_shell_completes_commands_options_choices_and_files():
+    shell = ShellComplete(cli.accelnb, {}, "accelnb", "_ACCELNB_COMPLETE")
+
+    def completed(*words: str) -> list[str]:
+        return [item.value for item in shell.get_completions(list(words[:-1]), words[-1])]
+
+    assert completed("la") == ["launch"]
+    assert completed("launch", "--prec") == ["--precision"]
+    assert completed("launch", "--rdzv-e") == ["--rdzv-endpoint"]
+    assert completed("config", "--precision", "b") == ["bf16"]
+    (item,) = shell.get_completions(["launch"], "tra")
+    assert item.type == "file"  # which the shell itself looks for
 
 
 def test_an_error_of_accelnb_is_one_line_on_stderr(tmp_path: Path):

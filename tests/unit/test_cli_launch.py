@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,10 +19,13 @@ from accelnb.cli.launch import command
 from accelnb.launching.started import started
 
 FAILS = """\
-import os, sys
+import os, signal, sys
 import torch.distributed as dist
 
 def report(rank):
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        dist.barrier()
+        os.kill(os.getpid(), signal.SIGKILL if rank else signal.SIGTERM)
     names = "ACCELERATE_MIXED_PRECISION", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
     said = [os.environ[name] for name in (*names, "ACCELERATE_USE_CPU", "WORLD_SIZE")]
     print(f"{rank}: {said} {sys.argv[1:]}\\n", end="", flush=True)
@@ -66,21 +70,23 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, stdout, stderr
 
 
-def test_an_error_of_all_ranks_is_shown_once_with_its_line_and_options_reach_the_script(tmp_path):
+def test_ranks_start_again_and_their_error_is_shown_once_and_options_reach_the_script(tmp_path):
     (tmp_path / "train.py").write_text(FAILS)
     (tmp_path / "accelnb.yaml").write_text("version: 1\nprecision: bf16\naccumulation: 2\n")
-    words = ("--accumulation", "4", "--nproc_per_node=2", "train.py", "--lr", "0.1")
-    code, stdout, stderr = ended(start(*words, cwd=tmp_path))
+    options = ("--accumulation", "4", "--nproc_per_node=2", "--max-restarts", "1")
+    code, stdout, stderr = ended(start(*options, "train.py", "--lr", "0.1", cwd=tmp_path))
     assert code == 1
     said = "['bf16', '4', 'true', '2'] ['--lr', '0.1']"
     assert sorted(stdout.splitlines()) == [f"0: {said}", f"1: {said}"]
-    lines = stderr.splitlines()
+    first, _, rest = stderr.partition("\n")
+    assert re.fullmatch("accelnb: rank . was killed by SIG.*; starting again, 1 of 1", first)
+    lines = rest.splitlines()
     # The launcher stops what still runs: whether both ranks came to their error is not certain.
     who = lines[0].strip("- ")
     assert who in ("ranks 0-1", "rank 0", "rank 1")
     assert lines[1:3] == ["Traceback (most recent call last):", lines[2]]
-    assert lines[2] == '  File "train.py", line 12, in <module>'
-    told = f"accelnb: {who}: ValueError: the loss is not a number (train.py, line 9)"
+    assert lines[2] == '  File "train.py", line 15, in <module>'
+    told = f"accelnb: {who}: ValueError: the loss is not a number (train.py, line 12)"
     assert lines[-1] == told
     assert stderr.count("Traceback") == 1
 
@@ -113,14 +119,17 @@ def test_a_process_of_mpirun_runs_a_notebook_in_place_as_the_script_that_it_expo
     names = "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR"
     source = f"import os, beside\nprint(os.getpid(), [os.environ[n] for n in {names}], rank)\n1 / 0"
     document = {"cells": [cell | {"source": f"%%distributed\n{source}"}], "nbformat": 4}
-    (tmp_path / "my train.ipynb").write_text(json.dumps(document))
-    (tmp_path / "beside.py").write_text("")
+    notebook = tmp_path / "below" / "my train.ipynb"
+    notebook.parent.mkdir()
+    notebook.write_text(json.dumps(document))
+    (tmp_path / "below" / "beside.py").write_text("open('beside.txt', 'w')\n")
     names = "RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"
     place = {f"OMPI_COMM_WORLD_{n}": v for n, v in zip(names, "0101", strict=True)}
-    process = start("my train.ipynb", cwd=tmp_path, **place)
+    process = start("below/my train.ipynb", cwd=tmp_path, **place)
     code, stdout, stderr = ended(process)
     assert stdout == f"{process.pid} ['0', '1', '0', '1', '127.0.0.1'] 0\n", stderr
     assert code == 1
+    assert (tmp_path / "below" / "beside.txt").exists()  # it works where its kernel would
     lines = stderr.splitlines()
     assert lines[:2] == ["--- rank 0 ---", "Traceback (most recent call last):"]
     assert lines[-1] == "ZeroDivisionError: division by zero"
@@ -137,6 +146,8 @@ WRONG = {
     "a word for a number": (("--max-restarts", "x", "ok.py"), "--max-restarts: invalid int value"),
     "no ranks": (("-n", "0", "ok.py"), "procs=0: must be a whole number of at least 1"),
     "no device": (("--device", "tpu", "ok.py"), "device=tpu: not found on this machine"),
+    "no device of a notebook's cell": (("xpu.ipynb",), "device=xpu: not found on this machine"),
+    "no notebook": (("bad.ipynb",), "bad.ipynb, line 1: is not a notebook"),
     "twice": (("-n", "2", "--nproc-per-node", "2", "ok.py"), "say the same; give one of them"),
     "no meeting point": (("--nnodes", "2", "ok.py"), "--nnodes 2: say where the machines meet"),
     "no range": (("--nnodes", "3:2", "ok.py"), "--nnodes 3:2: give a number, or MIN:MAX"),
@@ -153,6 +164,10 @@ def test_a_wrong_argument_is_one_line_and_nothing_starts(case, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     Path("text.py").write_text("x = 1\nhello there\n")
     Path("ok.py").write_text("open('started', 'w')\n")
+    Path("bad.ipynb").write_text("no\n")
+    cell = {"cell_type": "code", "source": "%%distributed --device xpu\nopen('started', 'w')\n"}
+    Path("xpu.ipynb").write_text(json.dumps({"cells": [cell]}))
+    Path("accelnb.yaml").write_text("device: cpu\n")  # a cell's options win
     done = CliRunner().invoke(command, words)
     assert done.exit_code == 2
     (line,) = done.stderr.splitlines()

@@ -15,9 +15,9 @@ from accelnb.cli.run import command
 new = nbformat.v4
 
 
-def notebook(path: Path, *sources: str) -> Path:
+def notebook(path: Path, *sources: str, tag: str = "parameters") -> Path:
     cells = [new.new_code_cell(source) for source in sources]
-    cells[0].metadata["tags"] = ["parameters"]
+    cells[0].metadata["tags"] = [tag]
     nbformat.write(new.new_notebook(cells=cells), path)
     return path
 
@@ -53,6 +53,7 @@ def test_parameters_go_in_output_comes_at_once_and_a_failed_run_is_still_written
         "cell 4/6: print('begin', end='\\r'); print('end of it', end='')",
         "end of it''",
         "cell 5/6: raise ValueError('no such luck')",
+        "written to out.ipynb",
     ]
     assert "----> 1 raise ValueError('no such luck')" in done.stderr
     last = done.stderr.splitlines()[-1]
@@ -67,6 +68,11 @@ def test_parameters_go_in_output_comes_at_once_and_a_failed_run_is_still_written
 
 WRONG = {
     "a name that no cell has": (("a.ipynb", "-p", "lrr=1"), "its cell tagged parameters sets lr"),
+    "a text for a number": (("a.ipynb", "-p", "lr=fast"), "a.ipynb has lr = 1; give a number"),
+    "a name that a cell sets again": (
+        ("untagged.ipynb", "-p", "lr=2"),
+        "its cell 1 would set lr again: give that cell the tag parameters",
+    ),
     "no value": (("a.ipynb", "-p", "lr"), "-p lr: give NAME=VALUE, such as lr=1e-3"),
     "no file": (("b.ipynb",), "b.ipynb: no such file or directory"),
     "no notebook": (("text.ipynb",), "text.ipynb is not a notebook"),
@@ -79,6 +85,7 @@ def test_a_wrong_argument_is_one_line_and_nothing_runs(case, tmp_path, monkeypat
     words, message = WRONG[case]
     monkeypatch.chdir(tmp_path)
     notebook(Path("a.ipynb"), "lr = 1\nopen('started', 'w')")
+    notebook(Path("untagged.ipynb"), "%load_ext accelnb\nlr = 1", tag="other")
     Path("text.ipynb").write_text("no JSON")
     done = CliRunner().invoke(command, words)
     assert done.exit_code in (1, 2)

@@ -57,6 +57,10 @@ class Net(nn.Module):
         return self.second(torch.relu(self.first(x)))
 
 
+def half() -> Net:
+    return Net().to(torch.bfloat16)
+
+
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
@@ -97,23 +101,30 @@ def test_what_is_no_checkpoint_or_would_run_code_is_refused(tmp_path):
         dcp.save({"model": {"w": torch.ones(2)}}, checkpoint_id=tmp_path / "cut", no_dist=True)
     (part,) = (tmp_path / "cut").glob("*.distcp")
     part.unlink()
+    with warnings.catch_warnings(action="ignore"):
+        dcp.save({"w": torch.ones(2)}, checkpoint_id=tmp_path / "begun", no_dist=True)
+    (tmp_path / "begun" / ".metadata").unlink()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / ".metadata").write_bytes(pickle.dumps(os.system))
     for name, message in (
         ("nothing", "nothing: no such checkpoint"),
         ("cut", "cut cannot be read, it seems damaged"),
+        ("begun", "no .metadata, which is written last"),
         ("bad", "holds a posix.system, which no checkpoint needs"),
     ):
         with pytest.raises(AccelnbError, match=message):
             merge(tmp_path / name, tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
+    with pytest.raises(AccelnbError, match="give a name that ends in"):
+        merge(tmp_path / "cut", tmp_path / "pytorch_model.bin")
 
 
-def test_the_estimate_is_what_training_takes():
-    source = f"{Path(__file__)}:Net"
-    size = read_model(source, inputs=["32x16"])
+@pytest.mark.parametrize("source", ["Net", "half"])
+def test_the_estimate_is_what_training_takes(source):
+    inputs = "32x16" if source == "Net" else "32x16:bfloat16"
+    size = read_model(f"{Path(__file__)}:{source}", inputs=[inputs])
     need = estimate(size, procs=1, strategy="ddp", precision="no", optimizer="adamw")
-    model = Net()
+    model = globals()[source]()
     optimizer = torch.optim.AdamW(model.parameters())
     kept: dict[int, int] = {}
     own = {parameter.data_ptr() for parameter in model.parameters()}
@@ -124,7 +135,7 @@ def test_the_estimate_is_what_training_takes():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        loss = model(torch.rand(32, 16))
+        loss = model(torch.rand(32, 16, dtype=next(model.parameters()).dtype))
     loss.sum().backward()
     optimizer.step()
     state = sum(v.nbytes for s in optimizer.state.values() for k, v in s.items() if k != "step")
@@ -151,7 +162,18 @@ def test_a_folder_needs_no_weights_in_memory_and_wrong_models_are_one_line(tmp_p
     Accelerator().save_model(Net(), str(tmp_path))
     fields = '{"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}'
     (tmp_path / "config.json").write_text(fields)
-    words = [str(tmp_path), "-n", "4", "--precision", "no", "--batch", "2", "--sequence", "16"]
+    (tmp_path / "ends.py").write_text("raise SystemExit(3)")
+    words = [
+        str(tmp_path / "config.json"),
+        "-n",
+        "4",
+        "--precision",
+        "no",
+        "--batch",
+        "2",
+        "--sequence",
+        "16",
+    ]
     done = CliRunner().invoke(estimate_memory.command, words)
     assert "172 parameters" in done.output
     assert "Korthikanti" in done.output
@@ -159,6 +181,7 @@ def test_a_folder_needs_no_weights_in_memory_and_wrong_models_are_one_line(tmp_p
         ("nothing", "no such file or folder; for a class say module:Class"),
         ("torch.nn:Linear", "cannot be made without arguments on the meta device"),
         ("torch.nn:Nothing", "torch.nn has no Nothing"),
+        (f"{tmp_path}/ends.py:Net", "ends.py: cannot be imported: SystemExit: 3"),
     ):
         done = CliRunner().invoke(estimate_memory.command, [source])
         assert done.exit_code == 2

@@ -13,6 +13,7 @@ from accelnb.config import (
     options,
     possible,
     resolve,
+    sharing,
     to_line,
 )
 from accelnb.hardware import Hardware
@@ -41,7 +42,11 @@ def test_what_is_left_out_is_taken_from_the_machine(given, machine, procs, devic
 @pytest.mark.parametrize(
     ("given", "machine", "said"),
     [
-        ({"procs": 3}, TWO_GPUS, "procs=3: this machine has 2 cuda devices; use --procs 2 at most"),
+        (
+            {"procs": 3},
+            TWO_GPUS,
+            "procs=3: this machine has 2 cuda devices; use --procs 2 at most, --device cuda for",
+        ),
         (
             {"device": "cuda"},
             NO_GPU,
@@ -57,6 +62,31 @@ def test_what_is_left_out_is_taken_from_the_machine(given, machine, procs, devic
         ({"mesh": "tp=4"}, TWO_GPUS, "mesh=tp=4: this machine has 2 cuda devices; "),
         ({"start": "fork", "device": "mps"}, Hardware({"mps": 1}), "start=fork: a rank on mps"),
         (
+            {"device": "npu"},
+            NO_GPU,
+            "device=npu: not found on this machine; found 8 cpu: choose auto",
+        ),
+        (
+            {"device": "gpu"},
+            NO_GPU,
+            "device=gpu: did you mean cuda? choose one of auto, cuda, rocm",
+        ),
+        ({"device": "trainium"}, NO_GPU, "device=trainium: did you mean neuron? choose one of"),
+        ({"device": "CUDA"}, TWO_GPUS, "device=CUDA: did you mean cuda? choose one of auto"),
+        ({"device": "cdua"}, TWO_GPUS, "device=cdua: did you mean cuda? choose one of auto"),
+        ({"device": "abacus"}, TWO_GPUS, "device=abacus: choose one of auto, cuda, rocm"),
+        (
+            {"device": "cuda,cpu"},
+            TWO_GPUS,
+            "device=cuda,cpu: all ranks of a launch compute on one kind of device; choose one of",
+        ),
+        (
+            {"device": "cuda:1"},
+            TWO_GPUS,
+            "device=cuda:1: each rank takes a device of its own: choose cuda, and which ones by "
+            "CUDA_VISIBLE_DEVICES",
+        ),
+        (
             {"device": "cuda"},
             Hardware({"cpu": 8}, {"cuda": "1 NVIDIA GPU found, but torch is built for CPU only"}),
             "device=cuda: 1 NVIDIA GPU found, but torch is built for CPU only",
@@ -68,6 +98,33 @@ def test_what_the_machine_cannot_do_is_refused(given, machine, said):
         resolve(from_mapping(LaunchConfig, given), machine)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_ranks_share_gpus_only_if_the_device_is_named_and_the_note_says_what_that_costs():
+    shared = _resolved({"procs": "4", "device": "cuda"}, TWO_GPUS)
+    assert shared.procs == 4
+    assert "4 ranks share 2 cuda devices" in (sharing(shared, TWO_GPUS) or "")
+    assert sharing(_resolved({"device": "cuda"}, TWO_GPUS), TWO_GPUS) is None
+    assert sharing(_resolved({"procs": "9", "device": "cpu"}, TWO_GPUS), TWO_GPUS) is None
+
+
+def test_a_device_is_also_found_under_the_name_that_torch_users_give_it():
+    assert _resolved({"device": "cuda"}, Hardware({"cpu": 8, "rocm": 2})).device == "rocm"
+    assert _resolved({"device": "tpu"}, Hardware({"cpu": 8, "xla": 4})).start == "xla"
+
+
+def test_devices_that_need_a_plugin_are_offered_where_they_are():
+    assert from_mapping(LaunchConfig, {"device": "npu"}).device == "npu"
+    usual = ["auto", "cuda", "rocm", "xpu", "mps", "cpu"]
+    assert list(possible(LaunchConfig(), NO_GPU)["device"]) == usual
+    assert "npu" in possible(LaunchConfig(device="npu"), NO_GPU)["device"]
+    no_package = Hardware({"cpu": 8}, {"mlu": "1 Cambricon MLU found, but the package ..."})
+    offered = possible(LaunchConfig(), no_package)["device"]
+    assert list(offered) == [*usual[:4], "mlu", *usual[4:]]
+    assert offered["mlu"] == no_package.unusable["mlu"]
+    with_tpu = possible(LaunchConfig(), Hardware({"cpu": 8, "xla": 4}))["device"]
+    assert with_tpu["tpu"] is None
+    assert with_tpu["xla"] is None
 
 
 def test_every_option_reads_its_own_default_and_refuses_nonsense():

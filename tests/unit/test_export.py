@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,74 @@ def test_what_is_printed_of_the_results_is_printed_once(tmp_path):
     )
 
 
+def test_names_of_loops_and_of_annotations_need_no_binding_before(tmp_path):
+    script_of(
+        tmp_path,
+        "from __future__ import annotations\n\n\n"
+        "class Node:\n    def with_next(self, node: Node) -> Node:\n        return node",
+        "data = [Node(), Node()]",
+        "%%distributed\nfor epoch in range(2):\n    if epoch and best:\n        print(best)\n"
+        "    for x in data:\n        loss = x\n    print(loss)\n    best = loss",
+    )
+
+
+def test_what_a_loop_around_launches_says_is_said_once(tmp_path):
+    script = script_of(
+        tmp_path,
+        "import accelnb\n\n\ndef f(x):\n    return x",
+        "for lr in (1, 2):\n    out = accelnb.launch(f, lr, procs=2)\n    print(\n        lr, out)",
+    )
+    assert (
+        "        out = from_all_ranks(f(lr))\n        if rank == 0:\n            print(\n" in script
+    )
+
+
+def test_a_line_that_runs_on_ranks_is_a_job_if_it_does_something(tmp_path):
+    script = script_of(
+        tmp_path, "%distributed --out total sum([rank, 1])", "%distributed rank", "print(total)"
+    )
+    assert "    total = from_all_ranks(sum([rank, 1]))\n" in script
+    assert "print(rank)" not in script
+
+
+def test_a_choice_that_reads_a_value_comes_after_it(tmp_path):
+    choice = "if x:\n    y = 1\nelse:\n    y = 2"
+    script = script_of(tmp_path, "x = len('ab')", choice, "%%distributed -n {x}\nprint(y)")
+    assert script.index("x = len") < script.index("if x:")
+
+
+def test_a_call_of_a_closure_is_kept_and_one_of_a_function_is_not(tmp_path):
+    script = script_of(
+        tmp_path,
+        "def counter():\n    numbers = iter(range(9))\n    return lambda: next(numbers)",
+        "count = counter()\nf = lambda: 3\ncounter()",
+        "count()",
+        "f()",
+        "%%distributed\nprint(count(), f())",
+    )
+    assert "    count = counter()\n" in script
+    assert "    count()\n" in script
+    assert "    counter()\n" not in script
+    assert "    f()\n" not in script
+
+
+def test_star_imports_stand_alone(tmp_path):
+    script = script_of(
+        tmp_path, "from math import *\nfrom math import sin", "%%distributed\nsin(pi)"
+    )
+    assert "from math import *\nfrom math import sin\n" in script
+
+
+def test_a_notebook_that_awaits_becomes_a_script_that_does(tmp_path):
+    script = script_of(
+        tmp_path,
+        "async def load():\n    return [1]\n\n\nawait load()\nx = len(await load())",
+        JOB,
+    )
+    assert "import asyncio\n" in script
+    assert "    x = len(asyncio.run(load()))\n" in script
+
+
 def test_results_that_nothing_uses_are_not_gathered(tmp_path):
     script = script_of(tmp_path, "%%distributed --out all --pull x\nx = rank\nx")
     assert "gather" not in script
@@ -186,11 +255,14 @@ def test_headings_title_and_strings_keep_their_form(tmp_path):
         (["%%distributed\nx = 1\n!ls {x}"], "cell 1, line 3: !ls {x}: the command reads variables"),
         (["%%distributed --procs 0\n1"], "cell 1, line 1: %%distributed: procs=0: must be"),
         (["%%distributed --speed 2\n1"], "cell 1, line 1: %%distributed: unrecognized arguments"),
-        (["%%distributed\nawait f()"], "cell 1, line 2: 'await' outside function"),
+        (["import asyncio", "%%distributed\nawait asyncio.gather()"],
+         "cell 2, line 2: it awaits outside of a function, and a script has no running event loop"),
         (["x = 1", "%%distributed\nx = rank", "y = x", f"{JOB}, y"],
          "cell 3, line 1: x is the notebook's here, but cell 2, line 2 gives it another value"),
         (["import accelnb\nx = accelnb.last_run()", JOB],
          "cell 1, line 2: accelnb.last_run has no script form"),
+        (["x = input('how many? ')", JOB], "cell 1, line 1: input() has no script form: bind"),
+        (["%%distributed -n 2\n# nothing"], "no cell runs on ranks"),
         (["rank = 8\nx = rank * 2", JOB], "cell 1, line 1: rank is each process's own number"),
         (["%%distributed\ny = 1", "z = y", "%%distributed\nprint(z)"],
          "cell 2, line 1: y is bound only on the ranks, by cell 1, line 2: bring it back"),
@@ -203,11 +275,36 @@ def test_what_cannot_leave_the_notebook_is_named_with_cell_and_line(tmp_path, ce
 def test_a_file_is_not_replaced_without_force_and_never_half_written(tmp_path):
     notebook = write(tmp_path, "x = 1", JOB)
     (tmp_path / "train.sbatch").write_text("mine")
+    with pytest.raises(ExportError, match=r"a/train\.py cannot be written: there is no folder"):
+        export_notebook(notebook, tmp_path / "a" / "train.py")
     with pytest.raises(ExportError, match=r"train\.sbatch is there already: give --force"):
         export_notebook(notebook, tmp_path / "train.py", launchers=["slurm"])
     assert {path.name for path in tmp_path.iterdir()} == {"notebook.ipynb", "train.sbatch"}
     export_notebook(notebook, tmp_path / "train.py", launchers=["slurm"], force=True)
     assert "srun torchrun" in (tmp_path / "train.sbatch").read_text()
+
+
+def test_a_slurm_node_that_the_others_cannot_reach_is_named_before_the_start(tmp_path):
+    export_notebook(write(tmp_path, "x = 1", JOB), tmp_path / "train.py", launchers=["slurm"])
+    for name, does in {
+        "scontrol": "echo n1; echo n2",
+        "hostname": "echo n1",
+        "getent": 'echo "127.0.1.1 $2"',
+        "srun": 'echo "$@" >> ran; exec "$@"',
+        "torchrun": "exit 0",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "2"}
+    job |= {"SLURM_JOB_NODELIST": "n[1-2]", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for more, code in ({}, 1), ({"GLOO_SOCKET_IFNAME": "eth0"}, 0):
+        command = ["bash", "train.sbatch", "--lr", "1"]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=job | more, capture_output=True, text=True, timeout=20
+        )
+        assert done.returncode == code, done.stderr
+        assert ("n1: its name leads to a loopback address" in done.stderr) == bool(code)
+    assert (tmp_path / "ran").read_text().count("torchrun --nnodes 2") == 1
 
 
 @pytest.mark.parametrize(
@@ -341,6 +438,28 @@ def test_a_script_becomes_a_notebook_with_sensible_cells(tmp_path):
             "    print(step, args.lr, WIDTH)",
             [],
         ),
+    ]
+
+
+def test_what_a_definition_needs_of_the_job_is_there_before_it(tmp_path):
+    (tmp_path / "a.py").write_text(
+        "import argparse\nimport torch\n\nwidth = len('ab')\nbest = 0\n\n\n"
+        "def f(n=width):\n    return n\n\n\nfor i in range(2):\n    best += f()\nbest = 0\n\n\n"
+        "def work(seed):\n    print(seed)\n\n\n"
+        "def main(args):\n    x = args.lr\n    return x\n\n\n"
+        "def parse():\n    parser = argparse.ArgumentParser()\n"
+        "    parser.add_argument('--lr', default=1)\n    return parser.parse_args()\n\n\n"
+        "if __name__ == '__main__':\n    work(3)\n    raise SystemExit(main(parse()))\n"
+    )
+    import_script(tmp_path / "a.py", tmp_path / "a.ipynb")
+    code = [text for kind, text, _ in cells_of(tmp_path / "a.ipynb") if kind == "code"]
+    assert code[1:] == [
+        "import argparse\nimport torch",
+        "def work(seed):\n    print(seed)",
+        "lr = 1",
+        "from argparse import Namespace\n\nargs = Namespace(lr=lr)",
+        "%%distributed\nwidth = len('ab')\nbest = 0\n\ndef f(n=width):\n    return n\n\n"
+        "for i in range(2):\n    best += f()\nbest = 0\nwork(3)\nx = args.lr\nx",
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import timeit
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,13 +12,14 @@ from typing import Any
 import pytest
 
 from accelnb.config import ConfigError, LaunchConfig, resolve
-from accelnb.hardware import TorchBuild, limits, probe
+from accelnb.hardware import TorchBuild, limits, probe, tpu
 from accelnb.hardware.describe import hardware_rows
 from accelnb.hardware.machine import Machine, inspect
 
 CPU_TORCH = TorchBuild("2.13.0+cpu")
 CUDA_TORCH = TorchBuild("2.13.0+cu130", cuda="13.0")
 ROCM_TORCH = TorchBuild("2.13.0+rocm7.0", hip="7.0")
+XPU_TORCH = TorchBuild("2.13.0+xpu", xpu="20250301")
 
 
 def machine(root: Path, files: dict[str, str]) -> Path:
@@ -182,6 +185,18 @@ def test_what_each_gpu_can_do_is_said(tmp_path: Path):
     assert "580.65, for CUDA up to 13.0" in said(found)
 
 
+def test_a_precision_that_only_some_gpus_have_is_said(tmp_path: Path):
+    root = machine(tmp_path, {f"dev/nvidia{n}": "" for n in range(3)})
+    found = inspect(root, {}, Driver(T4, H100, T4), CUDA_TORCH)
+    assert (
+        "bf16 is fast on cuda 1 (NVIDIA H100), slow on cuda 0 and 2 (Tesla T4); on all together it "
+        "is as slow as on the slowest: choose among them by CUDA_VISIBLE_DEVICES"
+    ) in found.notes
+    assert any(note.startswith("fp8 is fast on cuda 1") for note in found.notes)
+    assert not any(note.startswith("fp16") for note in found.notes)
+    assert not inspect(root, {}, Driver(T4, T4, T4), CUDA_TORCH).notes
+
+
 def test_of_a_split_gpu_a_process_gets_one_instance(tmp_path: Path):
     root = machine(tmp_path, {"dev/nvidia0": ""})
     mig = [{"name": "H100 MIG 1g.10gb", "uuid": f"MIG-{n}", "gib": 10} for n in (1, 2)]
@@ -240,7 +255,7 @@ def test_amd_gpus_are_found_by_their_driver(tmp_path: Path):
         }
     root = machine(tmp_path, files)
     found = inspect(root, {}, NO_GPU, ROCM_TORCH)
-    assert found.hardware.count("cuda") == 2
+    assert found.hardware.count("rocm") == 2
     assert [(card.detail, card.free) for card in found.cards] == [
         ("gfx942", 60 << 30),
         ("gfx90a", 60 << 30),
@@ -248,39 +263,206 @@ def test_amd_gpus_are_found_by_their_driver(tmp_path: Path):
     assert [card.abilities["fp8"].level for card in found.cards] == ["fast", "no"]
     chosen = inspect(root, {"HIP_VISIBLE_DEVICES": "GPU-abc1"}, NO_GPU, ROCM_TORCH)
     assert [card.name for card in chosen.cards] == ["AMD Instinct 1"]
-    assert chosen.hardware.count("cuda") == 1
+    assert chosen.hardware.count("rocm") == 1
     assert "AMD GPUs found, but torch is" in str(probe(root, {}, CPU_TORCH).why_not("cuda"))
+    hidden = probe(root, {"ROCR_VISIBLE_DEVICES": ""}, ROCM_TORCH)
+    assert hidden.why_not("cuda") == (
+        "2 AMD GPUs found, but ROCR_VISIBLE_DEVICES hides them all: unset it"
+    )
+    ranks = resolve(LaunchConfig(device="cuda"), found.hardware)
+    assert (ranks.device, ranks.procs, ranks.start) == ("rocm", 2, "spawn")
+    with pytest.raises(ConfigError, match="2 rocm devices; use --procs 2 at most, --device rocm"):
+        resolve(LaunchConfig(procs=3), found.hardware)
+    assert "accelnb's authors have run no ranks on rocm so far" in said(found)
+
+
+def test_intel_gpus_are_counted_where_torch_is_built_for_them(tmp_path: Path):
+    files = {f"sys/class/drm/renderD{n}/device/vendor": "0x8086" for n in (128, 129)}
+    files["sys/class/drm/renderD130/device/vendor"] = "0x10de"
+    root = machine(tmp_path, files)
+    found = inspect(root, {}, NO_GPU, XPU_TORCH)
+    assert [card.name for card in found.cards] == ["Intel GPU"] * 2
+    ranks = resolve(LaunchConfig(), found.hardware)
+    assert (ranks.device, ranks.procs, ranks.start) == ("xpu", 2, "spawn")
+    with pytest.raises(ConfigError, match="this machine has 2 xpu devices; use --procs 2 at most"):
+        resolve(LaunchConfig(device="xpu", procs=3), found.hardware)
+    assert probe(root, {"ZE_AFFINITY_MASK": "1.0,1.1"}, XPU_TORCH).count("xpu") == 1
+    hidden = probe(root, {"ZE_AFFINITY_MASK": ""}, XPU_TORCH)
+    assert "2 Intel GPUs found, but ZE_AFFINITY_MASK hides" in str(hidden.why_not("xpu"))
+    assert not probe(root, {}, CPU_TORCH).is_there("xpu")
+
+
+def test_a_mac_has_one_gpu_for_one_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root = machine(tmp_path, {})
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="arm64"))
+    found = probe(root, {}, TorchBuild("2.13.0"))
+    ranks = resolve(LaunchConfig(), found)
+    assert (ranks.device, ranks.procs, ranks.start) == ("mps", 1, "spawn")
+    with pytest.raises(ConfigError, match="has 1 mps device; use --procs 1 at most, or --device c"):
+        resolve(LaunchConfig(procs=2), found)
+    assert resolve(LaunchConfig(device="cpu"), found).start == "spawn"
 
 
 @pytest.mark.parametrize(
-    ("files", "environ", "name"),
+    ("device", "files", "found"),
     [
-        (  # a TPU VM, and Kaggle's: chips on PCI, files of VFIO
-            {
-                **{f"dev/vfio/{n}": "" for n in range(4)},
-                **{f"sys/bus/pci/devices/0000:00:0{n}.0/vendor": "0x1ae0" for n in range(4)},
-                **{f"sys/bus/pci/devices/0000:00:0{n}.0/device": "0x0063" for n in range(4)},
-            },
-            {},
-            "TPU v5e",
+        ("npu", ["davinci0", "davinci1", "davinci_manager"], "2 Ascend NPUs found, but the package "
+         "torch_npu is not installed: pip install torch-npu"),
+        ("hpu", ["accel/accel0", "accel/accel_controlD0"], "1 Gaudi HPU found, but the package"),
+        ("mlu", ["cambricon_dev0", "cambricon_ctl"], "1 Cambricon MLU found, but the package"),
+        ("musa", ["mtgpu.0"], "1 Moore Threads GPU found, but the package torch_musa is not"),
+        ("sdaa", [f"tcaicard{n}" for n in range(4)], "4 Teco SDAA cards found, but the package"),
+        ("neuron", ["neuron0"], "1 Trainium chip found, but the package torch_neuronx is not"),
+    ],
+)  # fmt: skip
+def test_a_device_that_needs_a_plugin_is_found_and_the_missing_package_is_named(
+    tmp_path: Path, device: str, files: list[str], found: str
+):
+    machines = inspect(
+        machine(tmp_path, {f"dev/{name}": "" for name in files}), {}, NO_GPU, CPU_TORCH
+    )
+    assert [note.startswith(found) for note in machines.notes] == [True]
+    with pytest.raises(ConfigError) as error:
+        resolve(LaunchConfig(device=device), machines.hardware)
+    assert str(error.value).startswith(f"device={device}: {found}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_device_with_its_plugin_is_the_machines_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    (packages / "torch_npu.py").write_text("raise SystemExit('imported')")  # it must not be
+    monkeypatch.syspath_prepend(str(packages))
+    root = machine(tmp_path, {f"dev/davinci{n}": "" for n in range(8)})
+    found = inspect(root, {"ASCEND_RT_VISIBLE_DEVICES": "4,5,6"}, NO_GPU, CPU_TORCH)
+    assert [card.name for card in found.cards] == ["Ascend NPU"] * 3
+    ranks = resolve(LaunchConfig(precision="bf16"), found.hardware)
+    assert (ranks.device, ranks.procs, ranks.start) == ("npu", 3, "spawn")
+    assert "npu 2: Ascend NPU" in said(found)
+
+
+def tpu_host(chips: int, device: str = "", files: str = "dev/accel") -> dict[str, str]:
+    """Return the device files of a host with TPU chips, and what PCI says of them."""
+    pci = "sys/bus/pci/devices/0000:00:0{}.0"
+    there = {f"{files}{n}": "" for n in range(chips)}
+    for n in range(chips if device else 0):
+        there |= {f"{pci.format(n)}/vendor": "0x1ae0", f"{pci.format(n)}/device": device}
+    return there
+
+
+TPU_HOSTS = [  # name, files, environment, TPU, chips, most ranks on torch_xla
+    ("Colab's v2-8", tpu_host(4), {"TPU_ACCELERATOR_TYPE": "v2-8"}, "TPU v2", 4, 1),
+    (
+        "Kaggle's v3-8",
+        tpu_host(4, "0x0027"),
+        {"TPU_ACCELERATOR_TYPE": "v3-8", "KAGGLE_KERNEL_RUN_TYPE": "Interactive"},
+        "TPU v3",
+        4,
+        1,
+    ),
+    ("an old TPU VM", tpu_host(4, "0x0027"), {}, "TPU v2 or v3", 4, 1),
+    ("a TPU VM v4-8", tpu_host(4), {"TPU_ACCELERATOR_TYPE": "v4-8"}, "TPU v4", 4, 4),
+    (
+        "Colab's v5e-1",
+        tpu_host(1, files="dev/vfio/"),
+        {"TPU_ACCELERATOR_TYPE": "v5e-1", "TPU_WORKER_ID": "0", "COLAB_RELEASE_TAG": "r"},
+        "TPU v5e",
+        1,
+        1,
+    ),
+    (
+        "Kaggle's v5e-8",
+        tpu_host(8, files="dev/vfio/"),
+        {"TPU_ACCELERATOR_TYPE": "v5litepod-8", "KAGGLE_KERNEL_RUN_TYPE": "Interactive"},
+        "TPU v5e",
+        8,
+        8,
+    ),
+    ("Colab's v6e-1", tpu_host(1, "0x006f", "dev/vfio/"), {}, "TPU v6e", 1, 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("files", "environ", "name", "chips", "ranks"),
+    [host[1:] for host in TPU_HOSTS],
+    ids=[host[0] for host in TPU_HOSTS],
+)
+def test_tpu_chips_are_found_and_the_ranks_that_torch_xla_can_have(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: dict[str, str],
+    environ: dict[str, str],
+    name: str,
+    chips: int,
+    ranks: int,
+):
+    monkeypatch.setattr(tpu, "_version", {"torch_xla": "2.9.0"}.get)
+    found = inspect(machine(tmp_path, files), environ, NO_GPU, TorchBuild("2.9.1"))
+    assert [card.name for card in found.cards] == [name] * chips
+    assert found.hardware.count("xla") == ranks
+    assert found.hardware.best_device == "xla"
+    assert ("use --procs 1, a rank that trains on all 8 cores" in said(found)) is (ranks < chips)
+
+
+@pytest.mark.parametrize(
+    ("packages", "build", "expected"),
+    [
+        ({}, CPU_TORCH, "8 TPU chips found, but no package that drives them: pip install"),
+        (
+            {"torch_xla": "2.9.0"},
+            CPU_TORCH,
+            "8 TPU chips found, but torch_xla 2.9.0 does not load with torch 2.13.0+cpu, only with "
+            "that of its own number: pip install 'torch==2.9.*' 'accelnb[tpu-xla]', or pip "
+            "uninstall torch_xla and pip install 'accelnb[tpu]' for torch >= 2.11",
         ),
-        (  # Colab: the environment says it
-            {f"dev/accel{n}": "" for n in range(4)},
-            {"TPU_ACCELERATOR_TYPE": "v4-8", "TPU_WORKER_ID": "0", "COLAB_RELEASE_TAG": "r"},
-            "TPU v4-8",
+        (
+            {"torch_tpu": "0.2.0"},
+            TorchBuild("2.9.1"),
+            "8 TPU chips found, but torch_tpu 0.2.0 needs torch 2.11 or later and this is 2.9.1: "
+            "pip install --upgrade torch, or pip install 'torch==2.9.*' 'accelnb[tpu-xla]'",
         ),
     ],
-    ids=["pci", "environment"],
+    ids=["no package", "torch_xla of another number", "torch_tpu with an old torch"],
 )
-def test_tpu_chips_are_found_and_the_missing_package_is_named(
-    tmp_path: Path, files: dict[str, str], environ: dict[str, str], name: str
+def test_what_is_missing_for_a_tpu_is_said_in_one_line_with_the_ways_out(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    packages: dict[str, str],
+    build: TorchBuild,
+    expected: str,
 ):
-    found = inspect(machine(tmp_path, files), environ, NO_GPU, CPU_TORCH)
-    assert [card.name for card in found.cards] == [name] * 4
-    assert "4 TPU chips found, but no package that drives them: pip install 'accelnb[tpu]'" in (
-        said(found)
-    )
+    monkeypatch.setattr(tpu, "_version", packages.get)
+    root = machine(tmp_path, tpu_host(8, "0x0063", "dev/vfio/"))
+    found = inspect(root, {}, NO_GPU, build)
+    assert expected in said(found)
     assert found.hardware.best_device == "cpu"
+    with pytest.raises(ConfigError) as refused:
+        resolve(LaunchConfig(device="tpu"), found.hardware)
+    assert expected in str(refused.value)
+
+
+def test_of_two_drivers_the_one_that_fits_torch_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tpu, "_version", {"torch_tpu": "0.2.0", "torch_xla": "2.9.0"}.get)
+    root = machine(tmp_path, tpu_host(8, "0x0063", "dev/vfio/"))
+    assert probe(root, {}, CPU_TORCH).count("tpu") == 8
+    assert probe(root, {}, TorchBuild("2.9.1")).count("xla") == 8
+    with pytest.raises(ConfigError, match="procs=9: this machine has 8 tpu devices"):
+        resolve(LaunchConfig(device="tpu", procs=9), probe(root, {}, CPU_TORCH))
+
+
+def test_torch_xla_can_be_tried_without_a_tpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root, tried = machine(tmp_path, {}), {"PJRT_DEVICE": "CPU"}
+    monkeypatch.setattr(tpu, "_version", {"torch_xla": "2.9.0"}.get)
+    assert resolve(
+        LaunchConfig(device="tpu"), probe(root, tried, TorchBuild("2.9.1"))
+    ) == LaunchConfig(device="xla", procs=1, start="xla")
+    monkeypatch.setattr(tpu, "_version", {}.get)
+    assert "tpu" not in probe(root, tried, CPU_TORCH).unusable
 
 
 def test_devices_that_only_look_like_a_tpu_are_none(tmp_path: Path):

@@ -13,9 +13,9 @@ import pytest
 from harness import Notebook
 from nbclient import NotebookClient
 
-from accelnb.notebook.hosts import host
+from accelnb.hosts import host
 
-ASK = "from accelnb.notebook import hosts; print(hosts.host(), hosts.shows_widgets())"
+ASK = "from accelnb import hosts; print(hosts.host(), hosts.shows_widgets())"
 
 # What Colab's own kernel is to us: a kernel class of google.colab, and its `output`.
 COLAB = {
@@ -35,7 +35,7 @@ import IPython
 from google.colab._kernel import Kernel
 shell = IPython.InteractiveShell.instance()
 shell.kernel = Kernel()
-from accelnb.notebook import hosts
+from accelnb import hosts
 print(hosts.host(), hosts.shows_widgets(), hosts.has_subshells(), hosts.widget_metadata())
 hosts.prepare_widgets(), hosts.prepare_widgets()
 print(hosts.widget_metadata())
@@ -47,7 +47,7 @@ from pathlib import Path
 from types import SimpleNamespace
 shell = IPython.InteractiveShell.instance()
 shell.kernel = SimpleNamespace(get_parent=lambda channel: {}, _supports_kernel_subshells=True)
-from accelnb.notebook import hosts
+from accelnb import hosts
 hosts._KAGGLE_FOLDER = Path("kaggle").absolute()
 print(hosts.host(), hosts.shows_controls(), hosts.shows_widgets(), hosts.has_subshells())
 print(hosts.notebook_folder(shell).name)
@@ -83,7 +83,7 @@ def test_the_request_says_who_asks(kernel: Notebook):
     assert run_as(kernel, ASK) == "Jupyter False"  # as nbclient and consoles ask
     assert run_as(kernel, ASK, cellId="6f1c2d") == "Jupyter True"
     assert run_as(kernel, ASK, cellId="vscode-notebook-cell:/a/b.ipynb#W0") == "VS Code True"
-    in_lab = "from accelnb.notebook import hosts; print(hosts.has_subshells())"
+    in_lab = "from accelnb import hosts; print(hosts.has_subshells())"
     assert run_as(kernel, in_lab, cellId="6f1c2d") == "True"
     assert run_as(kernel, in_lab, cellId="vscode-notebook-cell:/a/b.ipynb#W0") == "False"
 
@@ -121,7 +121,7 @@ def test_the_notebook_folder_is_that_of_the_file(kernel: Notebook, tmp_path: Pat
     started = run_as(kernel, "import os; print(os.getcwd())")
     ask = "print(hosts.notebook_folder(get_ipython()))"
     # In a kernel that was told nothing it stays where the kernel started.
-    kernel.run(f"from accelnb.notebook import hosts; os.chdir({str(tmp_path)!r})")
+    kernel.run(f"from accelnb import hosts; os.chdir({str(tmp_path)!r})")
     assert run_as(kernel, ask) == started
     kernel.run(f"os.environ['JPY_SESSION_NAME'] = {str(tmp_path / 'a.ipynb')!r}")
     assert run_as(kernel, ask) == str(tmp_path)
@@ -161,6 +161,6 @@ def test_variables_of_kaggles_api_do_not_make_a_machine_kaggle():
 
 
 def test_a_script_is_shown_no_widgets():
-    code = "from accelnb.notebook import hosts; print(hosts.shows_widgets(), hosts.host())"
+    code = "from accelnb import hosts; print(hosts.shows_widgets(), hosts.host())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert done.stdout == "False terminal\n"

@@ -12,6 +12,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from accelnb.config import LaunchConfig
+from accelnb.engine.launchers import ray_connection
 from accelnb.hardware import Hardware
 from accelnb.notebook.panel.draft import Draft
 from accelnb.notebook.panel.panel import Panel
@@ -37,6 +38,9 @@ class Driver:
     def button(self, label: str) -> ipywidgets.Button:
         return self._find(ipywidgets.Button, label)
 
+    def offers(self, label: str) -> bool:
+        return any(getattr(widget, "description", None) == label for widget in self._all())
+
     def type(self, label: str, value: Any) -> None:
         self._find(ipywidgets.ValueWidget, label).value = value
 
@@ -60,6 +64,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
+    monkeypatch.setattr(ray_connection, "_seen", {})
     driver = Driver(tmp_path)
     yield driver
     driver.panel.close()
@@ -94,7 +99,9 @@ def test_a_device_that_vanished_since_save_is_named_and_another_can_be_chosen(dr
     driver.open()
     assert "device: not found on this machine" in driver.text
     assert driver.button("Save").disabled
+    assert driver.button("tpu").disabled
     driver.press("cpu")
+    assert not driver.offers("tpu")  # a choice no more: there is none here
     driver.press("Save")
     assert driver.session.defaults() == LaunchConfig(device="cpu", precision="bf16")
 
@@ -111,6 +118,21 @@ def test_the_address_of_a_cluster_is_typed_and_taken_back_by_a_choice(driver):
     driver.press("local")
     driver.press("Use now")
     assert driver.session.defaults() == LaunchConfig()
+
+
+def test_a_cluster_shows_its_own_devices_and_before_it_was_reached_all_can_be_chosen(driver):
+    driver.open()
+    assert not driver.offers("tpu")
+    driver.type("Address", "ray://head")
+    assert "Not reached yet" in driver.text
+    driver.press("tpu")
+    driver.type("Processes", 16)
+    assert not driver.button("Use now").disabled
+    ray_connection._seen["ray://head:10001"] = Hardware({"cpu": 8, "tpu": 4})
+    driver.press("auto")
+    assert "4 tpu" in driver.text
+    driver.press("local")
+    assert "4 tpu" not in driver.text
 
 
 def test_a_file_that_cannot_be_read_is_replaced_only_when_asked_twice(driver):

@@ -7,7 +7,10 @@ A message is JSON behind a length of four bytes; descriptors travel with its fir
 from __future__ import annotations
 
 import array
+import contextlib
 import json
+import os
+import select
 import socket
 import struct
 from collections.abc import Sequence
@@ -62,6 +65,8 @@ class Channel:
         for level, kind, data in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+        for fd in fds:
+            os.set_inheritable(fd, False)
         head += self._exactly(_LENGTH.size - len(head)) if head else b""
         if not head:
             raise EOFError
@@ -76,6 +81,17 @@ class Channel:
                 raise EOFError
             data += chunk
         return bytes(data)
+
+    def hung_up(self) -> bool:
+        """Return whether the other end is closed."""
+        poll = select.poll()
+        poll.register(self._socket, 0)  # POLLHUP is always reported
+        return bool(poll.poll(0))
+
+    def shutdown(self) -> None:
+        """Let the other end read end-of-file, and stay open here."""
+        with contextlib.suppress(OSError):  # the other end is gone
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._socket.close()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from accelnb.config import LaunchConfig
 from accelnb.engine.launchers.contract import Ranks
 from accelnb.engine.launchers.local import fork_server
+from accelnb.engine.launchers.tpu_environment import refuse_some_chips
 from accelnb.engine.tensors import Finish, finished, finished_in_message
 from accelnb.hardware import Hardware, probe
 
@@ -37,6 +40,31 @@ def hardware_for(config: LaunchConfig) -> Hardware:
     from accelnb.engine.launchers.ray_connection import hardware_of_cluster
 
     return hardware_of_cluster(config.cluster)
+
+
+def hardware_known(config: LaunchConfig) -> Hardware | None:
+    """Return what `hardware_for` would, at once: None for a cluster that was not reached yet."""
+    if config.cluster == "local":
+        return probe()
+    from accelnb.engine.launchers.ray_connection import hardware_when_last_reached
+
+    return hardware_when_last_reached(config.cluster)
+
+
+def room_for(config: LaunchConfig) -> contextlib.AbstractContextManager[None]:
+    """Refuse what a cluster can never hold, and stay connected to it while ranks change there.
+
+    Raises
+    ------
+    AccelnbError
+        The cluster cannot be reached, or is too small; nothing was started or ended.
+    """
+    if config.cluster == "local":
+        refuse_some_chips(config, probe())
+        return contextlib.nullcontext()
+    from accelnb.engine.launchers.ray_room import room_on_cluster
+
+    return room_on_cluster(config)
 
 
 def finish_for(config: LaunchConfig) -> Finish:

@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import itertools
 import os
-import select
 import shutil
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from accelnb.config import LaunchConfig
 from accelnb.engine.launchers.channel import Channel
 from accelnb.engine.launchers.contract import Exit
 from accelnb.engine.launchers.outputs import Rest
+from accelnb.engine.launchers.tpu_environment import host_of, launch_environment
 from accelnb.engine.usage import Held, MemoryMeter, process_state
 from accelnb.engine.wire import Link
 from accelnb.errors import AccelnbError
@@ -70,9 +70,7 @@ class ForkServer:
     def alive(self) -> bool:
         if self.process.poll() is not None or self._owner != os.getpid():
             return False
-        control = select.poll()  # a server that is dying has closed its end already
-        control.register(self._control.fileno(), 0)
-        return not control.poll(0)
+        return not self._control.hung_up()  # a server that is dying has closed its end already
 
     def wait_ready(self, timeout: float = 120.0) -> None:
         """Wait until the server has imported torch and can start ranks in milliseconds.
@@ -100,7 +98,7 @@ class ForkServer:
         """Return a new, empty group of ranks that the server will own."""
         ours, theirs = Channel.pair()
         try:
-            self._control.send({"op": "group"}, [theirs.fileno()])
+            self._control.send({"op": "group", "host": host_of(config)}, [theirs.fileno()])
         except OSError as error:
             ours.close()
             raise AccelnbError(f"the fork server ended: {self.last_words()}") from error
@@ -134,7 +132,9 @@ class LocalRanks:
     def __init__(self, server: ForkServer, channel: Channel, config: LaunchConfig) -> None:
         self._server = server
         self._channel = channel
+        self._config = config
         self._procs = config.procs
+        self._launch_env: dict[str, str] = {}  # made anew when all ranks start
         self._meter = MemoryMeter(config.device)
         self._socket = server.folder / f"group-{next(_numbers)}.sock"
         self._store: socket.socket | None = None  # until rank 0 has inherited it
@@ -153,10 +153,11 @@ class LocalRanks:
     def open_store(self, host: str = "127.0.0.1") -> tuple[str, int]:
         self._close_store()
         self._store = socket.create_server((host, 0))
+        self._launch_env = launch_environment(self._config)
         return host, self._store.getsockname()[1]
 
     def context(self) -> dict[str, Any]:
-        return {"cwd": os.getcwd(), "path": list(sys.path), "env": dict(os.environ)}
+        return where_it_runs() | {"env": dict(os.environ)}
 
     def describe(self, rank: int) -> dict[str, Any]:
         return {
@@ -168,6 +169,7 @@ class LocalRanks:
 
     def start(self, spec: dict[str, Any], method: str) -> None:
         """Ask for the rank that `spec` describes; rank 0 inherits the socket of its store."""
+        spec = spec | {"launch_env": self._launch_env, "folder": str(self._server.folder)}
         request = {"op": "start", "rank": spec["rank"], "method": method, "spec": spec}
         takes = [self._store.fileno()] if self._store is not None and spec["rank"] == 0 else []
         try:
@@ -195,10 +197,11 @@ class LocalRanks:
         return process_state(pid)
 
     def alive(self) -> bool:
-        return self._server.alive()
+        return self._server.alive() and not self._channel.hung_up()
 
     def last_words(self) -> str:
-        return f"the fork server ended: {self._server.last_words()}"
+        who = "torch_xla's launcher" if self._server.alive() else "the fork server"
+        return f"{who} ended: {self._server.last_words()}"
 
     def close(self) -> None:
         self._channel.close()
@@ -212,6 +215,16 @@ class LocalRanks:
         self._store = None
 
 
+def where_it_runs() -> dict[str, Any]:
+    """Return this process's folder and import path, and how precise its fp32 products are."""
+    precision = getattr(sys.modules.get("torch"), "get_float32_matmul_precision", lambda: "highest")
+    try:
+        matmul = precision()
+    except RuntimeError:  # it was set for each library by itself, which has no one name
+        matmul = "highest"
+    return {"cwd": os.getcwd(), "path": list(sys.path), "matmul": matmul}
+
+
 def news_of(message: dict[str, Any]) -> tuple[int, int] | Exit:
     """Read what a fork server says of a rank: ``(rank, pid)`` of a start, or an `Exit`."""
     if message["event"] == "started":
@@ -219,7 +232,8 @@ def news_of(message: dict[str, Any]) -> tuple[int, int] | Exit:
     if message["event"] == "failed":
         return Exit(message["rank"], 0, 1, {}, never_began=message["reason"])
     rest = {name: Rest.from_json(content) for name, content in message["rest"].items()}
-    return Exit(message["rank"], message["pid"], message["code"], rest)
+    lost_with = message.get("lost_with")
+    return Exit(message["rank"], message["pid"], message["code"], rest, lost_with=lost_with)
 
 
 _server: ForkServer | None = None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -21,9 +20,10 @@ from typing import Any
 from accelnb.config import LaunchConfig
 from accelnb.engine.curve import Curve
 from accelnb.engine.launchers.contract import Exit
-from accelnb.engine.launchers.local import fork_server
+from accelnb.engine.launchers.local import fork_server, where_it_runs
 from accelnb.engine.launchers.node import News, Node, versions
 from accelnb.engine.launchers.ray_connection import Connection, close, connect
+from accelnb.engine.launchers.ray_room import bundle, no_room, refuse_if_too_small
 from accelnb.engine.usage import Held
 from accelnb.engine.wire import Link
 from accelnb.errors import AccelnbError
@@ -124,7 +124,7 @@ class RayRanks:
         return tuple(self._get(self._seat(0).actor.open_store.remote()))
 
     def context(self) -> dict[str, Any]:
-        return {"cwd": os.getcwd(), "path": list(sys.path), "env": self._own_environment()}
+        return where_it_runs() | {"env": self._own_environment()}
 
     def describe(self, rank: int) -> dict[str, Any]:
         return {
@@ -138,12 +138,16 @@ class RayRanks:
     def start(self, spec: dict[str, Any], method: str) -> None:
         rank = spec["rank"]
         self._live[rank] = 0
-        self._seat(rank // self._procs).actor.start.remote(spec, method)
+        actor = self._seat(rank // self._procs).actor
+        try:
+            actor.start.remote(spec, method)
+        except Exception as error:
+            raise AccelnbError(f"{self.last_words()}: {_cause(error)}") from None
 
     def kill(self, rank: int) -> None:
         seat = self._seats[rank // self._procs]
         if not seat.lost:
-            seat.actor.kill.remote(rank)
+            self._quietly(seat.actor.kill.remote, rank)
 
     def held(self, pids: Sequence[int]) -> dict[int, Held]:
         known = {pid: h for news in list(self._news.values()) for pid, h in news.held.items()}
@@ -171,48 +175,29 @@ class RayRanks:
     # ---- places on the cluster ----
 
     def _ask_for_room(self) -> Any:
-        self._refuse_if_too_small()
+        refuse_if_too_small(self._config, self._connection.nodes())
         from ray.util.placement_group import placement_group
 
-        bundles = [self._bundle()] * self._config.nodes
+        bundles = [bundle(self._config)] * self._config.nodes
         group = placement_group(bundles, strategy="STRICT_SPREAD")
         try:
             if not group.wait(_ROOM):
-                raise AccelnbError(f"{self._no_room()}: others use it now; try again later")
+                raise AccelnbError(f"{no_room(self._config)}: others use it now; try again later")
         except BaseException:
             self._remove(group)
             raise
         return group
-
-    def _bundle(self) -> dict[str, float]:
-        gpus = {"GPU": self._procs} if self._config.device == "cuda" else {}
-        return {"CPU": self._procs, **gpus}
-
-    def _refuse_if_too_small(self) -> None:
-        bundle = self._bundle()
-        sizes = [node["Resources"] for node in self._connection.nodes()]
-        fit = [s for s in sizes if all(s.get(what, 0) >= n for what, n in bundle.items())]
-        if len(fit) < self._config.nodes:
-            there = f"{len(fit)} such node{'s' * (len(fit) != 1)} of {len(sizes)}"
-            raise AccelnbError(
-                f"{self._no_room()}: there {'is' if len(fit) == 1 else 'are'} {there}; "
-                "use fewer --nodes or --procs, or add nodes"
-            )
-
-    def _no_room(self) -> str:
-        each = " and ".join(f"{n} {what}{'s' * (n > 1)}" for what, n in self._bundle().items())
-        nodes = self._config.nodes
-        asked = f"{nodes} nodes with {each} each" if nodes > 1 else f"a node with {each}"
-        return f"the cluster has no room for {asked}"
 
     def _fill(self, numbers: Sequence[int]) -> list[_Seat]:
         """Start an actor in each of these bundles, and a thread that hears it."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         def options(number: int) -> dict[str, Any]:
+            needed = bundle(self._config)
             return {
-                "num_cpus": self._procs,
-                "num_gpus": self._bundle().get("GPU", 0),
+                "num_cpus": needed.pop("CPU"),
+                "num_gpus": needed.pop("GPU", 0),
+                "resources": needed,
                 "max_concurrency": _CALLS_AT_ONCE,
                 "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, number),
             }
@@ -233,7 +218,7 @@ class RayRanks:
         """Return a seat with a live actor: a new one if the old was lost."""
         seat = self._seats[number]
         if seat.lost:
-            self._refuse_if_too_small()
+            refuse_if_too_small(self._config, self._connection.nodes())
             seat = self._seats[number] = self._fill_anew(number)
         return seat
 
@@ -257,9 +242,16 @@ class RayRanks:
     def _remove(self, group: Any) -> None:
         from ray.util.placement_group import remove_placement_group
 
-        self._quietly(remove_placement_group, group)
+        if self._connection.is_from_outside:
+            # It is a task there, for which a worker process may have to start: not waited for.
+            remove = self._ray.remote(num_cpus=0)(remove_placement_group)
+            self._quietly(remove.remote, group)
+        else:
+            self._quietly(remove_placement_group, group)
 
     def _quietly(self, end: Any, what: Any) -> None:
+        if not self._connection.alive():
+            return
         try:
             end(what)
         except Exception:  # the cluster is gone, and what was on it too
@@ -270,11 +262,16 @@ class RayRanks:
     def _hear(self, seat: _Seat) -> None:
         """Pass on what happens on a node, until it is lost or the group is closed."""
         while not self._closed:
+            if not self._connection.alive():
+                self._lose(seat, f"the connection to the cluster {self._config.cluster}")
+                return
             try:
                 news = self._ray.get(seat.actor.news.remote(_NEWS_EVERY), timeout=_SILENT)
             except Exception as error:
+                if not self._connection.alive():
+                    continue
                 if not self._closed:
-                    self._lose(seat, error)
+                    self._lose(seat, f"node {seat.address}: {_cause(error)}")
                 return
             self._news[seat.number] = news
             for event in news.events:
@@ -291,11 +288,10 @@ class RayRanks:
         except OSError:  # closed meanwhile
             return
 
-    def _lose(self, seat: _Seat, error: Exception) -> None:
+    def _lose(self, seat: _Seat, lost_with: str) -> None:
         seat.lost = True
         self._quietly(self._ray.kill, seat.actor)
         self._news.pop(seat.number, None)
-        lost_with = f"node {seat.address}: {_cause(error)}"
         for rank, pid in list(self._live.items()):
             if rank // self._procs == seat.number:
                 self._pass_on(Exit(rank, pid, -9, {}, lost_with=lost_with))
@@ -310,7 +306,10 @@ class RayRanks:
         except self._ray.exceptions.RayActorError as error:
             raise _ActorEnded(f"the cluster cannot start the ranks: {_cause(error)}") from None
         except Exception as error:
-            raise AccelnbError(f"the cluster cannot start the ranks: {_cause(error)}") from None
+            cause = _cause(error)
+            if "No module named" in cause:
+                cause += ": pip install 'accelnb[ray]' on every node"
+            raise AccelnbError(f"the cluster cannot start the ranks: {cause}") from None
 
     def _own_environment(self) -> dict[str, str | None]:
         """Return the variables that this process set or took out since it began."""

@@ -26,9 +26,18 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from accelnb.engine.launchers.channel import Channel
+from accelnb.engine.launchers.in_use import device_in_use
 from accelnb.engine.launchers.outputs import Output, Rest, open_outputs
+from accelnb.engine.launchers.start_environment import NO_PLUGINS, environment_for
 
+# No plugin of torch's loads with it, and `torch.cuda.is_available()` asks NVML, not CUDA.
+_WHILE_IMPORTING = NO_PLUGINS | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+_NOT_FORKED = (
+    "accelnb: ranks start as fresh processes, in seconds: {by} began to use a device in the fork "
+    "server ({used}); restart the kernel and import it in the cell instead\n"
+)
 _PR_SET_PDEATHSIG = 1
+_HOST_ENDS = 0.5  # s
 
 
 @dataclass
@@ -47,11 +56,14 @@ class _Group:
 
 
 class Server:
-    def __init__(self, control: Channel) -> None:
+    def __init__(self, control: Channel, folder: str) -> None:
         self._control = control
+        self._folder = folder
         self._groups: dict[int, _Group] = {}  # by the channel's descriptor
         self._selector = selectors.DefaultSelector()
         self._popens: dict[int, subprocess.Popen[bytes]] = {}
+        self._hosts: list[subprocess.Popen[bytes]] = []  # each starts the ranks of a group itself
+        self.spoilt_by: str | None = None  # what was imported and began to use a device
 
     def serve(self) -> None:
         """Handle requests until the notebook's process is gone, then end every rank."""
@@ -74,8 +86,11 @@ class Server:
                         woken.recv(4096)
                         self._reap()
                     elif key.data is self._control:
-                        _, (fd,) = self._control.receive()
-                        self._open_group(Channel.from_fd(fd))
+                        message, (fd,) = self._control.receive()
+                        if message["host"]:
+                            self._start_host(message["host"], fd)
+                        else:
+                            self._open_group(Channel.from_fd(fd))
                     else:
                         self._handle(key.data)
                 except (EOFError, ConnectionError, TimeoutError):
@@ -86,6 +101,21 @@ class Server:
     def end(self) -> None:
         for group in list(self._groups.values()):
             self._close_group(group)
+        for host in self._hosts:  # their groups are closed too: the notebook's end is gone
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                host.wait(_HOST_ENDS)
+            host.kill()
+            host.wait()
+
+    def _start_host(self, module: str, channel: int) -> None:
+        """Give a group's channel to a process that does for it what we do for others."""
+        command = [sys.executable, "-P", "-c", _bootstrap(module), str(channel), self._folder]
+        self._hosts.append(
+            subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, pass_fds=(channel,), start_new_session=True
+            )
+        )
+        os.close(channel)
 
     def _open_group(self, channel: Channel) -> None:
         # A notebook that stops reading must not stop us from reaping the others.
@@ -138,8 +168,12 @@ class Server:
         outputs: tuple[Output, ...],
         writes: tuple[int, ...],
     ) -> int:
-        if message["method"] == "spawn":
-            return self._spawn(message["spec"], fds, outputs, writes)
+        if message["method"] != "fork":
+            return self._spawn(message, fds, outputs, writes)
+        if used := device_in_use():  # a fork would fail at its first use of that device
+            said = _NOT_FORKED.format(by=self.spoilt_by or "what it imported", used=used)
+            os.write(writes[1], said.encode())
+            return self._spawn(message | {"method": "spawn"}, fds, outputs, writes)
         gc.disable()
         try:
             pid = os.fork()
@@ -190,14 +224,15 @@ class Server:
 
     def _spawn(
         self,
-        spec: dict[str, Any],
+        message: dict[str, Any],
         fds: list[int],
         outputs: tuple[Output, ...],
         writes: tuple[int, ...],
     ) -> int:
         channel, theirs = Channel.pair()
         inherited = [dataclasses.asdict(output) for output in outputs]
-        start = {"spec": spec, "outputs": inherited, "listener": fds[0] if fds else None}
+        listener = fds[0] if fds else None
+        start = message | {"outputs": inherited, "listener": listener}
         output_fds = [fd for output in outputs for fd in (output.pipe, output.record)]
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", _bootstrap("accelnb.worker.main"), str(theirs.fileno())],
@@ -205,6 +240,7 @@ class Server:
             stdout=writes[0],
             stderr=writes[1],
             pass_fds=(theirs.fileno(), *output_fds, *fds),
+            env=environment_for(message["spec"]),
             start_new_session=True,
         )
         self._popens[process.pid] = process
@@ -215,6 +251,7 @@ class Server:
         return process.pid
 
     def _reap(self) -> None:
+        self._hosts = [host for host in self._hosts if host.poll() is None]
         for group in list(self._groups.values()):
             for pid in list(group.ranks):
                 # Look first and reap last: until then the pid cannot belong to a stranger.
@@ -275,8 +312,15 @@ def _bootstrap(module: str) -> str:
     )
 
 
-def _preload(modules: list[str], control: Channel) -> None:
-    """Import `modules`; leave at once if the notebook's process ends meanwhile."""
+def _preload(modules: list[str], control: Channel) -> str | None:
+    """Import `modules`; leave at once if the notebook's process ends meanwhile.
+
+    Returns
+    -------
+    spoilt_by : str or None
+        The first of them that began to use a device, which none of them should.
+    """
+    spoilt_by = None
     stop_reads, stop_writes = os.pipe()
 
     def watch() -> None:
@@ -296,11 +340,14 @@ def _preload(modules: list[str], control: Channel) -> None:
         for name in modules:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
+            if spoilt_by is None and device_in_use():
+                spoilt_by = name
     finally:
         os.write(stop_writes, b"x")
         watcher.join()  # no thread of ours is alive at a fork
         os.close(stop_reads)
         os.close(stop_writes)
+    return spoilt_by
 
 
 def main(control_fd: int) -> None:
@@ -309,17 +356,20 @@ def main(control_fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     hello, _ = control.receive()
     sys.path[:] = hello["sys_path"]
-    autoload = os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD")
-    os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
-    server = Server(control)
+    given = {name: os.environ.get(name) for name in _WHILE_IMPORTING}
+    os.environ.update(_WHILE_IMPORTING)
+    server = Server(control, hello["folder"])
     try:
-        _preload(hello["modules"], control)
+        server.spoilt_by = _preload(hello["modules"], control)
         if hello["modules"]:
             from accelnb.worker.main import prepare
 
             prepare(hello["folder"])
-        if autoload is None:
-            del os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"]
+        for name, value in given.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
         gc.collect()
         gc.freeze()  # shared pages stay shared: the collector does not touch them in a rank
         control.send({"event": "ready", "threads": threading.active_count()})

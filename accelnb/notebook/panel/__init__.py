@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from accelnb.notebook import hosts
+from accelnb import hosts
 
 if TYPE_CHECKING:
     from accelnb.notebook.session import Session

@@ -30,9 +30,12 @@ class Actions:
         Where the configuration is chosen.
     message
         Where each action says what came of it.
+    on_tested
+        Called when a test is over, in its thread.
     """
 
-    def __init__(self, session: Session, form: Form, message: Message) -> None:
+    def __init__(self, session: Session, form: Form, message: Message, on_tested: Action) -> None:
+        self._on_tested = on_tested
         self._session, self._form, self._message = session, form, message
         self._test = button("Test", "try this configuration on ranks of its own")
         self._use = button("Use now", "make it the default of this session's cells")
@@ -69,6 +72,7 @@ class Actions:
 
     def _test_ended(self) -> None:
         self._test.description, self._test.tooltip = "Test", "try this configuration again"
+        self._on_tested()
         self._test.disabled = self._form.draft.first_error is not None
 
     def _on_use(self) -> None:

@@ -19,26 +19,37 @@ class Choices:
 
     Parameters
     ----------
-    option
-        Whose choices they are.
     why
-        Its choices, and those that are only shown, inactive.
+        The choices, and those that are only shown, inactive.
     choose
         Called with the choice that the user made.
     """
 
-    def __init__(self, option: Option, why: Why, choose: Choose) -> None:
-        self._buttons = {choice: button(choice, "", kind="choice") for choice in why}
-        for choice, one in self._buttons.items():
-            one.on_click(lambda _, choice=choice: choose(choice))
-        self.widget = box(*self._buttons.values(), kind="choices")
+    def __init__(self, why: Why, choose: Choose) -> None:
+        self._choose = choose
+        self._buttons: dict[str, ipywidgets.Button] = {}
+        self.widget = box(kind="choices")
+        self._offer(why)
 
     def show(self, value: Any, in_force: Any, why: Why) -> None:
         """Show the value chosen, what it means on this machine, and what can be chosen."""
+        self._offer(why)
         for choice, one in self._buttons.items():
             one.disabled = why[choice] is not None
             one.tooltip = why[choice] or (f"{choice}, chosen" if choice == value else choice)
             _mark(one, choice == value)
+
+    def _offer(self, why: Why) -> None:
+        """Have a button for each choice: which there are may change with the other options."""
+        if list(why) == list(self._buttons):
+            return
+        self._buttons = {choice: self._buttons.get(choice) or self._new(choice) for choice in why}
+        self.widget.children = tuple(self._buttons.values())
+
+    def _new(self, choice: str) -> ipywidgets.Button:
+        one = button(choice, "", kind="choice")
+        one.on_click(lambda _: self._choose(choice))
+        return one
 
 
 class Number:
@@ -100,17 +111,20 @@ class ChoicesOrText:
 
     def __init__(self, option: Option, why: Why, label: str, example: str, choose: Choose) -> None:
         self._option = option
-        self._choices = Choices(option, {choice: why[choice] for choice in option.choices}, choose)
+        self._choices = Choices(self._listed(why), choose)
         self._text = Text(option, label, example, choose)
         self.widget = box(self._choices.widget, self._text.widget, kind="either")
 
     def show(self, value: Any, in_force: Any, why: Why) -> None:
         """Show the value chosen, in its place."""
-        self._choices.show(value, in_force, why)
+        self._choices.show(value, in_force, self._listed(why))
         if value in self._option.choices:
             self._text.show_empty(value)
         else:
             self._text.show(value, in_force, why)
+
+    def _listed(self, why: Why) -> Why:
+        return {choice: why[choice] for choice in self._option.choices}
 
 
 Control = Choices | ChoicesOrText | Number | Text

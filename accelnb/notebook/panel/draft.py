@@ -6,7 +6,12 @@ import dataclasses
 from typing import Any
 
 from accelnb.config import ConfigError, LaunchConfig, options, possible, resolve
+from accelnb.devices import DEVICES
+from accelnb.engine.launchers.choice import hardware_known
 from accelnb.hardware import Hardware
+
+# What a cluster may have that was not reached yet: whatever can be asked of one.
+_ANYTHING = Hardware({row.name: 1 << 20 for row in DEVICES.values() if row.resource})
 
 BY_NAME = {option.name: option for option in options(LaunchConfig)}
 
@@ -19,7 +24,7 @@ class Draft:
     config
         Where it starts.
     hardware
-        What it must be possible on.
+        What it must be possible on, if it is for this machine.
 
     Attributes
     ----------
@@ -52,7 +57,7 @@ class Draft:
         self.config = config
         self.unread: dict[str, str] = {}
         self.moved: dict[str, str] = {}
-        self._check()
+        self.check()
 
     def choose(self, name: str, value: Any) -> None:
         """Give an option a value, as typed or as it is."""
@@ -64,36 +69,44 @@ class Draft:
         else:
             self.config = dataclasses.replace(self.config, **{name: read})
         self._move_what_became_impossible(name)
-        self._check()
+        self.check()
+
+    def check(self) -> None:
+        """Say anew what is possible and what is wrong."""
+        hardware = self.hardware
+        self.why = possible(self.config, hardware or _ANYTHING)
+        self.errors = dict(self.unread)
+        self._resolved: LaunchConfig | None = None
+        try:
+            resolved = resolve(self.config, hardware or _ANYTHING)
+            self._resolved = resolved if hardware else None
+        except ConfigError as error:
+            name = error.option or "device"
+            value = BY_NAME[name].write(getattr(self.config, name))
+            self.errors.setdefault(name, _without_name(str(error), name, value))
 
     @property
     def first_error(self) -> str | None:
         """What must be put right before anything can be done, if something must be."""
         return next((f"{name}: {why}" for name, why in self.errors.items()), None)
 
+    @property
+    def hardware(self) -> Hardware | None:
+        """What there is where the ranks are to run, None if that is not known yet."""
+        return self._hardware if self.config.cluster == "local" else hardware_known(self.config)
+
     def in_force(self, name: str) -> Any:
-        """Return the value that an option has on this machine."""
+        """Return the value that an option has there, as far as that is known."""
         return getattr(self._resolved or self.config, name)
 
     def _move_what_became_impossible(self, chosen: str) -> None:
         self.moved = {}
-        for name, why in possible(self.config, self._hardware).items():
+        for name, why in possible(self.config, self.hardware or _ANYTHING).items():
             value, default = getattr(self.config, name), BY_NAME[name].default
             if name == chosen or value == default or why[value] is None:
                 continue
             self.config = dataclasses.replace(self.config, **{name: default})
             self.moved[name] = f"{value} is not possible any more ({why[value]}): now {default}"
-
-    def _check(self) -> None:
-        self.why = possible(self.config, self._hardware)
-        self.errors = dict(self.unread)
-        self._resolved: LaunchConfig | None = None
-        try:
-            self._resolved = resolve(self.config, self._hardware)
-        except ConfigError as error:
-            name = error.option or "device"
-            value = BY_NAME[name].write(getattr(self.config, name))
-            self.errors.setdefault(name, _without_name(str(error), name, value))
 
 
 def _without_name(text: str, name: str, value: Any) -> str:

@@ -50,7 +50,7 @@ class Row:
             assert why is not None
             self._control = ChoicesOrText(option, why, "Address", _CLUSTER_EXAMPLE, choose)
         elif why is not None:
-            self._control = Choices(option, why, choose)
+            self._control = Choices(why, choose)
         elif name == "mesh":
             self._control = Text(option, label, _MESH_EXAMPLE, choose)
         else:
@@ -83,7 +83,7 @@ class Form:
     config
         Where the draft starts.
     hardware
-        What the machine has.
+        What this machine has.
     message
         Where an error of a control's callback is said.
     on_change
@@ -107,6 +107,11 @@ class Form:
         """Show the draft in every row."""
         for row in self._rows:
             row.show(self.draft)
+
+    def check_again(self) -> None:
+        """Check and show the draft again: what is known of its cluster may have changed."""
+        self.draft.check()
+        self.show()
 
     def _chooser(self, name: str) -> Callable[[Any], None]:
         def choose(value: Any) -> None:

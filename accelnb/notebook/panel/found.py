@@ -1,14 +1,15 @@
-"""The hardware found, as the top of the panel."""
+"""The hardware found, here or on the cluster that is chosen, as the top of the panel."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping
 
+from accelnb import hosts
 from accelnb.devices import Ability
+from accelnb.hardware import Hardware
 from accelnb.hardware.describe import size
 from accelnb.hardware.machine import Card, Machine
-from accelnb.notebook import hosts
 
 
 def as_html(machine: Machine) -> str:
@@ -22,15 +23,36 @@ def as_html(machine: Machine) -> str:
     ]
     if not machine.cards:
         tiles.append(_tile("No accelerator", "GPU or TPU", "ranks compute on the CPUs"))
-    torch = machine.torch.describe() if machine.torch else "not installed"
-    about = f"torch {torch} · {hosts.host()}"
     notes = "".join(
         f'<div class="accelnb-warn">{html.escape(note)}</div>' for note in machine.notes
     )
-    return (
-        f'<div class="accelnb-head"><b>accelnb</b><span>{html.escape(about)}</span></div>'
-        f'<div class="accelnb-tiles">{"".join(tiles)}</div>{notes}'
-    )
+    return f'{_head(machine)}<div class="accelnb-tiles">{"".join(tiles)}</div>{notes}'
+
+
+def cluster_as_html(machine: Machine, cluster: str, hardware: Hardware | None) -> str:
+    """Return a tile for each kind of device that a cluster's nodes have, or that says why not.
+
+    Parameters
+    ----------
+    hardware
+        None if the cluster was not reached yet.
+    """
+    if hardware is None:
+        later = "a cell there, or Test, finds out what it has"
+        tiles = _tile("Not reached yet", f"the cluster {cluster}", later)
+    else:
+        tiles = "".join(
+            _tile(f"{count} {kind}", f"the cluster {cluster}", "on a node, at most")
+            for kind, count in hardware.devices.items()
+            if count
+        )
+    return f'{_head(machine)}<div class="accelnb-tiles">{tiles}</div>'
+
+
+def _head(machine: Machine) -> str:
+    torch = machine.torch.describe() if machine.torch else "not installed"
+    about = f"torch {torch} · {hosts.host()}"
+    return f'<div class="accelnb-head"><b>accelnb</b><span>{html.escape(about)}</span></div>'
 
 
 def _tile(what: str, name: str, detail: str) -> str:

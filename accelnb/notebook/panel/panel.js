@@ -19,7 +19,7 @@ if (panel && !panel.dataset.accelnb) {
   };
   describe();
   new MutationObserver(describe).observe(panel, {
-    subtree: true, attributes: true, attributeFilter: ["class", "title"],
+    subtree: true, childList: true, attributes: true, attributeFilter: ["class", "title"],
   });
 
   panel.addEventListener("click", (event) => {

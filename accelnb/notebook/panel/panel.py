@@ -40,20 +40,21 @@ class Panel:
     """
 
     def __init__(self, session: Session) -> None:
-        machine = inspect_machine()
+        machine = self._machine = inspect_machine()
         config, wrong = _in_force(session)
         message = Message()
         self._start = config
         self._preview = Preview()
+        self._found = markup(kind="found")
         self._form = Form(config, machine.hardware, message, self._on_change)
-        self._actions = Actions(session, self._form, message)
+        self._actions = Actions(session, self._form, message, self._look_again)
         importer = Import(self._form, message, self._on_change)
         to_script = ToScript(session, message)
         aside = box(self._preview.widget, importer.widget, to_script.widget, kind="aside")
         self._name = uuid.uuid4().hex[:12]
         self._widget = box(
             markup(behaviour(), kind="behaviour"),
-            markup(found.as_html(machine), kind="found"),
+            self._found,
             box(self._form.widget, aside, kind="columns"),
             self._actions.widget,
             self._actions.trial.widget,
@@ -61,6 +62,7 @@ class Panel:
         )
         self._widget.add_class(saved.live_class(self._name))
         self._preview.show(config)
+        self._show_found()
         if wrong is not None:
             message.say(f"{wrong}. The panel starts from the defaults.", "bad")
 
@@ -87,7 +89,22 @@ class Panel:
 
     def _on_change(self) -> None:
         self._preview.show(self._form.draft.config)
+        self._show_found()
         self._actions.on_change()
+
+    def _look_again(self) -> None:
+        """Take note of what a test may have found out about a cluster."""
+        self._form.check_again()
+        self._show_found()
+
+    def _show_found(self) -> None:
+        draft = self._form.draft
+        if draft.config.cluster == "local":
+            shown = found.as_html(self._machine)
+        else:
+            shown = found.cluster_as_html(self._machine, draft.config.cluster, draft.hardware)
+        if shown != self._found.value:  # each key that is typed would send it anew
+            self._found.value = shown
 
 
 def _in_force(session: Session) -> tuple[LaunchConfig, ConfigError | None]:

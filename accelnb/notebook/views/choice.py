@@ -7,7 +7,7 @@ from IPython.core.getipython import get_ipython
 
 from accelnb.config import LaunchConfig
 from accelnb.engine.run import Run
-from accelnb.notebook.hosts import shows_widgets
+from accelnb.hosts import shows_widgets
 from accelnb.notebook.views.detached import DetachedView, follow_in_background
 from accelnb.notebook.views.plain import PlainView, View
 

@@ -11,7 +11,7 @@ from IPython.display import clear_output, publish_display_data
 from accelnb.engine.events import Event
 from accelnb.engine.failure import RankError, RunInterrupted
 from accelnb.engine.run import Run
-from accelnb.notebook.hosts import has_subshells, shows_widgets
+from accelnb.hosts import has_subshells, shows_widgets
 from accelnb.notebook.views.merge import Item
 from accelnb.notebook.views.place import Place
 from accelnb.notebook.views.state import RunState, state_of

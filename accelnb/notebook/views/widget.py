@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from accelnb.assets import asset
-from accelnb.notebook.hosts import prepare_widgets
+from accelnb.hosts import prepare_widgets
 from accelnb.notebook.views.state import Bounds, RunState, Seen
 
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"

@@ -12,7 +12,11 @@ import torch
 
 from accelnb.training.agreement import of_every_rank, together
 from accelnb.training.checkpoint import names, rng_states
-from accelnb.training.checkpoint.weights import clean_state_dict_for_safetensors, memory_of
+from accelnb.training.checkpoint.weights import (
+    clean_state_dict_for_safetensors,
+    memory_of,
+    readable,
+)
 from accelnb.training.nested import recursively_apply
 from accelnb.training.wrapping import extract_model_from_parallel
 
@@ -48,9 +52,9 @@ def contents(
     def collect() -> dict[str, Any]:
         files = _of_rank(accelerator) | differing
         if not writes_shared:
-            return files
+            return readable(files)
         common = {names.numbered(names.LOADER, index): state for index, state in loaders.items()}
-        return files | common | _shared(accelerator, weights, safe_serialization)
+        return readable(files | common | _shared(accelerator, weights, safe_serialization))
 
     return together(accelerator, collect)
 

@@ -15,7 +15,11 @@ from typing import Any
 import torch
 
 from accelnb.errors import AccelnbError
-from accelnb.training.checkpoint.weights import clean_state_dict_for_safetensors, merged_names
+from accelnb.training.checkpoint.weights import (
+    clean_state_dict_for_safetensors,
+    merged_names,
+    readable,
+)
 from accelnb.training.state import PartialState
 
 _FORBIDDEN = re.compile(r"GLOBAL (\S+) (was not an allowed|whose module)")
@@ -55,6 +59,7 @@ def save(
     state = PartialState()
     if not (state.is_local_main_process if save_on_each_node else state.is_main_process):
         return
+    obj = readable(obj)
     if isinstance(f, str | os.PathLike):
         write = write_safetensors if safe_serialization else write_pickled
         replace_file(Path(f), lambda path: write(obj, path))

@@ -25,6 +25,7 @@ from accelnb.training.checkpoint.manifest import Manifest
 from accelnb.training.checkpoint.reading import check_optimizers, read_states, read_weights
 from accelnb.training.checkpoint.saving import begin
 from accelnb.training.checkpoint.weight_methods import WeightMethods
+from accelnb.training.checkpoint.weights import OPAQUE
 from accelnb.training.gradients import GradientState
 
 
@@ -186,7 +187,8 @@ class CheckpointMethods(WeightMethods):
             that you trust with more than plain values and tensors in them.
         map_location
             Where weights and optimizer states are read to: ``"on_device"``, or ``"cpu"`` from
-            where they are copied to the device. By default the latter on the CPU.
+            where they are copied to the device. By default the latter on the CPU and with one
+            process. torch_xla's devices always are given copies.
         strict
             Refuse weights that are missing or unexpected; shapes are always compared.
 
@@ -221,7 +223,8 @@ class CheckpointMethods(WeightMethods):
             raise AccelnbError(f"map_location={map_location}: choose 'cpu' or 'on_device'")
         several_devices = self.use_distributed and self.device.type != "cpu"
         chosen = map_location or ("on_device" if several_devices else "cpu")
-        return self.device if chosen == "on_device" else torch.device("cpu")
+        direct = chosen == "on_device" and self.device.type not in OPAQUE
+        return self.device if direct else torch.device("cpu")
 
     def _found(self, input_dir: str | os.PathLike[str] | None) -> Path:
         configuration = self.project_configuration

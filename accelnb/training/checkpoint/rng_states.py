@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from accelnb.errors import AccelnbError
-from accelnb.training.rng import xla_model
+from accelnb.training.rng import random_of
 
 _PYTHON = "random_state"
 _NUMPY = "numpy_random_seed"
 _TORCH = "torch_manual_seed"
+_NAMES = {"xla": "xm_seed"}  # Accelerate's; other devices are called by their types
 
 
 def capture(device: torch.device) -> dict[str, Any]:
@@ -33,10 +34,8 @@ def capture(device: torch.device) -> dict[str, Any]:
     if numpy := _numpy():
         name, keys, *rest = numpy.random.get_state()
         states[_NUMPY] = (name, torch.from_numpy(keys.astype("int64")), *rest)
-    if device.type == "xla":
-        states["xm_seed"] = xla_model().get_rng_state()
-    elif device.type != "cpu":
-        states[_of_device(device)] = getattr(torch, device.type).get_rng_state()
+    if device.type != "cpu":
+        states[_of_device(device)] = random_of(device.type).get_rng_state()
     return states
 
 
@@ -63,19 +62,16 @@ def restore(states: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(states[_TORCH])
     if (numpy := _numpy()) and _NUMPY in states:
         numpy.random.set_state(_for_numpy(states[_NUMPY]))
-    if device.type == "xla" and "xm_seed" in states:
-        xla_model().set_rng_state(states["xm_seed"])
-        return
     own = states.get(_of_device(device))
     if isinstance(own, list):  # Accelerate saves those of all devices of the machine
         index = device.index or 0
         own = own[index] if index < len(own) else None
     if own is not None and device.type != "cpu":
-        getattr(torch, device.type).set_rng_state(own)
+        random_of(device.type).set_rng_state(own)
 
 
 def _of_device(device: torch.device) -> str:
-    return f"torch_{device.type}_manual_seed"
+    return _NAMES.get(device.type, f"torch_{device.type}_manual_seed")
 
 
 def _for_numpy(state: Any) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import torch
 from torch import nn
 
 from accelnb.errors import AccelnbError
+from accelnb.training.nested import recursively_apply
+
+OPAQUE = ("xla",)  # devices whose tensors have no address
 
 
 def find_tied_parameters(model: nn.Module, **_: Any) -> list[list[str]]:
@@ -99,12 +103,37 @@ def weights_of(model: nn.Module) -> dict[str, Any]:
     from torch.distributed.tensor import DTensor
 
     if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
-        return model.state_dict()
+        # Tied tensors are one object only before they are detached.
+        return readable(model.state_dict(keep_vars=_may_be_opaque()))
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     return get_model_state_dict(
         model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
     )
+
+
+def readable(data: Any) -> Any:
+    """Return the structure detached, and on the CPU where torch does not see a tensor's memory.
+
+    Such tensors only a process with such a device could load. Tied ones stay tied. Without any
+    the structure is returned as it is.
+    """
+    if not _may_be_opaque():
+        return data
+    copied: dict[int, torch.Tensor] = {}
+
+    def detached(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.device.type not in OPAQUE:
+            return tensor.detach()
+        if id(tensor) not in copied:
+            copied[id(tensor)] = tensor.detach().cpu()
+        return copied[id(tensor)]
+
+    return recursively_apply(detached, data)
+
+
+def _may_be_opaque() -> bool:
+    return "torch_xla" in sys.modules
 
 
 # ---- reading ----

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from accelnb.errors import AccelnbError
 from accelnb.training.data.feed import IndexFeed, Note
 from accelnb.training.data.iterable import IterableDatasetShard
+from accelnb.training.data.placement import placement
 from accelnb.training.data.progress import (
     Progress,
     batches_to_skip,
@@ -24,7 +25,6 @@ from accelnb.training.data.reading import inner_loader, read
 from accelnb.training.data.samplers import BatchSamplerShard, batch_sampler_of
 from accelnb.training.gradients import GradientState
 from accelnb.training.kinds import RNGType
-from accelnb.training.nested import send_to_device
 from accelnb.training.rng import synchronize_rng_states
 from accelnb.training.state import PartialState
 
@@ -315,7 +315,7 @@ class PreparedLoader(DataLoader[Any]):
         self._note, self._expected = Note(), self._expected_remainder()
         loop = object()
         mine, progress = self.__dict__, self._progress
-        device, non_blocking = self.device, self._non_blocking
+        place, follow = placement(self.device, self._non_blocking)
         try:
             with closing(self._handed_out(skip, resumed)) as batches:
                 for batch, note in batches:
@@ -325,7 +325,9 @@ class PreparedLoader(DataLoader[Any]):
                     mine["_note"] = note  # torch's own way to set an attribute takes longer
                     progress.batches += 1
                     progress.inner = note.inner
-                    yield batch if device is None else send_to_device(batch, device, non_blocking)
+                    yield batch if place is None else place(batch)
+                    if follow is not None:
+                        follow()
             progress.finish()
         finally:
             # A loop that was left by an error ends only when its traceback is forgotten, perhaps

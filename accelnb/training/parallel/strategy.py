@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import nn
 
 
 class SingleProcess:
     """Train on one device: nothing is wrapped. Also what other strategies refine."""
+
+    # Whether gradients are averaged by `average_gradients`, not in the backward pass.
+    averages_late = False
+
+    def place(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """Return the model, moved to a device."""
+        return model.to(device)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Return the model that trains together with those of the other processes."""
@@ -31,6 +39,16 @@ class SingleProcess:
     def trigger_sync(self, model: nn.Module) -> Iterator[None]:
         """Average gradients in the next backward pass, though its forward pass was `no_sync`."""
         yield
+
+    def began_backward(self) -> None:
+        """Take note that gradients are added to."""
+
+    def average_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        """Average the gradients of an optimizer, unless that was done since the backward pass."""
+
+    def step(self, optimizer: torch.optim.Optimizer, closure: Callable[[], Any] | None) -> Any:
+        """Have an optimizer step with averaged gradients; return what its closure does."""
+        return optimizer.step(closure)
 
     def join(self, joinables: Sequence[Any], enable: bool) -> AbstractContextManager[Any]:
         """Return a context in which processes that ran out of batches wait for the others."""

@@ -18,11 +18,13 @@ _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 class CellNames:
     """The names that a cell reads before it has surely bound them, and those it binds.
 
+    `unbound` are those of them that nothing in the cell binds before, on no way through it;
     `perhaps` are names that appear in a magic's or shell command's text only, `surely` those
     that are bound on every way through the cell.
     """
 
     needed: frozenset[str] = frozenset()
+    unbound: frozenset[str] = frozenset()
     perhaps: frozenset[str] = frozenset()
     bound: frozenset[str] = frozenset()
     surely: frozenset[str] = frozenset()
@@ -52,7 +54,8 @@ def analyse(code: str) -> CellNames:
     reader.read(tree.body)
     later = {name for names in reader.later for name in names if name not in reader.surely}
     needed = (reader.needed | later) - set(dir(builtins))
-    names = (needed, reader.perhaps, reader.bound, reader.surely)
+    unbound = needed & (reader.unbound | (later - reader.bound))
+    names = (needed, unbound, reader.perhaps, reader.bound, reader.surely)
     return CellNames(*map(frozenset, names))
 
 
@@ -61,9 +64,11 @@ class _Reader(ast.NodeVisitor):
 
     def __init__(self) -> None:
         self.needed: set[str] = set()
+        self.unbound: set[str] = set()
         self.perhaps: set[str] = set()
         self.bound: set[str] = set()
         self.surely: set[str] = set()  # bound on every path to here
+        self.expected: set[str] = set()  # bound by a loop around here, the last time around
         self.later: list[set[str]] = []  # what function bodies read, at some later time
 
     def read(self, nodes: Iterable[ast.AST]) -> None:
@@ -73,8 +78,20 @@ class _Reader(ast.NodeVisitor):
     def visit_Name(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Store):
             self._bind(node.id)
-        elif node.id not in self.surely:
-            self.needed.add(node.id)
+        else:
+            self._read_name(node.id)
+
+    def _read_name(self, name: str) -> None:
+        if name not in self.surely:
+            self.needed.add(name)
+        if name not in self.bound and name not in self.expected:
+            self.unbound.add(name)
+
+    def _read_annotation(self, node: ast.expr) -> None:
+        """Read what perhaps is never evaluated: its names need not be bound."""
+        before = set(self.unbound)
+        self.visit(node)
+        self.unbound = before
 
     def _bind(self, name: str) -> None:
         self.bound.add(name)
@@ -90,18 +107,25 @@ class _Reader(ast.NodeVisitor):
             after.append(self.surely)
         self.surely = set.intersection(*after)
 
+    def _expect(self, body: Iterable[ast.AST]) -> None:
+        """Note what a loop assigns: the next time around it is bound."""
+        nodes = [node for statement in body for node in ast.walk(statement)]
+        changed = {node.target for node in nodes if isinstance(node, ast.AugAssign)}
+        names = {node for node in nodes if isinstance(node, ast.Name)} - changed
+        self.expected |= {name.id for name in names if isinstance(name.ctx, ast.Store)}
+
     # ---- the order of a statement's parts, where it is not that of the syntax tree ----
 
     def visit_Assign(self, node: ast.Assign) -> None:
         self.read([node.value, *node.targets])
 
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
-        if isinstance(node.target, ast.Name) and node.target.id not in self.surely:
-            self.needed.add(node.target.id)
+        if isinstance(node.target, ast.Name):
+            self._read_name(node.target.id)
         self.read([node.value, node.target])
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        self.visit(node.annotation)
+        self._read_annotation(node.annotation)
         if node.value is not None:
             self.read([node.value, node.target])
 
@@ -110,6 +134,7 @@ class _Reader(ast.NodeVisitor):
 
     def visit_For(self, node: ast.For | ast.AsyncFor) -> None:
         self.visit(node.iter)
+        self._expect(node.body)
         self._branches([node.target, *node.body], [])
         self._branches(node.orelse, [])
 
@@ -117,6 +142,7 @@ class _Reader(ast.NodeVisitor):
 
     def visit_While(self, node: ast.While) -> None:
         self.visit(node.test)
+        self._expect(node.body)
         self._branches(node.body, [])
         self._branches(node.orelse, [])
 
@@ -171,7 +197,7 @@ class _Reader(ast.NodeVisitor):
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self.read([*node.decorator_list, node.args])
         if node.returns is not None:
-            self.visit(node.returns)
+            self._read_annotation(node.returns)
         self.later.append(_free_names(node))
         self._bind(node.name)
 
@@ -186,13 +212,16 @@ class _Reader(ast.NodeVisitor):
         every = [*node.posonlyargs, *node.args, *node.kwonlyargs]
         every += [arg for arg in (node.vararg, node.kwarg) if arg is not None]
         self.read(defaults)
-        self.read(arg.annotation for arg in every if arg.annotation is not None)
+        for arg in every:
+            if arg.annotation is not None:
+                self._read_annotation(arg.annotation)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         self.read([*node.decorator_list, *node.bases, *node.keywords])
         inside = _Reader()
         inside.read(node.body)
         self.needed |= inside.needed - self.surely
+        self.unbound |= inside.unbound - self.bound - self.expected
         self.perhaps |= inside.perhaps
         self.later += inside.later  # a method does not see the names of its class
         self._bind(node.name)
@@ -201,12 +230,13 @@ class _Reader(ast.NodeVisitor):
         self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
     ) -> None:
         inside = _Reader()
-        inside.surely = set(self.surely)
+        inside.surely, inside.bound = set(self.surely), self.bound | self.expected
         for generator in node.generators:
             inside.read([generator.iter, generator.target, *generator.ifs])
         parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
         inside.read(parts)
         self.needed |= inside.needed
+        self.unbound |= inside.unbound
         self.perhaps |= inside.perhaps
         self.later += inside.later
 

@@ -38,7 +38,7 @@ def host(environ: Mapping[str, str] = os.environ) -> str:
 
     Examples
     --------
-    >>> from accelnb.notebook.hosts import host
+    >>> from accelnb.hosts import host
     >>> host({"KAGGLE_KERNEL_RUN_TYPE": "Interactive"})
     'Kaggle'
     >>> host({"KAGGLE_USERNAME": "me", "KAGGLE_KEY": "..."})  # only a user of Kaggle's API
@@ -74,7 +74,7 @@ def shows_widgets() -> bool:
 
     Examples
     --------
-    >>> from accelnb.notebook.hosts import shows_widgets
+    >>> from accelnb.hosts import shows_widgets
     >>> shows_widgets()  # not in a notebook
     False
     """
@@ -93,7 +93,7 @@ def shows_controls() -> bool:
 
     Examples
     --------
-    >>> from accelnb.notebook.hosts import shows_controls
+    >>> from accelnb.hosts import shows_controls
     >>> shows_controls()  # not in a notebook
     False
     """
@@ -121,7 +121,7 @@ def widget_metadata() -> dict[str, Any]:
 
     Examples
     --------
-    >>> from accelnb.notebook.hosts import widget_metadata
+    >>> from accelnb.hosts import widget_metadata
     >>> widget_metadata()  # not on Colab
     {}
     """

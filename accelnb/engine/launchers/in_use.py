@@ -1,0 +1,40 @@
+"""Whether this process uses a device already: then a fork of it could not use it any more."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+from accelnb.devices import DEVICES
+
+# What is open in a process that has begun to use a device, whoever began it: NVIDIA's runtime
+# opens the first, AMD's the second, both within WSL the third. Asking NVML opens none of them.
+_OPEN_FILES = ("/dev/nvidia-uvm", "/dev/kfd", "/dev/dxg")
+
+
+def device_in_use() -> str | None:
+    """Return what shows that this process uses a device, None if nothing does.
+
+    Examples
+    --------
+    >>> from accelnb.engine.launchers.in_use import device_in_use
+    >>> print(device_in_use())
+    None
+    """
+    torch = sys.modules.get("torch")
+    for kind in DEVICES.values():
+        module = getattr(torch, kind.type, None)
+        has_begun = getattr(module, "is_initialized", None)
+        if kind.type != "cpu" and has_begun is not None and has_begun():
+            return f"torch.{kind.type} is initialized"
+    return next((f"{file} is open" for file in _open_files() if file in _OPEN_FILES), None)
+
+
+def _open_files() -> list[str]:
+    found = []
+    with contextlib.suppress(FileNotFoundError):  # not Linux
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # it was the listing's own
+                found.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return found

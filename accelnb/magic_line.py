@@ -1,0 +1,33 @@
+"""The line of `%distributed`: where its options end and its expression begins."""
+
+from __future__ import annotations
+
+import re
+
+from accelnb.config import CellOptions, LaunchConfig, options
+
+_WORD = re.compile(r"\s*(?P<flag>--?[\w-]+)(?P<equals>=)?")
+_VALUE = re.compile(r"\s*\S+")
+_TAKES_VALUE = {
+    flag: not option.is_switch
+    for option in options(LaunchConfig, CellOptions)
+    for flag in option.flags
+}
+
+
+def split_options(line: str) -> tuple[str, str]:
+    """Split the text of a `%distributed` line into its options and its expression.
+
+    Examples
+    --------
+    >>> from accelnb.magic_line import split_options
+    >>> split_options("--ranks 0,1 x - y")
+    ('--ranks 0,1', 'x - y')
+    """
+    at = 0
+    while (word := _WORD.match(line, at)) and word["flag"] in _TAKES_VALUE:
+        at = word.end()
+        if _TAKES_VALUE[word["flag"]]:
+            value = _VALUE.match(line, at)
+            at = value.end() if value else at
+    return line[:at], line[at:].lstrip()

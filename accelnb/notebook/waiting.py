@@ -1,0 +1,52 @@
+"""A wait that is not silent: after a while it says what it is for."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+
+from accelnb.config import LaunchConfig
+
+_SILENT = 2.0  # s; most waits are over by then
+
+
+@contextlib.contextmanager
+def saying_if_slow(what: str, after: float = _SILENT) -> Iterator[None]:
+    """Say `what` goes on, once, if it is not over after some seconds.
+
+    Examples
+    --------
+    >>> from accelnb.notebook.waiting import saying_if_slow
+    >>> with saying_if_slow("starting 2 ranks"):
+    ...     pass  # says nothing: it is over at once
+    """
+    said = threading.Timer(after, _say, [what])
+    said.daemon = True
+    said.start()
+    try:
+        yield
+    finally:
+        said.cancel()
+
+
+def ranks_of(config: LaunchConfig) -> str:
+    """Return in words which ranks a resolved configuration starts.
+
+    Examples
+    --------
+    >>> from accelnb.config import LaunchConfig
+    >>> from accelnb.notebook.waiting import ranks_of
+    >>> ranks_of(LaunchConfig(procs=2, nodes=2, cluster="ray"))
+    '4 ranks on 2 nodes of the cluster ray'
+    """
+    ranks = f"{config.world_size} rank{'s' * (config.world_size > 1)}"
+    if config.cluster == "local":
+        return ranks
+    nodes = f"{config.nodes} node{'s' * (config.nodes > 1)}"
+    return f"{ranks} on {nodes} of the cluster {config.cluster}"
+
+
+def _say(what: str) -> None:
+    print(f"accelnb: {what} ...", file=sys.stderr, flush=True)
