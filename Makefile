@@ -72,7 +72,7 @@ test-tpu: $(TPU_READY)
 	.venv-tpu/bin/python -m pytest tests/tpu $(PYTEST_ARGS)
 	.venv-torch-tpu/bin/python -m pytest tests/tpu $(PYTEST_ARGS)
 
-$(TPU_READY): pyproject.toml constraints-tpu.txt
+$(TPU_READY): pyproject.toml constraints.txt constraints-tpu.txt
 	@echo 'Installing accelnb in $(@D) ...'
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \

@@ -322,9 +322,8 @@ def most_procs(config: LaunchConfig, hardware: Hardware) -> int | None:
     """
     device = _device(config, hardware)
     shares = DEVICES[device].shares
-    if shares == "always" or (shares == "asked" and config.device != "auto"):
-        return None
-    return hardware.count(device)
+    asked = config.device != "auto" and config.cluster == "local"
+    return None if shares == "always" or (shares == "asked" and asked) else hardware.count(device)
 
 
 def sharing(config: LaunchConfig, hardware: Hardware) -> str | None:
@@ -363,8 +362,14 @@ def resolve(config: LaunchConfig, hardware: Hardware) -> LaunchConfig:
         value = getattr(config, option.name)
         if option.choices and (reason := _why_not(option.name, value, device, hardware)):
             raise option.refuse(value, reason)
+    if config.nodes > 1 and not DEVICES[device].rejoins:
+        reason = f"ranks on {device} are on one machine in this version; use --nodes 1"
+        raise _option("nodes").refuse(config.nodes, reason)
     procs = _procs(config, device, hardware)
     start = hardware.start_methods(device)[0] if config.start == "auto" else config.start
+    if start == "xla" and procs not in (1, chips := hardware.count(device)):
+        said = f"torch_xla uses one chip or all; use --procs 1 or --procs {chips}"
+        raise _option("procs").refuse(procs, said)
     return dataclasses.replace(config, device=device, procs=procs, start=start)
 
 
@@ -376,7 +381,7 @@ def _procs(config: LaunchConfig, device: str, hardware: Hardware) -> int:
     procs = config.procs or (places and places // config.nodes) or usual
     if most is not None and procs > most:
         asked = "procs" if config.procs else "mesh"
-        can_share = DEVICES[device].shares == "asked"
+        can_share = DEVICES[device].shares == "asked" and config.cluster == "local"
         others = f"--device {device} for ranks that share one, or " if can_share else ""
         raise _option(asked).refuse(
             getattr(config, asked),

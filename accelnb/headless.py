@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from accelnb.errors import AccelnbError
+from accelnb.names import analyse
 
 _PARAMETERS, _INJECTED = "parameters", "injected-parameters"  # papermill's tags
 _KINDS = {
@@ -25,6 +26,8 @@ _KINDS = {
     str: "a text, in quotes of its own where it looks like a number: NAME=\"'5'\"",
 }
 _MAGIC_LINE = re.compile(r"(?m)^[ \t]*[%!].*$")
+# The body is no Python, or what it binds does not stay in the notebook.
+_OTHER_CELL = re.compile(r"\s*%%(?!(?:distributed|time|capture)\b)")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -54,6 +57,9 @@ class Watcher:
 
     def on_text(self, text: str) -> None:
         """A cell printed something, or shows a value."""
+
+    def on_written(self, output: str | os.PathLike[str]) -> None:
+        """The executed copy has been written."""
 
 
 def read_parameters(pairs: list[str] | tuple[str, ...]) -> dict[str, Any]:
@@ -125,14 +131,15 @@ def run_notebook(
     _inject(document, parameters or {}, path.name)
     if output is not None and not Path(output).resolve().parent.is_dir():
         raise AccelnbError(f"{output} cannot be written: there is no such folder")
-    if not any(cell.cell_type == "code" for cell in document.cells):
-        _write(document, output)
-        return document
+    watcher = watcher or Watcher()
     try:
-        with tempfile.TemporaryDirectory("", "accelnb-", ignore_cleanup_errors=True) as folder:
-            _execute(document, path, timeout, watcher or Watcher(), _private_channels(folder))
+        if any(cell.cell_type == "code" for cell in document.cells):
+            with tempfile.TemporaryDirectory("", "accelnb-", ignore_cleanup_errors=True) as folder:
+                _execute(document, path, timeout, watcher, _private_channels(folder))
     finally:
-        _write(document, output)
+        if output is not None:
+            _write(document, output)
+            watcher.on_written(output)
     return document
 
 
@@ -195,6 +202,8 @@ def _tags(cell: Any) -> list[str]:
 
 
 def _statements(source: str) -> list[ast.stmt]:
+    if _OTHER_CELL.match(source):
+        return []
     with contextlib.suppress(SyntaxError):
         return ast.parse(_MAGIC_LINE.sub("", source)).body
     return []
@@ -208,30 +217,43 @@ def _assigned(source: str) -> Iterator[str]:
 
 
 def _sets(document: Any, parameter: str) -> int | None:
-    """Return the number of the first code cell that assigns a name at its top level."""
+    """Return the number of the first code cell that gives a name a value of its own."""
     code = [cell.source for cell in document.cells if cell.cell_type == "code"]
     for number, source in enumerate(code, 1):
-        simple = [s for s in _statements(source) if isinstance(s, ast.Assign | ast.AnnAssign)]
-        if any(parameter in _assigned(ast.unparse(statement)) for statement in simple):
+        if any(_gives_value(statement, parameter) for statement in _statements(source)):
             return number
     return None
 
 
+def _gives_value(statement: ast.stmt, name: str) -> bool:
+    """Return whether a name is assigned at the top level, whatever it was before."""
+    if not isinstance(statement, ast.Assign | ast.AnnAssign):
+        return False
+    with contextlib.suppress(SyntaxError):  # the cell fails by itself
+        names = analyse(ast.unparse(statement))
+        return name in names.surely - names.needed
+    return False
+
+
 def _defaults(source: str) -> Iterator[tuple[str, Any]]:
     for node in _statements(source):
-        target = node.targets[0] if isinstance(node, ast.Assign) else None
-        if isinstance(target, ast.Name) and isinstance(node, ast.Assign):
-            with contextlib.suppress(ValueError):
-                yield target.id, ast.literal_eval(node.value)
+        match node:
+            case ast.Assign([ast.Name(name), *_], value) | ast.AnnAssign(
+                ast.Name(name), _, ast.expr() as value
+            ):
+                with contextlib.suppress(ValueError, TypeError):
+                    yield name, ast.literal_eval(value)
 
 
 def _fits(value: Any, default: Any) -> bool:
     """Return whether a value is of the kind of the notebook's own, where that says anything."""
+    if value is None:
+        return True
     if isinstance(default, bool):
         return isinstance(value, bool | int)
     if isinstance(default, int | float):
-        return value is None or isinstance(value, int | float)
-    return not isinstance(default, str) or value is None or isinstance(value, str)
+        return isinstance(value, int | float)
+    return not isinstance(default, str) or isinstance(value, str)
 
 
 # ---- execution ----
@@ -336,9 +358,7 @@ def _traceback(document: Any) -> str:
     return ""
 
 
-def _write(document: Any, output: str | os.PathLike[str] | None) -> None:
-    if output is None:
-        return
+def _write(document: Any, output: str | os.PathLike[str]) -> None:
     import nbformat
 
     path = Path(output).resolve()

@@ -51,8 +51,8 @@ def _with_dashes(flag: str) -> str:
 @click.option_panel(_TORCHRUN)
 @launch_options(without=_OF_NOTEBOOKS)
 @click.option("--ignore-file", is_flag=True, help="do without the accelnb.yaml beside the script")
-@click.argument("target", metavar="SCRIPT|NOTEBOOK|MODULE", type=click.Path())
-@click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.Path())
+@click.argument("target", metavar="SCRIPT|NOTEBOOK|MODULE", type=click.Path(readable=False))
+@click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.Path(readable=False))
 def command(target: str, arguments: tuple[str, ...], ignore_file: bool, **options: Any) -> None:
     """Start a training script on several processes, here or on several machines.
 
@@ -88,6 +88,7 @@ def command(target: str, arguments: tuple[str, ...], ignore_file: bool, **option
             module=bool(of_torchrun.get("module")),
             program=bool(of_torchrun.get("no_python")),
             base=LaunchConfig() if ignore_file else None,
+            device=asked.get("device"),
         )
         settings = _beside(found, ignore_file) | asked
         config = _resolved(settings, bool(of_torchrun.get("nproc_per_node")))
@@ -113,8 +114,12 @@ def _beside(target: Target, ignore_file: bool) -> dict[str, Any]:
 
 
 def _resolved(settings: dict[str, Any], is_number_given: bool) -> Any:
-    from accelnb.config import LaunchConfig, from_mapping, resolve
+    from accelnb.config import LaunchConfig, from_mapping, resolve, sharing
     from accelnb.hardware import probe
 
     wanted = {k: v for k, v in settings.items() if k != "procs" or not is_number_given}
-    return resolve(from_mapping(LaunchConfig, wanted), probe())
+    config, hardware = from_mapping(LaunchConfig, wanted), probe()
+    config = resolve(config, hardware)
+    if note := sharing(config, hardware):
+        print(f"accelnb: {note}", file=sys.stderr)
+    return config

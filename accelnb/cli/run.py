@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,8 +72,6 @@ def command(
     except AccelnbError as error:
         print(f"accelnb: {error}", file=sys.stderr)
         sys.exit(1)
-    if output is not None:
-        console.print(f"written to {output}", highlight=False, soft_wrap=True)
     sys.exit(code)
 
 
@@ -97,6 +96,10 @@ class _Shown(Watcher):
         *lines, self._unfinished = (self._unfinished + text).split("\n")
         for line in lines:
             self._print(line)
+
+    def on_written(self, output: str | os.PathLike[str]) -> None:
+        self.end()
+        self._console.print(f"written to {output}", highlight=False, markup=False, soft_wrap=True)
 
     def end(self) -> None:
         """Show what has no line end."""

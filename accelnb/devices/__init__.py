@@ -12,3 +12,4 @@ from accelnb.devices.abilities import abilities as abilities
 from accelnb.devices.device import Device as Device
 from accelnb.devices.table import DEVICES as DEVICES
 from accelnb.devices.table import best_available as best_available
+from accelnb.devices.table import records as records

@@ -61,6 +61,9 @@ class Device:
         What a person calls one.
     called : tuple of str
         Words that are no name of a device here, but mean this one.
+    records : bool
+        Whether operations are recorded first and computed when they are told to. Tensors then
+        have no address, and a broadcast is a sum, which floats do not survive.
     meter : str
         Who tells from outside what a process holds on it: ``nvml``, or empty for nobody.
     resource : str
@@ -85,6 +88,7 @@ class Device:
     stands_for: str = ""
     title: str = ""
     called: tuple[str, ...] = ()
+    records: bool = False
     meter: str = ""
     resource: str = ""
     run_on: str = ""
@@ -171,18 +175,20 @@ class Device:
         self.module.set_device(device)
         return device
 
-    def backend_for(self, ranks: int) -> str:
-        """Return the backend for this many ranks on this machine.
+    def is_shared(self, ranks: int) -> bool:
+        """Return whether this many ranks on this machine have to share devices."""
+        return self.shares == "asked" and ranks > self.module.device_count()
+
+    def backend_for(self, shared: bool) -> str:
+        """Return the backend of ranks that have a device each, or share them.
 
         Examples
         --------
         >>> from accelnb.devices import DEVICES
-        >>> DEVICES["cpu"].backend_for(ranks=4)
+        >>> DEVICES["cuda"].backend_for(shared=True)
         'gloo'
         """
-        if self.shares == "asked" and ranks > self.module.device_count():
-            return "gloo"
-        return self.backend
+        return "gloo" if shared and self.shares == "asked" else self.backend
 
     def why_not(self, precision: str) -> str | None:
         """Return why this process cannot train in a precision on its device, None if it can.

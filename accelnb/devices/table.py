@@ -60,6 +60,7 @@ DEVICES = {
             "XLA",
             ("no", "bf16"),
             starts=("xla",),
+            records=True,
             rejoins=False,
             resource="TPU",
             package="torch_xla",
@@ -104,6 +105,11 @@ DEVICES = {
         ),
     )
 }
+
+
+def records(device_type: str) -> bool:
+    """Return whether operations on this type of torch's devices are recorded first."""
+    return device_type in DEVICES and DEVICES[device_type].records
 
 
 def best_available() -> Device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,11 @@ from typing import Any
 from accelnb.errors import AccelnbError
 
 DIED = "RankDied"
+
+# How gloo and nccl say that another rank is no longer there.
+LOST_PEER = re.compile(
+    r"Connection (closed|reset) by peer|Broken pipe|ncclRemoteError|remote process exited"
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,8 @@ class RankError(AccelnbError):
                     )
             elif first.ename != AccelnbError.__name__:  # which says all itself
                 said = f": {first.ename}{said}"
-            lines.append(f"{name_ranks(f.rank for f in failures)}{said}{where}")
+            line, more = _first_line(f"{name_ranks(f.rank for f in failures)}{said}")
+            lines.append(f"{line}{where}{more}")
         dead = [f.rank for f in self.failures if f.ename == DIED]
         if dead:
             its = "their" if len(dead) > 1 else "its"
@@ -133,6 +140,12 @@ def stopped_lines(failures: Iterable[Failure]) -> list[str]:
         f"{name_ranks(f.rank for f in group)} stopped at {group[0].where or 'an unknown place'}"
         for group in _equal((f for f in failures if f.ename != DIED), lambda f: f.where)
     ]
+
+
+def _first_line(text: str) -> tuple[str, str]:
+    """Return the first line of a text, and what comes after it with its line break."""
+    line, line_break, more = text.partition("\n")
+    return line, line_break + more
 
 
 def _equal(failures: Iterable[Failure], key: Callable[[Failure], Any]) -> list[list[Failure]]:

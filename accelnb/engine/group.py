@@ -256,8 +256,11 @@ class WorkerGroup:
             raise AccelnbError(self._launched.last_words())
         for member in self.members:
             if member.exit and member.exit.never_began:
+                # Of ranks that start together, the reason may be another's.
+                alone = DEVICES[self.config.device].rejoins
+                who = f"rank {member.rank}" if alone else "the ranks"
                 reason = member.exit.never_began
-                raise AccelnbError(f"rank {member.rank} could not be started: {reason}")
+                raise AccelnbError(f"{who} could not be started: {reason}")
             if member.exit:
                 failure = failure_of(member.exit, member.last_output)
                 raise AccelnbError(f"rank {member.rank} did not start: it {failure.evalue}")

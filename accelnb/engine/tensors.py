@@ -143,6 +143,9 @@ class _Pickler(cloudpickle.Pickler):
         if isinstance(obj, torch.Tensor):
             rebuild, *rest = obj.__reduce_ex__(5)
             # Of the dtypes that have no typed storage.
+            if rebuild is _utils._rebuild_device_tensor_from_cpu_tensor:  # torch_xla's
+                on_cpu, dtype, _, requires_grad = rest[0]
+                return rebuild, (on_cpu, dtype, "cpu", requires_grad)
             is_v3 = rebuild is _utils._rebuild_tensor_v3
             return (_rebuild_tensor_v3 if is_v3 else rebuild, *rest)
         return NotImplemented

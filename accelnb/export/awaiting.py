@@ -6,9 +6,8 @@ import ast
 from collections.abc import Iterator
 
 from accelnb.export.exploring import Imported
-from accelnb.export.statements import Statement
+from accelnb.export.statements import SCOPES, Statement
 
-_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 _LOOPS = (ast.AsyncFor, ast.AsyncWith, ast.comprehension)
 
 
@@ -39,7 +38,7 @@ def awaits(statement: Statement) -> bool:
 
 def _at_top(node: ast.AST) -> Iterator[ast.AST]:
     """Return what awaits outside of functions, the innermost first."""
-    if isinstance(node, _SCOPES):
+    if isinstance(node, SCOPES):
         return
     for child in ast.iter_child_nodes(node):
         yield from _at_top(child)

@@ -8,7 +8,8 @@ import functools
 import json
 import re
 import shlex
-from collections.abc import Mapping
+import string
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -54,8 +55,13 @@ class CellCode:
     imports: frozenset[str] = field(default_factory=frozenset)  # that the translation needs
 
 
-def read_cell(cell: Cell) -> CellCode:
+def read_cell(cell: Cell, bound: Collection[str] = ()) -> CellCode:
     """Translate a cell.
+
+    Parameters
+    ----------
+    bound
+        The notebook's names; IPython leaves a ``$NAME`` that is none of them as it is.
 
     Raises
     ------
@@ -80,7 +86,7 @@ def read_cell(cell: Cell) -> CellCode:
             given, body = line_options, expression
     requirements: list[str] = []
     imports: set[str] = set()
-    lines = [_translated(line, requirements, imports) for line in body.split("\n")]
+    lines = [_translated(line, requirements, imports, bound) for line in body.split("\n")]
     code = "\n" * above + _without_ipython("\n".join(lines))
     tree = _parsed(cell, code)
     return CellCode(
@@ -127,7 +133,9 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
-def _translated(line: str, requirements: list[str], imports: set[str]) -> str:
+def _translated(
+    line: str, requirements: list[str], imports: set[str], bound: Collection[str]
+) -> str:
     """Return a line in Python if it is one of IPython's that has a plain meaning in a script."""
     if found := _PIP.fullmatch(line):
         requirements += _requirements(found["rest"])
@@ -136,10 +144,11 @@ def _translated(line: str, requirements: list[str], imports: set[str]) -> str:
         return found["indent"] + found["rest"]
     if found := _ENVIRONMENT.fullmatch(line):
         imports.add("os")
-        return f"{found['indent']}os.environ[{_quoted(found['name'])}] = {_quoted(found['value'])}"
+        value = _quoted(found["value"], bound)
+        return f"{found['indent']}os.environ[{json.dumps(found['name'])}] = {value}"
     if found := _FOLDER.fullmatch(line):
         imports.add("os")
-        folder = _quoted(found["folder"].strip().strip("\"'"))
+        folder = _quoted(found["folder"].strip().strip("\"'"), bound)
         is_home = found["folder"].startswith("~")
         return (
             f"{found['indent']}os.chdir({f'os.path.expanduser({folder})' if is_home else folder})"
@@ -147,11 +156,27 @@ def _translated(line: str, requirements: list[str], imports: set[str]) -> str:
     return line
 
 
-def _quoted(text: str) -> str:
-    """Return a magic's text as Python: it may read variables, as ``{name}`` or ``$name``."""
-    with_variables = _VARIABLE.sub(r"{\g<name>}", text.strip())
-    prefix = "f" if "{" in with_variables else ""
-    return prefix + json.dumps(with_variables, ensure_ascii=False)
+def _quoted(text: str, bound: Collection[str]) -> str:
+    """Return a magic's text as Python: it may read variables, as ``{name}`` or ``$name``.
+
+    IPython leaves all of the text as it is if a part of it cannot be evaluated.
+    """
+    text = text.strip()
+    filled = _VARIABLE.sub(r"{\g<name>}", text)
+    is_bound = all(found["name"] in bound for found in _VARIABLE.finditer(text))
+    if is_bound and "{" in filled and _reads_variables(filled):
+        return "f" + json.dumps(filled, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _reads_variables(text: str) -> bool:
+    """Return whether each ``{field}`` of a text reads a variable, unlike those of JSON."""
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(text) if field is not None]
+        trees = [ast.parse(field.strip(), mode="eval") for field in fields]
+    except (SyntaxError, ValueError):
+        return False
+    return all(any(isinstance(node, ast.Name) for node in ast.walk(tree)) for tree in trees)
 
 
 def _requirements(text: str) -> list[str]:

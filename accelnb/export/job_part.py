@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from accelnb.export.command_line import reads_options
 from accelnb.export.exploring import dotted
 from accelnb.export.notebook_file import Cell
-from accelnb.export.statements import Statement, cut, span_of
+from accelnb.export.statements import SCOPES, Statement, cut, span_of
 from accelnb.export.text import dedented
 
 _EXITS = ("sys.exit", "exit", "SystemExit")
-_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 
 
 def defining(statements: Sequence[Statement]) -> list[Statement]:
@@ -122,7 +121,7 @@ def _can_be_cell(function: ast.FunctionDef) -> bool:
         if isinstance(node, ast.Return | ast.Yield | ast.YieldFrom)
         and node is not function.body[-1]
     ]
-    nested = [n for n in ast.walk(function) if n is not function and isinstance(n, _SCOPES)]
+    nested = [n for n in ast.walk(function) if n is not function and isinstance(n, SCOPES)]
     in_nested = {id(n) for scope in nested for n in ast.walk(scope)}
     return all(id(node) in in_nested for node in inner)
 

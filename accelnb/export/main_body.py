@@ -275,7 +275,11 @@ def _report_once(step: Step, body: Body) -> None:
         start, end = span_of(statement.code, node)
         margin = statement.code[:start].rpartition("\n")[2]
         is_alone = not margin.strip() and not statement.code[end:].lstrip(" ").startswith(";")
-        if is_alone and not any(part in step.calls for part in ast.walk(node)):
-            body.of_rank.add("rank")
-            inside = indented(statement.source_of(node))
-            statement.replace(node, f"if rank == 0:\n{margin}{inside}")
+        if any(part in step.calls for part in ast.walk(node)):
+            continue
+        body.of_rank.add("rank")
+        source = statement.source_of(node)
+        if is_alone:
+            statement.replace(node, f"if rank == 0:\n{margin}{indented(source)}")
+        else:
+            statement.replace(node, f"{source} if rank == 0 else None")

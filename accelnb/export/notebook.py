@@ -27,6 +27,8 @@ class Exported:
         The text of the script.
     config : LaunchConfig
         How the notebook launches its first job.
+    devices : frozenset of str
+        The devices that its jobs name.
     notes : tuple of str
         What the user should know: what was left out, and where the notebook is ambiguous.
     files : tuple of Path
@@ -36,6 +38,7 @@ class Exported:
     script: str
     config: LaunchConfig
     notes: tuple[str, ...]
+    devices: frozenset[str] = frozenset()
     files: tuple[Path, ...] = ()
 
     def said(self) -> list[str]:
@@ -124,7 +127,8 @@ def to_script(
             continue
         script = write_script(notebook, program, selection, file_name)
         notes = [*moved, *_notes(program, notebook)]
-        return Exported(script, program.phases[0].config, tuple(notes))
+        devices = frozenset(phase.config.device for phase in program.phases)
+        return Exported(script, program.phases[0].config, tuple(notes), devices)
 
 
 def _move_before(order: list[Cell], notebook: Notebook, error: NotBound, moved: list[str]) -> bool:

@@ -101,7 +101,7 @@ def join_text(config: LaunchConfig, *, makes_group: bool, shares_cores: bool, se
     """
     if config.device != "auto" and DEVICES[config.device].kind == "XLA":
         raise ExportError(
-            "device=tpu: torchrun starts no processes on a TPU, so there is no script for it; "
+            f"device={config.device}: an exported script has no form for TPUs; "
             "export from a notebook with --device cuda or cpu"
         )
     lines = ["", "def join_process_group() -> torch.device:"]

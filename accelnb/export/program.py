@@ -18,6 +18,7 @@ from accelnb.export.notebook_file import Cell, ExportError
 from accelnb.export.parameters import not_an_option
 from accelnb.export.statements import NO_NAMES, Names, Statement, cut
 from accelnb.export.words import MAGICS_LEFT_OUT
+from accelnb.names import analyse
 
 # A rank has these of its own; what a notebook binds to them is not sent.
 OF_A_RANK = ("rank", "local_rank", "world_size", "device", "mesh")
@@ -110,7 +111,7 @@ def read_program(cells: Iterable[Cell], base: LaunchConfig) -> Program:
     ExportError
         A cell is not Python, nothing in it runs on ranks, or what runs there has no script form.
     """
-    codes = [read_cell(cell) for cell in cells]
+    codes = _read_cells(cells)
     cut_cells = [(code, list(cut(code.cell, code.code, code.tree))) for code in codes]
     modules = {name for code in codes for name in code.imports}
     imported = Imported([statement for _, cell in cut_cells for statement in cell], modules)
@@ -133,6 +134,12 @@ def read_program(cells: Iterable[Cell], base: LaunchConfig) -> Program:
             "accelnb.launch(...) or notebook_launcher(...), and run it"
         )
     return program
+
+
+def _read_cells(cells: Iterable[Cell]) -> list[CellCode]:
+    codes = [read_cell(cell) for cell in cells]
+    bound = {*OF_A_RANK, *(name for code in codes for name in analyse(code.code).bound)}
+    return [read_cell(code.cell, bound) if "$" in code.cell.source else code for code in codes]
 
 
 def _add_job(

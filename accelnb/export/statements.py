@@ -13,6 +13,7 @@ from accelnb.export.notebook_file import Cell
 from accelnb.names import analyse
 
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+SCOPES = (*DEFINITIONS, ast.Lambda)
 IMPORTS = (ast.Import, ast.ImportFrom)
 
 

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from accelnb.engine.failure import Failure, died, name_ranks
+from accelnb.engine.failure import LOST_PEER, Failure, died, name_ranks
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -25,10 +25,11 @@ def exit_code(failures: Mapping[int, ProcessFailure]) -> int:
     return 128 - first.exitcode if first.exitcode < 0 else first.exitcode
 
 
-def report(failures: Mapping[int, ProcessFailure]) -> str:
+def report(failures: Mapping[int, ProcessFailure], whose_lines: str = "") -> str:
     """Return what is shown of ranks that failed: each traceback once, then a line for each error.
 
     Ranks that only lost another, or that were stopped for it, are left out where it is known.
+    `whose_lines` comes last where there is a traceback.
     """
     found = [_failure(rank, failures[rank]) for rank in _in_order(failures)]
     primary = [failure for failure in found if not (failure.lost_peer or failure.secondary)]
@@ -40,6 +41,8 @@ def report(failures: Mapping[int, ProcessFailure]) -> str:
         lines.append(f"accelnb: {ranks}{_said(failure)}")
     if all(failure.lost_peer for failure in found):
         lines.append(f"accelnb: {_ELSEWHERE}")
+    if whose_lines and any(failure.traceback for failure in primary or found):
+        lines.append(whose_lines)
     return "\n".join(lines)
 
 
@@ -76,8 +79,6 @@ def _what_it_said(failure: ProcessFailure) -> dict[str, Any]:
 
 def lost_another_rank(said: str) -> bool:
     """Return whether an error's text is that of a collective whose other side has gone."""
-    from accelnb.worker.process_group import LOST_PEER
-
     return bool(LOST_PEER.search(said))
 
 

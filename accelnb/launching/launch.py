@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from accelnb.config import LaunchConfig
+from accelnb.config import LaunchConfig, sharing
 from accelnb.launching import network, torchrun
 from accelnb.launching.started import Started, started
-from accelnb.launching.target import Target, as_script, script_name
+from accelnb.launching.target import Target, as_script
 from accelnb.training import environment
 
 # Arguments that say how many processes there are and where: with one of them this is a launcher,
@@ -79,14 +78,7 @@ def launch(
     variables |= _share_of_cores(torchrun.processes(arguments))
     variables |= _choose_meeting_point(arguments, given)
     with as_script(target) as ready, _environment(variables):
-        code = torchrun.run(arguments, ready)
-    if target.exported and 0 < code < 128:  # not by a signal
-        print(f"accelnb: lines are those of the script: {_export_of(target)}", file=sys.stderr)
-    return code
-
-
-def _export_of(target: Target) -> str:
-    return shlex.join(["accelnb", "export", target.name, "-o", script_name(target)])
+        return torchrun.run(arguments, ready)
 
 
 def _run_in_place(target: Target, place: Started, variables: dict[str, str]) -> int:
@@ -102,7 +94,7 @@ def _run_in_place(target: Target, place: Started, variables: dict[str, str]) -> 
     with as_script(target) as ready, _environment(variables):
         if ready.kind == "program":
             os.execvp(ready.name, [ready.name, *ready.arguments])
-        rank.run(ready.kind, ready.name, ready.arguments, ready.works_in)
+        rank.run(ready.kind, ready.name, ready.arguments, ready.works_in, ready.whose_lines)
     return 0
 
 
@@ -150,10 +142,15 @@ def _reached_by(found: network.Reach) -> dict[str, str]:
 def _for_accelerator(config: LaunchConfig | None, settings: Mapping[str, Any]) -> dict[str, str]:
     """Return the variables by which an Accelerator takes over the launch's options."""
     variables = {_VARIABLES[name]: str(v) for name, v in settings.items() if name in _VARIABLES}
-    if config is not None and config.device == "cpu":
+    if config is None:
+        return variables
+    from accelnb.hardware import probe
+
+    variables[environment.DEVICE] = config.device
+    if config.device == "cpu":
         variables[environment.USE_CPU] = "true"
-    if config is not None:
-        variables[environment.DEVICE] = config.device
+    if sharing(config, probe()):
+        variables[environment.SHARED] = "true"
     return variables
 
 

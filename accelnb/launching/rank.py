@@ -40,7 +40,9 @@ def main() -> None:
     run(kind, name, arguments, folder)
 
 
-def run(kind: str, name: str, arguments: Sequence[str], works_in: str = "") -> None:
+def run(
+    kind: str, name: str, arguments: Sequence[str], works_in: str = "", whose_lines: str = ""
+) -> None:
     """Run a script or module in this process, as its main program.
 
     Parameters
@@ -49,6 +51,8 @@ def run(kind: str, name: str, arguments: Sequence[str], works_in: str = "") -> N
         ``script`` or ``module``.
     works_in
         Where a script works and imports from; by default here, and from its own folder.
+    whose_lines
+        What is said below a traceback of a process that no launcher of torch watches.
     """
     sys.argv[:] = [name, *arguments]
     _end_when_interrupted()
@@ -62,7 +66,7 @@ def run(kind: str, name: str, arguments: Sequence[str], works_in: str = "") -> N
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        _report(error)
+        _report(error, whose_lines)
         sys.exit(1)
 
 
@@ -116,7 +120,7 @@ def _end_when_interrupted() -> None:
 # ---- errors ----
 
 
-def _report(error: Exception) -> None:
+def _report(error: Exception, whose_lines: str) -> None:
     own = _of_script(error.__traceback__)
     lines = traceback.format_exception(type(error), error, own)
     text = "" if isinstance(error, AccelnbError) else "".join(lines)
@@ -125,6 +129,8 @@ def _report(error: Exception) -> None:
     count, most = (int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in _RESTARTS)
     if path is None:
         _print_once(text or f"{error}\n", path)
+        if text and whose_lines:
+            print(whose_lines, file=sys.stderr)
         return
     if count < most:  # all start again, and the launcher says so
         from accelnb.launching.failures import lost_another_rank

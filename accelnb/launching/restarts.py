@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from accelnb.engine.failure import died
@@ -17,8 +19,9 @@ _WILL_RESTART = "[%s] Worker group %s."
 _JOINED = "[%s] Detected %s new nodes"
 
 
-def tell(most: int, who: str) -> None:
-    """Say of each restart from now on what ended and which restart it is.
+@contextlib.contextmanager
+def told(most: int, who: str) -> Iterator[None]:
+    """Say of each restart in this block what ended and which restart it is.
 
     Parameters
     ----------
@@ -27,39 +30,48 @@ def tell(most: int, who: str) -> None:
     who
         What a process is called: ``rank``, or ``local rank`` where there are several machines.
     """
-    if most < 1:
-        return
     teller = _Teller(most, who)
-    for name in (_PROCESSES, _AGENT):
-        logger = logging.getLogger(name)
-        if logger.level > logging.INFO:  # then torch's own lines are not asked for
-            logger.propagate = False
-            logger.setLevel(logging.INFO)
-        logger.addHandler(teller)
+    with contextlib.ExitStack() as until_the_end:
+        for name in (_PROCESSES, _AGENT) if most > 0 else ():
+            until_the_end.enter_context(_heard(logging.getLogger(name), teller))
+        yield
 
 
-class _Teller(logging.Handler):
+@contextlib.contextmanager
+def _heard(logger: logging.Logger, teller: _Teller) -> Iterator[None]:
+    """Have all messages told; torch's own log stays as it is."""
+    level, shown = logger.level, logger.getEffectiveLevel()
+
+    def hear(record: logging.LogRecord) -> bool:
+        teller.hear(str(record.msg), record.args)
+        return record.levelno >= shown
+
+    logger.addFilter(hear)
+    logger.setLevel(min(shown, logging.INFO))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeFilter(hear)
+
+
+class _Teller:
     def __init__(self, most: int, who: str) -> None:
-        super().__init__(logging.INFO)
         self._most = most
         self._who = who
         self._ended = ""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        message, values = str(record.msg), record.args
-        if not isinstance(values, tuple):
-            return
-        if message.startswith(_FAILED):
-            self._ended = self._what_ended(*values[:2])
-        elif message.startswith(_WILL_RESTART):
-            left = values[2]
-            assert isinstance(left, int)
-            number = self._most - left + 1
-            self._say(f"{self._ended}starting again, {number} of {self._most}")
-        elif message.startswith(_JOINED):
-            self._say("another machine has joined: starting again")
+    def hear(self, message: str, values: Any) -> None:
+        match values:
+            case (int(exit_code), int(local_rank), *_) if message.startswith(_FAILED):
+                self._ended = self._what_ended(exit_code, local_rank)
+            case (_, _, int(left), *_) if message.startswith(_WILL_RESTART):
+                number = self._most - left + 1
+                self._say(f"{self._ended}starting again, {number} of {self._most}")
+            case _ if message.startswith(_JOINED):
+                self._say("another machine has joined: starting again")
 
-    def _what_ended(self, exit_code: Any, local_rank: Any) -> str:
+    def _what_ended(self, exit_code: int, local_rank: int) -> str:
         return f"{self._who} {local_rank} {died(local_rank, exit_code, '').evalue}; "
 
     def _say(self, text: str) -> None:

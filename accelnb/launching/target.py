@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import shlex
 import shutil
 import sys
 import tempfile
@@ -39,6 +40,8 @@ class Target:
         The folder that it works in and imports from, where that is not as for a script.
     exported : Exported or None
         Of a notebook: its script, and the options of its first distributed cell.
+    whose_lines : str
+        Of a notebook: what the lines of a traceback are; it is said where one was shown.
     """
 
     kind: str
@@ -46,6 +49,7 @@ class Target:
     arguments: tuple[str, ...] = ()
     works_in: str = ""
     exported: Exported | None = None
+    whose_lines: str = ""
 
     @property
     def folder(self) -> Path:
@@ -60,6 +64,7 @@ def find_target(
     module: bool = False,
     program: bool = False,
     base: LaunchConfig | None = None,
+    device: str | None = None,
 ) -> Target:
     """Look at what shall be launched.
 
@@ -71,9 +76,13 @@ def find_target(
         `name` is a program of any language.
     base
         The options of a notebook's cells that give none; by default its accelnb.yaml's.
+    device
+        The device of a notebook's cells that name none; by default that of `base`.
 
     Raises
     ------
+    ConfigError
+        A notebook's cells name another device than `device`.
     NothingToLaunch
         It is not there, its text is not Python, or a notebook has no script form; names the
         line.
@@ -96,7 +105,12 @@ def find_target(
         if not path.is_file():
             raise NothingToLaunch(f"{name}: no such notebook")
         works_in = str(path.resolve().parent)  # as its kernel does
-        return Target("notebook", name, arguments, works_in, _exported(path, base))
+        exported = _exported(path, base, device)
+        said = f"accelnb: lines are those of the script that {path.name} becomes"
+        if base is None and device is None:  # else `accelnb export` may write another
+            export = shlex.join(["accelnb", "export", name, "-o", _script_name(path)])
+            said = f"accelnb: lines are those of the script: {export}"
+        return Target("notebook", name, arguments, works_in, exported, said)
     _check_script(path)
     return Target("script", name, arguments)
 
@@ -113,8 +127,8 @@ def _check_module(name: str) -> None:
         raise NothingToLaunch(f"{name}: no such module; launch from the folder that has it")
 
 
-def _exported(notebook: Path, base: LaunchConfig | None) -> Exported:
-    from accelnb.config import LaunchConfig, from_mapping
+def _exported(notebook: Path, base: LaunchConfig | None, device: str | None) -> Exported:
+    from accelnb.config import ConfigError, LaunchConfig, from_mapping
     from accelnb.config_file import FILE, read_file
     from accelnb.export import ExportError, export_notebook
     from accelnb.export.notebook_file import read_notebook
@@ -122,12 +136,19 @@ def _exported(notebook: Path, base: LaunchConfig | None) -> Exported:
     beside = notebook.with_name(FILE)
     if base is None:
         base = from_mapping(LaunchConfig, read_file(beside) if beside.exists() else {})
+    if device is not None:
+        base = from_mapping(LaunchConfig, {"device": device}, base)
     with tempfile.TemporaryDirectory(prefix="accelnb-launch-") as folder:
         try:
             read = read_notebook(notebook)
-            return export_notebook(read, Path(folder, "script.py"), base=base)
+            exported = export_notebook(read, Path(folder, "script.py"), base=base)
         except ExportError as error:
             raise NothingToLaunch(str(error)) from error
+    if device is not None and (others := exported.devices - {base.device}):
+        named = min(others)
+        said = f"the cells of {notebook.name} say device={named}: change the cell"
+        raise ConfigError(f"device={device}: {said}", "device")
+    return exported
 
 
 def _check_script(path: Path) -> None:
@@ -158,11 +179,10 @@ def as_script(target: Target) -> Iterator[Target]:
     for note in target.exported.notes:
         print(f"accelnb: {notebook.name}: {note}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="accelnb-launch-") as folder:
-        script = Path(folder, script_name(target))
+        script = Path(folder, _script_name(notebook))
         script.write_text(target.exported.script, encoding="utf-8")
         yield replace(target, kind="script", name=str(script))
 
 
-def script_name(notebook: Target) -> str:
-    """Return the name of the script that a notebook exports to."""
-    return Path(notebook.name).stem.replace(" ", "_") + ".py"
+def _script_name(notebook: Path) -> str:
+    return notebook.stem.replace(" ", "_") + ".py"

@@ -136,16 +136,20 @@ def run(arguments: argparse.Namespace, target: Target) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     _be_quiet()
-    restarts.tell(arguments.max_restarts, "rank" if nodes(arguments)[1] == 1 else "local rank")
+    who = "rank" if nodes(arguments)[1] == 1 else "local rank"
     try:
-        with tempfile.TemporaryDirectory(prefix="accelnb-launch-") as folder:
+        with (
+            restarts.told(arguments.max_restarts, who),
+            tempfile.TemporaryDirectory(prefix="accelnb-launch-") as folder,
+        ):
             made = _with_command(arguments, target)
             if made.log_dir is None and made.tee == made.redirects == "0":
                 made.log_dir = folder  # for the files with errors: torch would leave its own
             torchrun.run(made)
         return 0
     except ChildFailedError as error:
-        print(failures.report(error.failures), file=sys.stderr, flush=True)
+        said = failures.report(error.failures, target.whose_lines)
+        print(said, file=sys.stderr, flush=True)
         return failures.exit_code(error.failures)
     except SignalException as error:
         name = signal.Signals(error.sigval).name

@@ -97,7 +97,8 @@ def estimate(
     if strategy in ("ddp", "zero1") and procs > 1:
         copies += trained
     if strategy == "fsdp":
-        copies += 2 * model.largest_layer * (_HALF if is_mixed else _FULL)
+        numbers = 2 * model.largest_layer
+        copies += numbers * _HALF if is_mixed else numbers * whole // max(1, model.parameters)
     activations = model.activations
     if activations is not None and is_mixed:
         activations //= 2

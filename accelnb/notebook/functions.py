@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec
 
@@ -18,6 +19,7 @@ from accelnb.config import (
     options,
     resolve,
     settings_for_ranks,
+    sharing,
 )
 from accelnb.engine.failure import RunInterrupted, stopped_lines
 from accelnb.engine.group import WorkerGroup
@@ -31,7 +33,7 @@ from accelnb.notebook.defaults import Defaults
 from accelnb.notebook.extension import in_rank, session_of
 from accelnb.notebook.views.choice import view_of
 from accelnb.notebook.views.plain import follow
-from accelnb.notebook.waiting import ranks_of, saying_if_slow
+from accelnb.notebook.waiting import ranks_of, saying_if_connecting, saying_if_slow
 
 P = ParamSpec("P")
 
@@ -193,6 +195,8 @@ def _launch(
     sources = Sources().for_rank(0, cells_so_far(shell)) if shell is not None else {}
     options = {"settings": settings_for_ranks(config), "sources": sources, "result": True}
     request = (options | packed.content, packed.buffers)
+    if note := sharing(config, hardware_for(config)):
+        print(f"accelnb: {note}", file=sys.stderr)
     with saying_if_slow(f"starting {ranks_of(config)}"):
         group = WorkerGroup(config)
     try:
@@ -217,12 +221,14 @@ def _resolved(given: Mapping[str, Any], shell: InteractiveShell | None) -> Launc
     """Fill in what was not given: in a notebook from its defaults, then from the machine."""
     if shell is None:
         config = from_mapping(LaunchConfig, given)
-        return resolve(config, hardware_for(config))
+        with saying_if_connecting(config):
+            return resolve(config, hardware_for(config))
     session = session_of(shell)
     defaults = session.settings if session else Defaults(shell)
     try:
         config = from_mapping(LaunchConfig, given, defaults.config())
-        return resolve(config, hardware_for(config))
+        with saying_if_connecting(config):
+            return resolve(config, hardware_for(config))
     except ConfigError as error:
         raise defaults.explain(error, given) from None
 

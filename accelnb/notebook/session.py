@@ -36,7 +36,7 @@ from accelnb.notebook.cell import Cell, cells_so_far, empty_cell
 from accelnb.notebook.defaults import Defaults
 from accelnb.notebook.views.choice import show_in_background, view_of
 from accelnb.notebook.views.plain import follow
-from accelnb.notebook.waiting import ranks_of, saying_if_slow
+from accelnb.notebook.waiting import ranks_of, saying_if_connecting, saying_if_slow
 
 # A run that is being stopped is over by then, whatever its ranks do.
 _STOPPED_AFTER = 5.0
@@ -213,7 +213,7 @@ class Session:
             base = dataclasses.replace(defaults, **_shape(self.group.config))
         try:
             asked = from_mapping(LaunchConfig, given, base)
-            with saying_if_slow(f"connecting to the cluster {asked.cluster}"):
+            with saying_if_connecting(asked):
                 hardware = hardware_for(asked)
             return resolve(asked, hardware)
         except ConfigError as error:

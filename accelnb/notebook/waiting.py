@@ -6,6 +6,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 from accelnb.config import LaunchConfig
 
@@ -29,6 +30,13 @@ def saying_if_slow(what: str, after: float = _SILENT) -> Iterator[None]:
         yield
     finally:
         said.cancel()
+
+
+def saying_if_connecting(config: LaunchConfig) -> AbstractContextManager[None]:
+    """Return a context for what may connect to a cluster first."""
+    if config.cluster == "local":
+        return contextlib.nullcontext()
+    return saying_if_slow(f"connecting to the cluster {config.cluster}")
 
 
 def ranks_of(config: LaunchConfig) -> str:

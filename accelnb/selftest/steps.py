@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from accelnb.config import LaunchConfig, resolve, settings_for_ranks
+from accelnb.config import LaunchConfig, resolve, settings_for_ranks, sharing
 from accelnb.engine.failure import RunInterrupted
 from accelnb.engine.group import WorkerGroup
 from accelnb.engine.launchers.choice import finish_for, hardware_for
@@ -76,7 +76,8 @@ def self_test(config: LaunchConfig, cancelled: threading.Event | None = None) ->
     cancelled = cancelled or threading.Event()
     yield Step("start", "running")
     try:
-        config = resolve(config, hardware_for(config))
+        hardware = hardware_for(config)
+        config = resolve(config, hardware)
         if config.cluster == "local" and config.start == "fork":
             fork_server().wait_ready()  # in a notebook it has long been
         begun = time.perf_counter()
@@ -89,7 +90,8 @@ def self_test(config: LaunchConfig, cancelled: threading.Event | None = None) ->
     how = f"by {config.start}" if config.cluster == "local" else f"of {config.cluster}"
     said = f"{ranks} {how} in {took * 1e3:.0f} ms"
     try:
-        yield Step("start", "ok", said)
+        shared = sharing(config, hardware)
+        yield Step("start", "ok", f"{said}; {shared}" if shared else said)
         for check, (name, advice) in _CHECKS.items():
             if check == "mesh" and not config.mesh:
                 continue

@@ -16,6 +16,7 @@ NO = ("0", "false", "no", "off", "n", "f", "")
 MIXED_PRECISION = "ACCELERATE_MIXED_PRECISION"
 USE_CPU = "ACCELERATE_USE_CPU"
 ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
+SHARED = "ACCELNB_SHARED_DEVICE"  # true: ranks share devices, which nccl refuses
 DEVICE = "ACCELNB_DEVICE"  # a name of accelnb.devices.DEVICES
 STRATEGY = "ACCELNB_STRATEGY"  # ddp, or none: models stay as they are
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from accelnb.devices import records
 from accelnb.errors import AccelnbError
 from accelnb.training.nested import recursively_apply
 from accelnb.training.state import PartialState
@@ -18,10 +19,6 @@ _SENT_AS_THEY_ARE = {
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128,
     torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool,
 }  # fmt: skip
-
-# Devices that broadcast by a sum, to which all ranks but one give zero times what they have. Of
-# bytes that is exact; of floats infinities would become nan.
-_BROADCASTS_BY_SUM = ("xla",)
 
 # Torch 2.13 has a new name for it, and warns at the old one.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -74,7 +71,9 @@ def all_gather(tensor: torch.Tensor) -> torch.Tensor:
 def broadcast(tensor: torch.Tensor, from_process: int) -> torch.Tensor:
     """Return the tensor of rank `from_process`; that of this rank gives shape and dtype."""
     sent = _sendable(tensor)
-    if sent.device.type in _BROADCASTS_BY_SUM:
+    if records(sent.device.type):
+        # It broadcasts by a sum, to which all ranks but one give zero times what they have. Of
+        # bytes that is exact; of floats infinities would become nan.
         sent = sent.view(torch.uint8).clone()  # also on the source: all ranks run one program
     elif from_process != dist.get_rank():
         sent = torch.empty_like(sent)

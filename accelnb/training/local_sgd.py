@@ -13,7 +13,7 @@ from accelnb.errors import AccelnbError
 from accelnb.training.kinds import DistributedType
 from accelnb.training.processes import ProcessControl
 
-# Only with these does each rank have parameters of its own.
+# With these DDP averages the gradients, and its `no_sync` leaves that out.
 _SUPPORTED = {DistributedType.NO, *(t for t in DistributedType if t.startswith("MULTI_"))}
 
 

@@ -19,9 +19,6 @@ from accelnb.training.scaler import Scaler
 from accelnb.training.settings import AORecipeKwargs, AutocastKwargs, GradScalerKwargs
 from accelnb.training.state import AcceleratorState
 
-# Types of devices that do not even emulate it.
-_NEVER_FP8 = ("xla", "tpu")
-
 # What operations compute in under autocast. fp8 replaces linear layers; the rest is bf16.
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 
@@ -97,7 +94,8 @@ class Precision:
         model.forward = _ForwardInPrecision(model.forward, self)
 
     def _check_fp8(self) -> None:
-        if self.device_type in _NEVER_FP8 and (why := self._device.why_not("fp8")):
+        # A TPU does not even emulate it.
+        if self._device.kind == "XLA" and (why := self._device.why_not("fp8")):
             self._refuse(why)
         if not is_package_available("torchao"):
             self._refuse("the package torchao is missing; pip install 'accelnb[fp8]'")

@@ -243,5 +243,5 @@ def _make_group(kind: Device, kwargs: dict[str, Any]) -> None:
         os.environ["MASTER_ADDR"] = "127.0.0.1"
     os.environ.setdefault("MASTER_PORT", _PORT)
     given = {name: value for name, value in kwargs.items() if value is not None}
-    backend = given.pop("backend", kind.backend_for(here))
+    backend = given.pop("backend", kind.backend_for(environment.flag(environment.SHARED)))
     dist.init_process_group(backend, rank=rank, world_size=size, **given)

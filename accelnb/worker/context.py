@@ -42,7 +42,7 @@ class Context:
             os.chdir(changes["cwd"])
         if "path" in changes:
             sys.path[:] = self._path(changes["path"])
-        if "matmul" in changes:
+        if changes.get("matmul"):
             torch.set_float32_matmul_precision(changes["matmul"])
         for name, value in changes.get("env", {}).items():
             if value is None:

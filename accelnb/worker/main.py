@@ -17,6 +17,7 @@ import torch
 from accelnb import streaming
 from accelnb.devices import DEVICES
 from accelnb.engine.curve import Curve
+from accelnb.engine.failure import LOST_PEER
 from accelnb.engine.launchers.outputs import Output
 from accelnb.engine.questions import ANSWER, QUESTION
 from accelnb.engine.tensors import (
@@ -33,7 +34,7 @@ from accelnb.training.memory import clear_device_cache
 from accelnb.worker import lookup, out_of_memory, progress, where
 from accelnb.worker.context import Context, rank_environment
 from accelnb.worker.link import RankLink
-from accelnb.worker.process_group import LOST_PEER, RankProcessGroup
+from accelnb.worker.process_group import RankProcessGroup
 from accelnb.worker.settings import CellSettings
 from accelnb.worker.shell import Cell, CellError, RankShell, make_shell
 from accelnb.worker.streams import PipeReader, flush_all, install_writers, restore_descriptors
@@ -64,7 +65,7 @@ class Rank:
         self._device = device = kind.take(spec["local_rank"])
         rebuild_on(device)
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        backend = kind.backend_for(spec["local_world_size"])
+        backend = kind.backend_for(kind.is_shared(spec["local_world_size"]))
         self._group = RankProcessGroup(
             self.rank, self.world_size, backend, listener, aborts=kind.aborts
         )

@@ -17,10 +17,8 @@ from torch._C import _distributed_c10d  # pyright: ignore
 from torch.distributed import distributed_c10d as c10d
 from torch.nn.parallel import DistributedDataParallel
 
-# How gloo and nccl say that another rank is no longer there.
-LOST_PEER = re.compile(
-    r"Connection (closed|reset) by peer|Broken pipe|ncclRemoteError|remote process exited"
-)
+from accelnb.engine.failure import LOST_PEER
+
 _NO_SUCH_GROUP = re.compile(
     r"is not initialized in the world group map|Could not resolve the process group"
 )
@@ -84,6 +82,9 @@ class RankProcessGroup:
         """Return how many collectives each process group has made, by its name and device."""
         counts = {}
         for group, name in c10d._world.pg_names.items():
+            if not group._device_types:  # a group written in Python
+                with contextlib.suppress(RuntimeError):
+                    counts[name] = group._get_sequence_number_for_group()  # pyright: ignore
             for device in group._device_types:
                 with contextlib.suppress(RuntimeError):  # a backend that does not count
                     backend: Any = group._get_backend(device)

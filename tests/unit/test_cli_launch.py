@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -16,6 +17,8 @@ from click.testing import CliRunner
 from harness import assert_ended, wait_until
 
 from accelnb.cli.launch import command
+from accelnb.launching import find_target
+from accelnb.launching.restarts import told
 from accelnb.launching.started import started
 
 FAILS = """\
@@ -132,7 +135,11 @@ def test_a_process_of_mpirun_runs_a_notebook_in_place_as_the_script_that_it_expo
     assert (tmp_path / "below" / "beside.txt").exists()  # it works where its kernel would
     lines = stderr.splitlines()
     assert lines[:2] == ["--- rank 0 ---", "Traceback (most recent call last):"]
-    assert lines[-1] == "ZeroDivisionError: division by zero"
+    assert lines[-2:] == [
+        "ZeroDivisionError: division by zero",
+        "accelnb: lines are those of the script: "
+        "accelnb export 'below/my train.ipynb' -o my_train.py",
+    ]
     script = Path(lines[2].partition('"')[2].partition('"')[0])
     assert script.name == "my_train.py"
     assert not script.parent.exists()
@@ -147,6 +154,10 @@ WRONG = {
     "no ranks": (("-n", "0", "ok.py"), "procs=0: must be a whole number of at least 1"),
     "no device": (("--device", "tpu", "ok.py"), "device=tpu: not found on this machine"),
     "no device of a notebook's cell": (("xpu.ipynb",), "device=xpu: not found on this machine"),
+    "another device than that of a notebook's cell": (
+        ("--device", "cpu", "xpu.ipynb"),
+        "device=cpu: the cells of xpu.ipynb say device=xpu: change the cell",
+    ),
     "no notebook": (("bad.ipynb",), "bad.ipynb, line 1: is not a notebook"),
     "twice": (("-n", "2", "--nproc-per-node", "2", "ok.py"), "say the same; give one of them"),
     "no meeting point": (("--nnodes", "2", "ok.py"), "--nnodes 2: say where the machines meet"),
@@ -173,6 +184,36 @@ def test_a_wrong_argument_is_one_line_and_nothing_starts(case, tmp_path, monkeyp
     (line,) = done.stderr.splitlines()
     assert message in line
     assert not Path("started").exists()
+
+
+def test_the_device_that_is_asked_for_is_that_of_a_notebooks_script(tmp_path):
+    cell = {"cell_type": "code", "source": "%%distributed\nprint(device)"}
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps({"cells": [cell]}))
+    (tmp_path / "accelnb.yaml").write_text("version: 1\ndevice: cpu\naccumulation: 2\n")
+    found = find_target(str(path), device="cuda").exported
+    assert found is not None
+    assert "ACCELERATE_USE_CPU" not in found.script
+    assert (found.config.device, found.config.accumulation) == ("cuda", 2)
+
+
+def test_a_restart_is_told_once_and_what_torch_logs_of_it_stays_as_asked_for(capsys, caplog):
+    names = "multiprocessing.api", "agent.server.api"
+    processes, agent = (logging.getLogger(f"torch.distributed.elastic.{name}") for name in names)
+    before = processes.level, agent.level
+    processes.setLevel(logging.WARNING)
+    agent.setLevel(logging.CRITICAL + 1)
+    for _ in range(2):  # launches of one process
+        with told(3, "rank"):
+            processes.error("failed (exitcode: %s) local_rank: %s (pid: %s)", 7, 1, 99)
+            agent.info("[%s] Worker group %s. %s/%s attempts left;", "default", "FAILED", 2, 3)
+            agent.info("[%s] Worker group %s.", "default", "FAILED")  # of another torch
+    assert (processes.level, agent.level) == (logging.WARNING, logging.CRITICAL + 1)
+    processes.setLevel(before[0])
+    agent.setLevel(before[1])
+    line = "accelnb: rank 1 ended its process with exit code 7; starting again, 2 of 3\n"
+    assert capsys.readouterr().err == line * 2
+    assert [record.name for record in caplog.records] == [processes.name] * 2
 
 
 def test_every_argument_of_torchrun_is_accepted_by_its_own_name():

@@ -73,6 +73,15 @@ WRONG = {
         ("untagged.ipynb", "-p", "lr=2"),
         "its cell 1 would set lr again: give that cell the tag parameters",
     ),
+    "only names that no cell gives a value of its own": (
+        ("uses.ipynb", "-p", "x=1", "-p", "LR=2", "-p", "seed=3", "-o", "nowhere/b.ipynb"),
+        "nowhere/b.ipynb cannot be written",
+    ),
+    "a text for an annotated number": (("typed.ipynb", "-p", "lr=abc"), "lr = 0.1; give a number"),
+    "no value for a switch, which may be": (
+        ("typed.ipynb", "-p", "fast=None", "-o", "nowhere/b.ipynb"),
+        "nowhere/b.ipynb cannot be written",
+    ),
     "no value": (("a.ipynb", "-p", "lr"), "-p lr: give NAME=VALUE, such as lr=1e-3"),
     "no file": (("b.ipynb",), "b.ipynb: no such file or directory"),
     "no notebook": (("text.ipynb",), "text.ipynb is not a notebook"),
@@ -86,6 +95,9 @@ def test_a_wrong_argument_is_one_line_and_nothing_runs(case, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     notebook(Path("a.ipynb"), "lr = 1\nopen('started', 'w')")
     notebook(Path("untagged.ipynb"), "%load_ext accelnb\nlr = 1", tag="other")
+    uses = "y = [x for x in range(3)]", "%%bash\nLR=2", "seed = int(seed)"
+    notebook(Path("uses.ipynb"), *uses, tag="other")
+    notebook(Path("typed.ipynb"), "lr: float = 0.1\nfast = False")
     Path("text.ipynb").write_text("no JSON")
     done = CliRunner().invoke(command, words)
     assert done.exit_code in (1, 2)

@@ -156,6 +156,8 @@ def test_strategies_divide_what_they_are_to_divide():
         "fsdp": (1000, 1000, 2000),
     }
     assert needs["fsdp"].total < needs["zero2"].total < needs["zero1"].total < needs["ddp"].total
+    half_size = ModelSize("m", parameters=1000, largest_layer=100, parameter_bytes=2000)
+    assert estimate(half_size, procs=4, strategy="fsdp", precision="no").copies == 400
 
 
 def test_a_folder_needs_no_weights_in_memory_and_wrong_models_are_one_line(tmp_path):

@@ -108,6 +108,14 @@ def test_ranks_share_gpus_only_if_the_device_is_named_and_the_note_says_what_tha
     assert sharing(_resolved({"procs": "9", "device": "cpu"}, TWO_GPUS), TWO_GPUS) is None
 
 
+def test_ranks_on_tpus_are_all_of_one_machine_or_one():
+    chips = Hardware({"cpu": 8, "xla": 8})
+    with pytest.raises(ConfigError, match="procs=2: torch_xla uses one chip or all; use --procs 1"):
+        _resolved({"procs": "2", "device": "tpu"}, chips)
+    with pytest.raises(ConfigError, match="nodes=2: ranks on xla are on one machine"):
+        _resolved({"nodes": "2", "device": "tpu", "cluster": "ray"}, chips)
+
+
 def test_a_device_is_also_found_under_the_name_that_torch_users_give_it():
     assert _resolved({"device": "cuda"}, Hardware({"cpu": 8, "rocm": 2})).device == "rocm"
     assert _resolved({"device": "tpu"}, Hardware({"cpu": 8, "xla": 4})).start == "xla"

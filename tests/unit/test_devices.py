@@ -58,7 +58,7 @@ def xpu(monkeypatch: pytest.MonkeyPatch) -> FakeModule:
 def test_a_cpu_rank_has_the_cpu_and_one_backend_whatever_its_number():
     cpu = DEVICES["cpu"]
     assert cpu.take(local_rank=3) == torch.device("cpu")
-    assert cpu.backend_for(ranks=100) == "gloo"
+    assert not cpu.is_shared(ranks=100)
     assert cpu.allocated() is None
     assert cpu.why_not("bf16") is None
     cpu.synchronize()
@@ -94,9 +94,9 @@ def test_a_rank_without_its_device_says_so_in_one_line(name: str):
 
 def test_ranks_that_share_a_gpu_use_gloo(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch, "cuda", FakeModule())
-    assert DEVICES["cuda"].backend_for(ranks=2) == "cpu:gloo,cuda:nccl"
-    assert DEVICES["cuda"].backend_for(ranks=3) == "gloo"
-    assert DEVICES["rocm"].backend_for(ranks=3) == "gloo"
+    for cuda in (DEVICES["cuda"], DEVICES["rocm"]):
+        assert cuda.backend_for(cuda.is_shared(ranks=2)) == "cpu:gloo,cuda:nccl"
+        assert cuda.backend_for(cuda.is_shared(ranks=3)) == "gloo"
 
 
 @pytest.mark.parametrize(

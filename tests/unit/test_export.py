@@ -128,11 +128,26 @@ def test_what_a_loop_around_launches_says_is_said_once(tmp_path):
     script = script_of(
         tmp_path,
         "import accelnb\n\n\ndef f(x):\n    return x",
-        "for lr in (1, 2):\n    out = accelnb.launch(f, lr, procs=2)\n    print(\n        lr, out)",
+        "for lr in (1, 2):\n    out = accelnb.launch(f, lr, procs=2)\n    print(\n        lr, out)"
+        "\n    if lr: print('one')\n    print('two'); print('three')",
     )
     assert (
         "        out = from_all_ranks(f(lr))\n        if rank == 0:\n            print(\n" in script
     )
+    assert "        if lr: print('one') if rank == 0 else None\n" in script
+    assert "        print('two') if rank == 0 else None; print('three') if rank == 0" in script
+
+
+def test_what_ipython_leaves_as_it_is_in_a_setting_is_a_text_in_the_script(tmp_path):
+    script = script_of(
+        tmp_path,
+        'run = 3\n%env A={"x": 1}\n%env B=$PATH:/{run}\n%env C=$run-{run + 1}',
+        "%%distributed\n%env D=$rank\nprint(rank)",
+    )
+    assert 'os.environ["A"] = "{\\"x\\": 1}"\n' in script
+    assert 'os.environ["B"] = "$PATH:/{run}"\n' in script
+    assert 'os.environ["C"] = f"{run}-{run + 1}"\n' in script
+    assert 'os.environ["D"] = f"{rank}"\n' in script
 
 
 def test_a_line_that_runs_on_ranks_is_a_job_if_it_does_something(tmp_path):
@@ -254,6 +269,7 @@ def test_headings_title_and_strings_keep_their_form(tmp_path):
         (["%%distributed\nx = 1\n%run other.py"], "cell 1, line 3: %run has no script form"),
         (["%%distributed\nx = 1\n!ls {x}"], "cell 1, line 3: !ls {x}: the command reads variables"),
         (["%%distributed --procs 0\n1"], "cell 1, line 1: %%distributed: procs=0: must be"),
+        (["%%distributed --device xla\n1"], "device=xla: an exported script has no form for TPUs"),
         (["%%distributed --speed 2\n1"], "cell 1, line 1: %%distributed: unrecognized arguments"),
         (["import asyncio", "%%distributed\nawait asyncio.gather()"],
          "cell 2, line 2: it awaits outside of a function, and a script has no running event loop"),

@@ -122,7 +122,7 @@ def test_a_rank_that_runs_out_says_who_holds_what_and_lets_go_of_the_failed_func
         ]  # fmt: skip
         assert said[asked + 3].startswith("  this process in all: ")
         assert "del cache, or accelnb.utils.find_executable_batch_size" in said[-1]
-        assert said[-1].endswith("(Cell In[1], line 7)")
+        assert said[0].endswith("(Cell In[1], line 7)")
         assert on(group, "freed() is None, len(cache)").result[0] == (True, 3)
         usual = failure(on(group, "raise RuntimeError('no luck')"))
         assert usual == "rank 0: RuntimeError: no luck (Cell In[1], line 1)"

@@ -7,7 +7,6 @@ import contextlib
 from accelnb.config import LaunchConfig
 from accelnb.engine.launchers.contract import Ranks
 from accelnb.engine.launchers.local import fork_server
-from accelnb.engine.launchers.tpu_environment import refuse_some_chips
 from accelnb.engine.tensors import Finish, finished, finished_in_message
 from accelnb.hardware import Hardware, probe
 
@@ -60,7 +59,6 @@ def room_for(config: LaunchConfig) -> contextlib.AbstractContextManager[None]:
         The cluster cannot be reached, or is too small; nothing was started or ended.
     """
     if config.cluster == "local":
-        refuse_some_chips(config, probe())
         return contextlib.nullcontext()
     from accelnb.engine.launchers.ray_room import room_on_cluster
 

@@ -9,8 +9,8 @@ import sys
 from accelnb.devices import DEVICES
 
 # What is open in a process that has begun to use a device, whoever began it: NVIDIA's runtime
-# opens the first, AMD's the second, both within WSL the third. Asking NVML opens none of them.
-_OPEN_FILES = ("/dev/nvidia-uvm", "/dev/kfd", "/dev/dxg")
+# opens the first, AMD's the second. Asking NVML opens none of them.
+_OPEN_FILES = ("/dev/nvidia-uvm", "/dev/kfd")
 
 
 def device_in_use() -> str | None:

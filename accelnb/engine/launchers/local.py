@@ -200,8 +200,11 @@ class LocalRanks:
         return self._server.alive() and not self._channel.hung_up()
 
     def last_words(self) -> str:
-        who = "torch_xla's launcher" if self._server.alive() else "the fork server"
-        return f"{who} ended: {self._server.last_words()}"
+        if not self._server.alive():
+            return f"the fork server ended: {self._server.last_words()}"
+        if host_of(self._config):
+            return f"torch_xla's launcher ended: {self._server.last_words()}"
+        return "the fork server let go of these ranks, for this process did not listen to it"
 
     def close(self) -> None:
         self._channel.close()
@@ -216,12 +219,15 @@ class LocalRanks:
 
 
 def where_it_runs() -> dict[str, Any]:
-    """Return this process's folder and import path, and how precise its fp32 products are."""
-    precision = getattr(sys.modules.get("torch"), "get_float32_matmul_precision", lambda: "highest")
-    try:
-        matmul = precision()
-    except RuntimeError:  # it was set for each library by itself, which has no one name
-        matmul = "highest"
+    """Return this process's folder and import path, and how precise its fp32 products are.
+
+    The precision is None where torch's own default holds, or no one name tells it.
+    """
+    matmul = None
+    if (torch := sys.modules.get("torch")) is not None:
+        # It raises an error if it was set for each library by itself; torch may not be whole yet.
+        with contextlib.suppress(AttributeError, RuntimeError):
+            matmul = torch.get_float32_matmul_precision()
     return {"cwd": os.getcwd(), "path": list(sys.path), "matmul": matmul}
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 _NAMES = ("stdout", "stderr")
 _PIPE_BYTES = 1 << 20
-_RECORD_BYTES = 1 << 16
+_RECORD_BYTES = 1 << 20  # several messages of output: a busy notebook has not received the last
 _TOTAL = struct.Struct("q")
 
 
@@ -37,7 +37,7 @@ class Output:
 
 
 class Record:
-    """The last 64 KiB that were read of a pipe, and how many bytes were read in all."""
+    """The last MiB that was read of a pipe, and how many bytes were read in all."""
 
     def __init__(self, fd: int) -> None:
         self._memory = mmap.mmap(fd, _TOTAL.size + _RECORD_BYTES)

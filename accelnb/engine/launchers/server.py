@@ -110,12 +110,16 @@ class Server:
     def _start_host(self, module: str, channel: int) -> None:
         """Give a group's channel to a process that does for it what we do for others."""
         command = [sys.executable, "-P", "-c", _bootstrap(module), str(channel), self._folder]
-        self._hosts.append(
-            subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=(channel,), start_new_session=True
+        try:
+            self._hosts.append(
+                subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, pass_fds=(channel,), start_new_session=True
+                )
             )
-        )
-        os.close(channel)
+        except OSError as error:  # no more processes for us: the group's channel closes
+            print(error, file=sys.stderr, flush=True)
+        finally:
+            os.close(channel)
 
     def _open_group(self, channel: Channel) -> None:
         # A notebook that stops reading must not stop us from reaping the others.

@@ -15,4 +15,6 @@ def environment_for(spec: dict[str, Any]) -> dict[str, str]:
     loaded with it unless the launcher wants that: an installed torch_tpu stalls ranks on the CPU.
     """
     own = {} if spec["same_machine"] else os.environ
-    return {**own, **spec["context"]["env"], **NO_PLUGINS, **spec["launch_env"]}
+    merged = {**own, **spec["context"]["env"], **NO_PLUGINS, **spec["launch_env"]}
+    # What the notebook took out of its environment is None.
+    return {name: value for name, value in merged.items() if value is not None}

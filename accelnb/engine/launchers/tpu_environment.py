@@ -7,10 +7,9 @@ import os
 import subprocess
 import sys
 
-from accelnb.config import ConfigError, LaunchConfig
+from accelnb.config import LaunchConfig
 from accelnb.devices import DEVICES
 from accelnb.errors import AccelnbError
-from accelnb.hardware import Hardware
 
 _TIMEOUT = 90.0  # s; most of it for importing torch
 _MARK = "accelnb-launch-environment "
@@ -42,26 +41,6 @@ def host_of(config: LaunchConfig) -> str:
     return "accelnb.engine.launchers.xla" if config.start == "xla" and several else ""
 
 
-def refuse_some_chips(config: LaunchConfig, hardware: Hardware) -> None:
-    """Raise ConfigError if torch_xla cannot start this many ranks: it does one, or all.
-
-    Examples
-    --------
-    >>> from accelnb.config import LaunchConfig
-    >>> from accelnb.engine.launchers.tpu_environment import refuse_some_chips
-    >>> from accelnb.hardware import Hardware
-    >>> refuse_some_chips(LaunchConfig(procs=3, start="xla"), Hardware({"xla": 8}))
-    Traceback (most recent call last):
-    accelnb.option.ConfigError: procs=3: torch_xla uses one chip or all; use --procs 1 or --procs 8
-    """
-    chips = hardware.count("xla")
-    if config.start == "xla" and config.procs not in (1, chips):
-        raise ConfigError(
-            f"procs={config.procs}: torch_xla uses one chip or all; "
-            f"use --procs 1 or --procs {chips}"
-        )
-
-
 def launch_environment(config: LaunchConfig) -> dict[str, str]:
     """Return the variables that all ranks of a group need before they import torch.
 
@@ -91,4 +70,5 @@ def _of_torch_tpu(procs: int) -> dict[str, str]:
             return json.loads(line.removeprefix(_MARK))
     said = done.stderr.strip().splitlines()
     reason = said[-1] if said else f"torch_tpu ended with {done.returncode}"
-    raise AccelnbError(f"{refused}{reason}; install: {DEVICES['tpu'].install}")
+    todo = f"; {DEVICES['tpu'].install}" if DEVICES["tpu"].missing() else ""
+    raise AccelnbError(f"{refused}{reason}{todo}")

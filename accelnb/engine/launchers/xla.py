@@ -121,6 +121,8 @@ class Desk(threading.Thread):
         finally:
             for child in self._children:
                 child.kill()
+            for process in multiprocessing.active_children():  # those that have not come here yet
+                process.kill()
             os._exit(0)
 
     def _look(self) -> None:
@@ -258,7 +260,7 @@ class Desk(threading.Thread):
         news = {"event": "exited", "rank": rank, "pid": child.pid, "code": code, "rest": rest}
         if code == -signal.SIGTERM and self._first_lost is not None:
             news["lost_with"] = f"rank {self._first_lost}, for torch_xla ends all ranks together"
-        elif code and self._first_lost is None:
+        elif self._first_lost is None:
             self._first_lost = rank
         self._tell(news)
 

@@ -11,7 +11,10 @@ from accelnb.engine.launchers.choice import hardware_known
 from accelnb.hardware import Hardware
 
 # What a cluster may have that was not reached yet: whatever can be asked of one.
-_ANYTHING = Hardware({row.name: 1 << 20 for row in DEVICES.values() if row.resource})
+_ANYTHING = Hardware(
+    {r.name: 1 << 20 for r in DEVICES.values() if r.resource and not r.stands_for},
+    dict.fromkeys(DEVICES, "a cluster does not count such devices"),
+)
 
 BY_NAME = {option.name: option for option in options(LaunchConfig)}
 

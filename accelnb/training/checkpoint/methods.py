@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from accelnb.devices import records
 from accelnb.errors import AccelnbError
 from accelnb.training.agreement import attempt, of_every_rank, together
 from accelnb.training.checkpoint import numbering
@@ -25,7 +26,6 @@ from accelnb.training.checkpoint.manifest import Manifest
 from accelnb.training.checkpoint.reading import check_optimizers, read_states, read_weights
 from accelnb.training.checkpoint.saving import begin
 from accelnb.training.checkpoint.weight_methods import WeightMethods
-from accelnb.training.checkpoint.weights import OPAQUE
 from accelnb.training.gradients import GradientState
 
 
@@ -223,7 +223,7 @@ class CheckpointMethods(WeightMethods):
             raise AccelnbError(f"map_location={map_location}: choose 'cpu' or 'on_device'")
         several_devices = self.use_distributed and self.device.type != "cpu"
         chosen = map_location or ("on_device" if several_devices else "cpu")
-        direct = chosen == "on_device" and self.device.type not in OPAQUE
+        direct = chosen == "on_device" and not records(self.device.type)
         return self.device if direct else torch.device("cpu")
 
     def _found(self, input_dir: str | os.PathLike[str] | None) -> Path:

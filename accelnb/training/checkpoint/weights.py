@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from accelnb.devices import records
 from accelnb.errors import AccelnbError
 from accelnb.training.nested import recursively_apply
-
-OPAQUE = ("xla",)  # devices whose tensors have no address
 
 
 def find_tied_parameters(model: nn.Module, **_: Any) -> list[list[str]]:
@@ -123,7 +122,7 @@ def readable(data: Any) -> Any:
     copied: dict[int, torch.Tensor] = {}
 
     def detached(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.device.type not in OPAQUE:
+        if not records(tensor.device.type):
             return tensor.detach()
         if id(tensor) not in copied:
             copied[id(tensor)] = tensor.detach().cpu()

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from accelnb.devices import records
 from accelnb.training.nested import recursively_apply, send_to_device
-
-_RECORDS = "xla"  # the type of devices whose operations are recorded first
 
 
 class Placement(NamedTuple):
@@ -41,7 +40,7 @@ def placement(device: torch.device | None, non_blocking: bool) -> Placement:
     if device is None:
         return Placement(None, None)
     place = functools.partial(send_to_device, device=device, non_blocking=non_blocking)
-    if device.type != _RECORDS:
+    if not records(device.type):
         return Placement(place, None)
     return _of_torch_xla(place, device)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from accelnb.devices import records
 from accelnb.training.parallel.ddp import DataParallelStrategy
 from accelnb.training.parallel.strategy import SingleProcess
 from accelnb.training.settings import DistributedDataParallelKwargs
-
-_RECORDS = "xla"  # the type of devices whose operations are recorded first
 
 
 def strategy_on(
@@ -29,7 +28,7 @@ def strategy_on(
     'SingleProcess'
     """
     together = num_processes > 1
-    if device.type == _RECORDS:
+    if records(device.type):
         from accelnb.training.parallel.xla import XlaProcess, XlaProcesses
 
         return XlaProcesses(num_processes) if together else XlaProcess()

@@ -153,7 +153,9 @@ class XlaProcesses(XlaProcess):
     def step(self, optimizer: torch.optim.Optimizer, closure: Callable[[], Any] | None) -> Any:
         if closure is None:
             self.average_gradients(optimizer)
-            return super().step(optimizer, None)
+            result = super().step(optimizer, None)
+            self._averaged.discard(id(optimizer))  # also if no accelerator.backward comes
+            return result
 
         def averaged() -> Any:
             loss = closure()
