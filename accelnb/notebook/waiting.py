@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 
 from accelnb.config import LaunchConfig
 
-_SILENT = 2.0  # s; most waits are over by then
+_SILENT = 5.0  # s; most waits are over by then, also for the import of torch
 
 
 @contextlib.contextmanager

@@ -13,7 +13,10 @@ pytestmark = pytest.mark.browser
 
 expect.set_options(timeout=30_000)
 
-LOAD = "%load_ext accelnb"
+# Ranks then start at once, as for a person who reads on before the next cell.
+LOAD = """%load_ext accelnb
+from accelnb.engine.launchers.local import fork_server
+fork_server().wait_ready()"""
 SHORT = "%%distributed --procs 2\nprint('short', rank)"
 TRAIN = """%%distributed
 import math, time, accelnb
