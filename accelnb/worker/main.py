@@ -291,7 +291,7 @@ def run_rank(spec: dict[str, Any], outputs: Sequence[Output], listener: int | No
 def main(start_fd: int) -> None:
     """Entry of a spawned rank: read its description from an inherited socket."""
     from accelnb.engine.launchers.channel import Channel
-    from accelnb.engine.launchers.server import die_with_parent
+    from accelnb.engine.launchers.parent import die_with_parent
 
     die_with_parent(os.getppid())
     channel = Channel.from_fd(start_fd)

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from accelnb.engine.launchers.channel import Channel
 from accelnb.engine.launchers.outputs import Output
-from accelnb.engine.launchers.server import die_with_parent
+from accelnb.engine.launchers.parent import die_with_parent
 from accelnb.engine.launchers.start_environment import NO_PLUGINS
 from accelnb.engine.launchers.xla_environment import for_one_process
 

@@ -8,7 +8,6 @@ ranks live as long as its channel stays open; the server lives as long as its co
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import gc
 import importlib
@@ -28,6 +27,7 @@ from typing import Any, cast
 from accelnb.engine.launchers.channel import Channel
 from accelnb.engine.launchers.in_use import device_in_use
 from accelnb.engine.launchers.outputs import Output, Rest, open_outputs
+from accelnb.engine.launchers.parent import die_with_parent
 from accelnb.engine.launchers.start_environment import NO_PLUGINS, environment_for
 
 # No plugin of torch's loads with it, and `torch.cuda.is_available()` asks NVML, not CUDA.
@@ -36,7 +36,6 @@ _NOT_FORKED = (
     "accelnb: ranks start as fresh processes, in seconds: {by} began to use a device in the fork "
     "server ({used}); restart the kernel and import it in the cell instead\n"
 )
-_PR_SET_PDEATHSIG = 1
 _HOST_ENDS = 0.5  # s
 
 
@@ -278,14 +277,6 @@ class Server:
             output.close()
         if popen := self._popens.pop(pid, None):
             popen.returncode = 0  # reaped here, not by subprocess
-
-
-def die_with_parent(parent: int) -> None:
-    """Ask Linux to kill this process when `parent` ends (prctl(2), PR_SET_PDEATHSIG)."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _kill_session(pid: int) -> None:

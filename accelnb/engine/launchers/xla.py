@@ -27,7 +27,7 @@ from typing import Any
 
 from accelnb.engine.launchers.channel import Channel
 from accelnb.engine.launchers.outputs import Output, Rest, open_outputs
-from accelnb.engine.launchers.server import die_with_parent
+from accelnb.engine.launchers.parent import die_with_parent
 from accelnb.engine.launchers.start_environment import environment_for
 from accelnb.engine.launchers.xla_environment import for_several_processes
 
