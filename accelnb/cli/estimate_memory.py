@@ -56,7 +56,8 @@ def command(
 
     from accelnb.errors import AccelnbError
     from accelnb.memory_estimate import estimate, read_model
-    from accelnb.memory_estimate.estimate import STRATEGIES, in_words
+    from accelnb.memory_estimate.estimate import STRATEGIES
+    from accelnb.sizes import in_words
 
     try:
         size = read_model(model, inputs=inputs, batch=batch, sequence=sequence)

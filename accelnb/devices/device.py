@@ -47,6 +47,8 @@ class Device:
         the device, for it is slower: nccl refuses that, so they use gloo) or ``never``.
     rejoins : bool
         Whether a rank that was lost can be replaced alone. On a TPU all of a slice start together.
+    prepared : bool
+        Whether the processes of its ranks have to agree on an environment before they start.
     package : str
         What has to be imported beside torch, empty if nothing.
     install : str
@@ -81,6 +83,7 @@ class Device:
     aborts: bool = False
     shares: str = "never"
     rejoins: bool = True
+    prepared: bool = False
     package: str = ""
     install: str = ""
     files: str = ""

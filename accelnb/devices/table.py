@@ -48,6 +48,7 @@ DEVICES = {
             "XLA",
             ("no", "bf16"),
             rejoins=False,
+            prepared=True,
             resource="TPU",
             package="torch_tpu",
             install="pip install 'accelnb[tpu]'",

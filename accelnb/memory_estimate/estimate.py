@@ -111,21 +111,3 @@ def estimate(
         copies,
         activations,
     )
-
-
-def in_words(size: int | None) -> str:
-    """Return a size as people say it.
-
-    Examples
-    --------
-    >>> from accelnb.memory_estimate.estimate import in_words
-    >>> in_words(7_500_000_000), in_words(12), in_words(None)
-    ('6.98 GiB', '12 B', '?')
-    """
-    if size is None:
-        return "?"
-    number, units = float(size), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while number >= 1024 and len(units) > 1:
-        number /= 1024
-        units.pop(0)
-    return f"{number:.0f} B" if units[0] == "B" else f"{number:.2f} {units[0]}"

@@ -15,7 +15,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from accelnb.memory_estimate.estimate import in_words
+from accelnb.sizes import in_words
 
 _MOST_OBJECTS = 200_000  # that are looked at in all
 _MOST_OF_A_NAME = 20_000

@@ -12,7 +12,7 @@ import torch
 
 from accelnb.devices import Device
 from accelnb.engine.usage import resident
-from accelnb.memory_estimate.estimate import in_words
+from accelnb.sizes import in_words
 from accelnb.training.memory import says_out_of_memory
 from accelnb.worker.held import TENSORS, holders
 from accelnb.worker.shell import CellError, RankShell

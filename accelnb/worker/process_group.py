@@ -18,6 +18,7 @@ from torch.distributed import distributed_c10d as c10d
 from torch.nn.parallel import DistributedDataParallel
 
 from accelnb.engine.failure import LOST_PEER
+from accelnb.engine.launchers.open_files import open_files
 
 _NO_SUCH_GROUP = re.compile(
     r"is not initialized in the world group map|Could not resolve the process group"
@@ -228,11 +229,5 @@ def _on_old_groups(variables: Mapping[str, Any]) -> list[str]:
 
 
 def _open_sockets() -> dict[int, str]:
-    found = {}
-    with contextlib.suppress(FileNotFoundError):  # not Linux: an interrupt waits for the peers
-        for fd in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(OSError):  # it was the listing's own, or closed meanwhile
-                name = os.readlink(f"/proc/self/fd/{fd}")
-                if name.startswith("socket:"):
-                    found[int(fd)] = name
-    return found
+    """Return the open sockets; off Linux none is known, and an interrupt waits for the peers."""
+    return {fd: name for fd, name in open_files().items() if name.startswith("socket:")}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 
 from accelnb.devices import DEVICES
+from accelnb.engine.launchers.open_files import open_files
 
 # What is open in a process that has begun to use a device, whoever began it: NVIDIA's runtime
 # opens the first, AMD's the second. Asking NVML opens none of them.
@@ -28,13 +27,4 @@ def device_in_use() -> str | None:
         has_begun = getattr(module, "is_initialized", None)
         if kind.type != "cpu" and has_begun is not None and has_begun():
             return f"torch.{kind.type} is initialized"
-    return next((f"{file} is open" for file in _open_files() if file in _OPEN_FILES), None)
-
-
-def _open_files() -> list[str]:
-    found = []
-    with contextlib.suppress(FileNotFoundError):  # not Linux
-        for fd in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(OSError):  # it was the listing's own
-                found.append(os.readlink(f"/proc/self/fd/{fd}"))
-    return found
+    return next((f"{file} is open" for file in open_files().values() if file in _OPEN_FILES), None)

@@ -49,7 +49,7 @@ def launch_environment(config: LaunchConfig) -> dict[str, str]:
     AccelnbError
         torch_tpu cannot make them; with its own last line.
     """
-    if config.device != "tpu" or config.procs is None:
+    if not DEVICES[config.device].prepared or config.procs is None:
         return {}
     return {"TORCH_DEVICE_BACKEND_AUTOLOAD": "1"} | _of_torch_tpu(config.procs)
 
