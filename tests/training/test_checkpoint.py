@@ -4,51 +4,18 @@ from __future__ import annotations
 
 import os
 import random
-import resource
-import shutil
-import signal
-import subprocess
-import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from ranks import on_ranks
+from small_checkpoint import Counter, prepared_training
 
-from accelnb import Accelerator, AccelnbError, RankError
+from accelnb import Accelerator, AccelnbError
 from accelnb.training.gradients import GradientState
 from accelnb.training.settings import DataLoaderConfiguration, ProjectConfiguration
 from accelnb.training.state import AcceleratorState
-
-
-class Counter:
-    """A user's object with a state."""
-
-    def __init__(self) -> None:
-        self.seen = 0
-
-    def state_dict(self):
-        return {"seen": self.seen}
-
-    def load_state_dict(self, state):
-        self.seen = state["seen"]
-
-
-def _prepared(width=4, project=None, **options) -> Any:
-    accelerator = Accelerator(project_config=project, **options)
-    model = torch.nn.Sequential(
-        torch.nn.Linear(2, width), torch.nn.Dropout(0.3), torch.nn.Linear(width, 1)
-    )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
-    data = torch.utils.data.TensorDataset(torch.linspace(-1, 1, 40).reshape(20, 2))
-    loader = torch.utils.data.DataLoader(data, batch_size=2, shuffle=True)
-    model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
-    counter = Counter()
-    accelerator.register_for_checkpointing(counter)
-    return accelerator, model, optimizer, loader, scheduler, counter
 
 
 def _train(prepared, first, last, save_at=None, folder=None, **how):
@@ -81,7 +48,7 @@ def _seeded(seed, **options):
     torch.manual_seed(seed)
     stateful = DataLoaderConfiguration(use_stateful_dataloader=True)
     options = {"gradient_accumulation_steps": 2, "dataloader_config": stateful} | options
-    return _prepared(**options)
+    return prepared_training(**options)
 
 
 def _whole_and_resumed(folder, save_at, **options):
@@ -122,11 +89,11 @@ def test_a_checkpoint_saved_in_the_background_is_of_the_moment_it_was_asked_for(
 
 
 def test_fp16_goes_on_with_its_scale(tmp_path):
-    first = _prepared(mixed_precision="fp16")
+    first = prepared_training(mixed_precision="fp16")
     _train(first, 0, 3)
     first[0].scaler.update(128.0)
     first[0].save_state(tmp_path / "checkpoint")
-    again = _prepared(mixed_precision="fp16")
+    again = prepared_training(mixed_precision="fp16")
     again[0].load_state(tmp_path / "checkpoint")
     assert again[0].scaler.get_scale() == 128.0
     assert again[0].scaler.state_dict() == first[0].scaler.state_dict()
@@ -163,7 +130,7 @@ def _nothing(_):
 
 
 def test_another_model_changes_nothing(tmp_path):
-    message, unchanged = _refused(_saved(tmp_path), _nothing, lambda: _prepared(width=8))
+    message, unchanged = _refused(_saved(tmp_path), _nothing, lambda: prepared_training(width=8))
     assert message.endswith(
         "model.safetensors is not of this Sequential: 0.weight is [4, 2] there and [8, 2] in the "
         "model, 0.bias is [4] there and [8] in the model, 2.weight is [1, 4] there and [1, 8] in "
@@ -177,11 +144,11 @@ def test_a_truncated_or_missing_file_changes_nothing(tmp_path, name):
     folder = _saved(tmp_path)
     with open(Path(folder, name), "r+b") as file:
         file.truncate(100)
-    message, unchanged = _refused(folder, _nothing, _prepared)
+    message, unchanged = _refused(folder, _nothing, prepared_training)
     assert f"{name} is damaged: it has 100 bytes instead of " in message
     assert unchanged
     Path(folder, name).unlink()
-    message, unchanged = _refused(folder, _nothing, _prepared)
+    message, unchanged = _refused(folder, _nothing, prepared_training)
     assert f"is incomplete: {name} is missing" in message
     assert unchanged
 
@@ -189,10 +156,10 @@ def test_a_truncated_or_missing_file_changes_nothing(tmp_path, name):
 def test_a_model_can_be_loaded_without_what_trained_it(tmp_path):
     folder = _saved(tmp_path)
     accelerator = Accelerator()
-    model = accelerator.prepare(_prepared()[1])
+    model = accelerator.prepare(prepared_training()[1])
     accelerator.register_for_checkpointing(Counter())
     accelerator.load_state(folder)
-    whole = _prepared()
+    whole = prepared_training()
     whole[0].load_state(folder)
     assert torch.equal(model[0].weight, whole[1][0].weight)
 
@@ -203,11 +170,11 @@ def test_a_truncated_file_is_found_also_without_the_list_of_files(tmp_path):
     for name in ("optimizer.bin", "model.safetensors"):
         whole = Path(folder, name).read_bytes()
         Path(folder, name).write_bytes(whole[: len(whole) // 2])
-        message, unchanged = _refused(folder, _nothing, _prepared)
+        message, unchanged = _refused(folder, _nothing, prepared_training)
         assert f"{name} cannot be read, it seems damaged" in message
         assert unchanged
         Path(folder, name).write_bytes(whole)
-    assert _refused(folder, _nothing, _prepared)[0] == "loaded"
+    assert _refused(folder, _nothing, prepared_training)[0] == "loaded"
 
 
 def _more_objects(prepared):
@@ -226,14 +193,14 @@ def _more_optimizers(prepared):
     ],
 )
 def test_another_number_of_objects_changes_nothing(tmp_path, change, says):
-    message, unchanged = _refused(_saved(tmp_path), change, _prepared)
+    message, unchanged = _refused(_saved(tmp_path), change, prepared_training)
     assert says in message
     assert unchanged
 
 
 def test_an_object_of_the_user_that_refuses_its_state_leaves_the_rest_as_it_was(tmp_path):
     folder = _saved(tmp_path)
-    prepared = _prepared()
+    prepared = prepared_training()
     before = prepared[1].state_dict()["0.weight"].clone()
     original = prepared[4].load_state_dict
 
@@ -249,7 +216,7 @@ def test_an_object_of_the_user_that_refuses_its_state_leaves_the_rest_as_it_was(
 
 
 def _one_rank_sees_damage(folder):
-    prepared = _prepared()
+    prepared = prepared_training()
     if prepared[0].process_index == 1:  # as where its machine has no part of the checkpoint
         folder = folder + "-elsewhere"
     before = _state_of(prepared)
@@ -324,7 +291,7 @@ def _on_two_machines(home):
     state.local_process_index = 0
     folder = f"{home}/{state.process_index}/checkpoint"
     project = ProjectConfiguration(save_on_each_node=True)
-    prepared = _prepared(project=project)
+    prepared = prepared_training(project=project)
     prepared[0].save_state(folder)
     prepared[0].load_state(folder)
     return sorted(os.listdir(folder))
@@ -344,7 +311,7 @@ def _numbered(path, **options):
     project = ProjectConfiguration(
         project_dir=str(path), automatic_checkpoint_naming=True, **options
     )
-    return _prepared(project=project)
+    return prepared_training(project=project)
 
 
 def _names(path):
@@ -388,7 +355,7 @@ def test_the_latest_complete_checkpoint_is_loaded(tmp_path):
 
 
 def test_a_folder_given_twice_holds_the_newer_and_what_others_put_there(tmp_path):
-    prepared = _prepared()
+    prepared = prepared_training()
     folder = tmp_path / "checkpoint"
     prepared[0].save_state(folder)
     (folder / "notes").mkdir()
@@ -419,7 +386,7 @@ def test_a_folder_that_cannot_be_replaced_is_refused(tmp_path, monkeypatch):
 
 
 def test_hooks_save_and_load_models_in_their_own_way_until_removed(tmp_path):
-    accelerator, model, *_ = _prepared()
+    accelerator, model, *_ = prepared_training()
 
     def save(models, weights, folder):
         torch.save(weights.pop(), Path(folder, "my.pt"))
@@ -440,157 +407,3 @@ def test_hooks_save_and_load_models_in_their_own_way_until_removed(tmp_path):
     loads.remove()
     folder = accelerator.save_state(tmp_path / "checkpoint")
     assert Path(folder, "model.safetensors").exists()
-
-
-# ---- faults ----
-
-_SAVE_AND_BE_KILLED = """
-import os, random, signal, sys, time
-import torch
-from accelnb import Accelerator
-torch.set_num_threads(1)
-folder = sys.argv[1]
-
-class Version:
-    value = 0
-    def state_dict(self): return {"value": self.value}
-    def load_state_dict(self, state): self.value = state["value"]
-
-accelerator = Accelerator()
-model = torch.nn.Linear(100, 100)
-version = Version()
-accelerator.prepare(model)
-accelerator.register_for_checkpointing(version)
-
-def save(value, asynchronous=False):
-    version.value = value
-    torch.nn.init.constant_(model.weight, value)
-    accelerator.save_state(folder, asynchronous=asynchronous)
-
-save(1)
-random.seed(7)
-lived = []
-for asynchronous in [False, True] * 8:
-    began, begins = os.pipe()
-    child = os.fork()
-    if child == 0:
-        while True:
-            save(version.value + 1, asynchronous)
-            save(version.value + 1, asynchronous)  # the one before is complete now
-            os.write(begins, b".")
-    os.read(began, 1)
-    time.sleep(random.uniform(0.0, 0.02))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    accelerator.load_state(folder)
-    assert torch.all(model.weight == version.value), "parts of two checkpoints"
-    lived.append(version.value)
-assert lived == sorted(set(lived)), lived
-save(version.value + 1)
-left = os.listdir(os.path.dirname(folder))
-assert left == [os.path.basename(folder)], left
-"""
-
-
-def test_a_process_killed_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path):
-    (tmp_path / "home").mkdir()
-    script = tmp_path / "script.py"
-    script.write_text(_SAVE_AND_BE_KILLED)
-    done = subprocess.run(
-        [sys.executable, script, tmp_path / "home/checkpoint"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("at", ["rename", "exchange"])
-def test_a_kill_between_two_renames_is_undone_where_folders_cannot_be_exchanged(
-    tmp_path, monkeypatch, at
-):
-    from accelnb.training.checkpoint import folder as module
-
-    prepared = _prepared()
-    target = tmp_path / "checkpoint"
-    prepared[5].seen = 1
-    prepared[0].save_state(target)
-    prepared[5].seen = 2
-    monkeypatch.setattr(module, "_exchange", lambda one, other: False)
-    if at == "exchange":
-        prepared[0].save_state(target)
-        expected = 2
-    else:  # what is on the disk when the process is killed after the first rename
-        target.rename(tmp_path / ".checkpoint.previous")
-        shutil.copytree(tmp_path / ".checkpoint.previous", tmp_path / ".checkpoint.saving-dead")
-        expected = 1
-    prepared[0].load_state(target)
-    assert prepared[5].seen == expected
-    prepared[0].save_state(target)
-    assert os.listdir(tmp_path) == ["checkpoint"]
-
-
-def _saved_on_a_full_disk(folder, asynchronous):
-    from accelnb.training.checkpoint import background
-
-    background._GRACE = 0.5
-    prepared = _prepared(width=4000)
-    accelerator = prepared[0]
-    prepared[5].seen = 1
-    accelerator.save_state(folder)
-    prepared[5].seen = 2
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if accelerator.is_main_process:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # a larger file is an OSError
-    try:
-        saved = accelerator.save_state(folder, asynchronous=asynchronous)
-        assert asynchronous, saved
-        accelerator._finish_saves()
-        said = "saved"
-    except AccelnbError as error:
-        said = str(error)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    accelerator.wait_for_everyone()
-    left = os.listdir(Path(folder).parent)
-    accelerator.wait_for_everyone()
-    accelerator.load_state(folder)
-    return said, prepared[5].seen, left
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_full_disk_is_an_error_on_every_rank_and_the_old_checkpoint_stays(tmp_path, asynchronous):
-    folder = str(tmp_path / "checkpoint")
-    zero, one = on_ranks(_saved_on_a_full_disk, folder, asynchronous)
-    assert zero[0].startswith("cannot write ")
-    assert "MB free" in zero[0]
-    if not asynchronous:
-        assert one[0] == "rank 0: " + zero[0]
-    assert zero[1:] == one[1:] == (1, ["checkpoint"])
-
-
-def _killed_in_its_second_save(folder):
-    prepared = _prepared()
-    accelerator = prepared[0]
-    prepared[5].seen = 1
-    accelerator.save_state(folder)
-    prepared[5].seen = 2
-
-    def kill(models, weights, folder):
-        Path(folder, "begun").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    if accelerator.process_index == 1:
-        accelerator.register_save_state_pre_hook(kill)
-    accelerator.save_state(folder)
-
-
-def test_a_rank_killed_while_it_saves_leaves_the_old_checkpoint(tmp_path):
-    folder = str(tmp_path / "checkpoint")
-    with pytest.raises(RankError):
-        on_ranks(_killed_in_its_second_save, folder)
-    prepared = _prepared()
-    prepared[0].load_state(folder)
-    assert prepared[5].seen == 1
-    prepared[0].save_state(folder)
-    assert os.listdir(tmp_path) == ["checkpoint"]
