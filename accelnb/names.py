@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
-import builtins
 import re
+import types
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
+_EVALUATE = frozenset({"eval", "exec", "query"})  # functions and methods that read a text as code
+_FORMAT = frozenset({"format", "format_map"})
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
@@ -19,8 +21,9 @@ class CellNames:
     """The names that a cell reads before it has surely bound them, and those it binds.
 
     `unbound` are those of them that nothing in the cell binds before, on no way through it;
-    `perhaps` are names that appear in a magic's or shell command's text only, `surely` those
-    that are bound on every way through the cell.
+    `perhaps` are names that appear in a text only, as of a magic or a query, `surely` those
+    that are bound on every way through the cell. `imports` says where an import statement found
+    what it bound: name -> (module, attribute); for ``from module import *``, the name is ``*``.
     """
 
     needed: frozenset[str] = frozenset()
@@ -28,6 +31,7 @@ class CellNames:
     perhaps: frozenset[str] = frozenset()
     bound: frozenset[str] = frozenset()
     surely: frozenset[str] = frozenset()
+    imports: tuple[tuple[str, str, str], ...] = ()
 
 
 def analyse(code: str) -> CellNames:
@@ -53,10 +57,28 @@ def analyse(code: str) -> CellNames:
     reader = _Reader()
     reader.read(tree.body)
     later = {name for names in reader.later for name in names if name not in reader.surely}
-    needed = (reader.needed | later) - set(dir(builtins))
+    needed = reader.needed | later
     unbound = needed & (reader.unbound | (later - reader.bound))
-    names = (needed, unbound, reader.perhaps, reader.bound, reader.surely)
-    return CellNames(*map(frozenset, names))
+    return CellNames(
+        frozenset(needed),
+        frozenset(unbound),
+        frozenset(reader.perhaps),
+        frozenset(reader.bound),
+        frozenset(reader.surely),
+        tuple(reader.imports),
+    )
+
+
+def names_in_texts(code: types.CodeType) -> set[str]:
+    """Return the words in a function's texts, if it may evaluate one of them as code."""
+    found: set[str] = set()
+    evaluates = not _EVALUATE.isdisjoint(code.co_names)
+    for constant in code.co_consts:
+        if evaluates and isinstance(constant, str):
+            found.update(_IDENTIFIER.findall(constant))
+        elif isinstance(constant, types.CodeType):
+            found |= names_in_texts(constant)
+    return found
 
 
 class _Reader(ast.NodeVisitor):
@@ -70,6 +92,7 @@ class _Reader(ast.NodeVisitor):
         self.surely: set[str] = set()  # bound on every path to here
         self.expected: set[str] = set()  # bound by a loop around here, the last time around
         self.later: list[set[str]] = []  # what function bodies read, at some later time
+        self.imports: list[tuple[str, str, str]] = []
 
     def read(self, nodes: Iterable[ast.AST]) -> None:
         for node in nodes:
@@ -186,11 +209,19 @@ class _Reader(ast.NodeVisitor):
         if node.rest:
             self._bind(node.rest)
 
-    def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
+    def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
+            package, _, module = alias.name.rpartition(".")
             self._bind(alias.asname or alias.name.partition(".")[0])
+            if alias.asname and package:
+                self.imports.append((alias.asname, package, module))
 
-    visit_ImportFrom = visit_Import
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        for alias in node.names:
+            name = alias.asname or alias.name
+            self._bind(name)
+            if node.module and not node.level:
+                self.imports.append((name, node.module, alias.name))
 
     # ---- scopes ----
 
@@ -242,16 +273,32 @@ class _Reader(ast.NodeVisitor):
 
     visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _visit_comprehension
 
-    # ---- IPython's calls: `%timeit f(x)` is get_ipython().run_line_magic('timeit', 'f(x)') ----
+    # ---- texts that are read as code ----
 
     def visit_Call(self, node: ast.Call) -> None:
         self.generic_visit(node)
-        of = node.func.value if isinstance(node.func, ast.Attribute) else None
-        if not (isinstance(of, ast.Call) and getattr(of.func, "id", None) == "get_ipython"):
-            return
-        for arg in node.args:
-            if isinstance(arg, ast.Constant) and isinstance(arg.value, str):
-                self.perhaps.update(_IDENTIFIER.findall(arg.value))
+        for text in _texts_of(node):
+            for part in ast.walk(text):
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    self.perhaps.update(_IDENTIFIER.findall(part.value))
+
+
+def _texts_of(call: ast.Call) -> Sequence[ast.expr]:
+    """Return what of a call is evaluated, or filled in, where it is called.
+
+    `%timeit f(x)` is ``get_ipython().run_line_magic('timeit', 'f(x)')``.
+    """
+    given = [*call.args, *(keyword.value for keyword in call.keywords)]
+    if isinstance(call.func, ast.Name):
+        return given if call.func.id in _EVALUATE else ()
+    if not isinstance(call.func, ast.Attribute):
+        return ()
+    of = call.func.value
+    if call.func.attr in _FORMAT:
+        names = {n.id for arg in given for n in ast.walk(arg) if isinstance(n, ast.Name)}
+        return [of] if names & {"globals", "locals", "vars"} else ()
+    is_magic = isinstance(of, ast.Call) and getattr(of.func, "id", None) == "get_ipython"
+    return given if is_magic or call.func.attr in _EVALUATE else ()
 
 
 def _free_names(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> set[str]:

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import io
 import pickle
 import sys
 import types
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import cloudpickle
 
+from accelnb.engine.origins import Origin, find
 from accelnb.engine.shared_memory import SharedBuffers, map_shared
 
 _NAMESPACE = "accelnb.namespace"
@@ -74,7 +74,10 @@ class Received:
         file = io.BytesIO(self._pickled)
         unpickler = _Unpickler(file, namespace, self._large)
         while file.tell() < len(self._pickled):
-            namespace.update(unpickler.load())
+            variables, deleted, _ = unpickler.load()
+            namespace.update(variables)
+            for name in deleted:
+                namespace.pop(name, None)
 
 
 class _Pickler(cloudpickle.Pickler):
@@ -84,6 +87,7 @@ class _Pickler(cloudpickle.Pickler):
         namespace: dict[str, Any] | None,
         ranks: Collection[int] | None = None,
         in_band: bool = False,
+        imported: Mapping[int, Origin] | None = None,
     ) -> None:
         keep = None if in_band else self._keep_small
         super().__init__(file, protocol=5, buffer_callback=keep)
@@ -93,6 +97,8 @@ class _Pickler(cloudpickle.Pickler):
         self._ranks = ranks
         self._reference: dict[str, Any] = {"__name__": _NAMESPACE}
         self.globals_used: set[str] = set()
+        self._imported = imported or {}
+        self.imports_used: set[Origin] = set()
         if namespace is not None:
             # cloudpickle gives all functions with these globals this one dict instead.
             self.globals_ref[id(namespace)] = self._reference
@@ -104,8 +110,13 @@ class _Pickler(cloudpickle.Pickler):
         self.large.append(view)
         return False
 
-    def persistent_id(self, obj: Any) -> str | None:
-        return _NAMESPACE if obj is self._reference else None
+    def persistent_id(self, obj: Any) -> str | tuple[str, str] | None:
+        if obj is self._reference:
+            return _NAMESPACE
+        if (origin := self._imported.get(id(obj))) is None:
+            return None
+        self.imports_used.add(origin)
+        return origin.module, origin.attribute
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (io.FileIO, io.BufferedIOBase, io.TextIOWrapper)) and self._is_open(obj):
@@ -182,6 +193,8 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         if pid == _NAMESPACE and self._namespace is not None:
             return self._namespace
+        if isinstance(pid, tuple):
+            return find(*pid)
         raise pickle.UnpicklingError(f"unknown reference {pid!r}")
 
 
@@ -200,7 +213,7 @@ def dumps(value: Any, ranks: Collection[int] | None = None, finish: Finish | Non
         How it is to travel: `finished`, or `finished_in_message` to another machine.
     """
     pack = Pack(None, ranks)
-    pack.add(value)
+    pack.add_value(value)
     return (finish or finished)([pack])[0]
 
 
@@ -222,29 +235,47 @@ class Pack:
         The notebook's variables. Functions defined there refer to them by name.
     ranks
         See `dumps`.
+    imported
+        Objects, by their identity, that are imported there instead.
     """
 
     def __init__(
-        self, namespace: dict[str, Any] | None, ranks: Collection[int] | None = None
+        self,
+        namespace: dict[str, Any] | None,
+        ranks: Collection[int] | None = None,
+        imported: Mapping[int, Origin] | None = None,
     ) -> None:
         self._file = io.BytesIO()
-        self._pickler = _Pickler(self._file, namespace, ranks)
+        self._pickler = _Pickler(self._file, namespace, ranks, imported=imported)
 
     @property
     def globals_used(self) -> set[str]:
         """The names that functions inside the values use."""
         return self._pickler.globals_used
 
-    def add(self, values: Any) -> None:
-        self._pickler.dump(values)
+    @property
+    def imports_used(self) -> set[Origin]:
+        """Which of the imported objects the values hold."""
+        return self._pickler.imports_used
 
-    def size(self) -> int:
-        """Return how many bytes have to travel."""
-        return self._file.tell() + sum(view.nbytes for view in self._pickler.large)
+    def add_value(self, value: Any) -> None:
+        """Add a value of its own, for `Received.load`."""
+        self._pickler.dump(value)
 
-    def digest(self) -> bytes:
-        """Return a digest of the pickle without its large buffers."""
-        return hashlib.blake2b(self._file.getvalue()).digest()
+    def add(
+        self,
+        variables: Mapping[str, Any],
+        deleted: Iterable[str] = (),
+        brought_up_to_date: Iterable[Any] = (),
+    ) -> None:
+        """Add variables to bind and names to delete.
+
+        Parameters
+        ----------
+        brought_up_to_date
+            Classes, and `Renewal` of other objects, of which the ranks may have an older state.
+        """
+        self._pickler.dump((dict(variables), list(deleted), list(brought_up_to_date)))
 
     @property
     def pickled(self) -> bytes:

@@ -1,27 +1,25 @@
 """What a cell takes from the notebook to the ranks.
 
-A variable is sent to a rank when a cell there first needs it, and again when the notebook
-rebinds it. What a rank's cells assign stays theirs until then.
+A variable is sent to a rank when a cell there first needs it, and again when the notebook binds
+it anew or changes its value in place. What a rank's cells assign stays theirs until then.
 """
 
 from __future__ import annotations
 
-import linecache
-import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from accelnb.engine.origins import Origin, Renewal
 from accelnb.engine.tensors import Finish, Pack, Packed, finished
 from accelnb.errors import AccelnbError
 from accelnb.names import CellNames
+from accelnb.notebook.fingerprint import Reading, can_change
+from accelnb.notebook.imports import Imports
+from accelnb.notebook.sent import Comparison, Known, Lacking, OnRank, over_builtins
 
 # Every rank has these of its own: the notebook's are never sent over them.
 RANK_NAMES = frozenset({"rank", "local_rank", "world_size", "device"})
-# A plain container up to this size is also compared by content, so that `cfg["lr"] = 0.1` in
-# the notebook is noticed although the name is not rebound.
-_COMPARED_ITEMS = 1000
-_COMPARED_BYTES = 1 << 16
 
 
 class CannotSend(AccelnbError):
@@ -29,24 +27,21 @@ class CannotSend(AccelnbError):
 
 
 @dataclass(frozen=True)
-class _Known:
-    """A value that a rank has: the one bound to a name when it was sent."""
+class _Sending:
+    """A pack on its way, and what a rank has when it is there."""
 
-    value: Any  # or a weak reference to it
-    is_weak: bool
-    content: bytes | None
-    uses: frozenset[str]  # names that functions inside it refer to
+    pack: Pack
+    names: dict[str, Known]
+    classes: dict[type, bytes | None]
+    imports: dict[Origin, bytes | None]
+    deleted: frozenset[str]
 
-    @classmethod
-    def of(cls, value: Any, uses: Iterable[str] = ()) -> _Known:
-        try:
-            return cls(weakref.ref(value), True, None, frozenset(uses))
-        except TypeError:  # numbers, strings, containers
-            return cls(value, False, _content(value), frozenset(uses))
-
-    def still(self, value: Any) -> bool:
-        held = self.value() if self.is_weak else self.value
-        return held is value and (self.content is None or self.content == _content(value))
+    def note_in(self, has: OnRank) -> None:
+        has.names.update(self.names)
+        has.classes.update(self.classes)
+        has.imports.update(self.imports)
+        has.over_builtins |= over_builtins(self.names)
+        has.over_builtins -= self.deleted
 
 
 class Capture:
@@ -58,48 +53,78 @@ class Capture:
         The notebook's variables.
     hidden
         Names in it that are IPython's own, never sent.
+    imports
+        What its import statements bound.
     """
 
-    def __init__(self, namespace: dict[str, Any], hidden: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, namespace: dict[str, Any], hidden: Mapping[str, Any], imports: Imports
+    ) -> None:
         self._namespace = namespace
-        self._hidden = hidden if hidden is not None else {}
-        self._known: dict[int, dict[str, _Known]] = {}
-        self._known_before: dict[int, dict[str, _Known]] = {}  # the newest pack for each rank
+        self._hidden = hidden
+        self._imports = imports
+        self._ranks: dict[int, OnRank] = {}
+        self._ranks_before: dict[int, OnRank] = {}  # the newest pack for each rank
         self._bound_to: dict[str, int] = {}  # the identities of its values at the newest pack
         self._rebound: set[str] = set()  # names bound anew since then
+        self._cells = 0  # of its own that the notebook has run
+        self._said: set[str] = set()
+        self._notes: list[str] = []
 
     def forget(self, ranks: Iterable[int]) -> None:
         """Take note that these ranks are new and know nothing."""
         for rank in ranks:
-            self._known.pop(rank, None)
-            self._known_before.pop(rank, None)
+            self._ranks.pop(rank, None)
+            self._ranks_before.pop(rank, None)
 
     def not_received(self, ranks: Iterable[int]) -> None:
         """Take note that the newest pack did not get to these ranks."""
         for rank in ranks:
-            self._known[rank] = dict(self._known_before.get(rank, {}))
+            self._ranks[rank] = self._ranks_before.get(rank, OnRank()).copy()
+
+    def notebook_ran(self) -> None:
+        """Take note that code of the notebook ran, which may have changed what it has."""
+        self._cells += 1
 
     def send_again(self, names: Iterable[str]) -> None:
         """Take note that these names are to be sent, whatever the ranks have."""
         again = frozenset(names)
         self._rebound |= again
-        for known in [*self._known.values(), *self._known_before.values()]:
-            for name in again & known.keys():
-                del known[name]
+        self._drop(again)
 
     def assigned(self, names: Mapping[int, Iterable[str]]) -> None:
         """Take note of what ranks assigned in the newest cell: their own values count now."""
+        reading = Reading(self._namespace)
+        known: dict[str, Known] = {}
         for rank, own in names.items():
+            has = self._ranks.setdefault(rank, OnRank())
             for name in own:
-                value = self._namespace.get(name)
-                if id(value) == self._bound_to.get(name) and name not in self._rebound:
-                    self._known.setdefault(rank, {})[name] = _Known.of(value)
+                has.over_builtins.discard(name)
+                if name in self._rebound or name not in self._namespace:
+                    continue
+                value = self._namespace[name]
+                if id(value) != self._bound_to.get(name):
+                    continue
+                if name not in known:
+                    then = reading.of(value) if can_change(value) else None
+                    known[name] = Known.of(value, then, is_own=True, seen_after=self._cells)
+                has.names[name] = known[name]
 
     def let_go_of_deleted(self) -> None:
         """Hold no value of a name that the notebook has deleted."""
-        for known in [*self._known.values(), *self._known_before.values()]:
-            for name in known.keys() - self._namespace.keys():
-                del known[name]
+        known = {name for has in self._every_rank() for name in has.names}
+        self._drop(known - self._namespace.keys())
+
+    def holds_already(self, name: str, ranks: Iterable[int]) -> None:
+        """Take note that these ranks have the value that `name` has in the notebook now."""
+        for rank in ranks:
+            known = Known.of(self._namespace[name], None)
+            self._ranks.setdefault(rank, OnRank()).names[name] = known
+
+    def take_notes(self) -> list[str]:
+        """Return what the user is to be told of the newest pack."""
+        notes, self._notes = self._notes, []
+        return notes
 
     def pack(
         self, names: CellNames, ranks: Iterable[int], finish: Finish = finished
@@ -115,78 +140,91 @@ class Capture:
             A value cannot be serialized; names the variable and its type.
         """
         optional = names.perhaps | (names.needed & names.bound)
-        packs: dict[frozenset[str], tuple[Pack, dict[str, _Known]]] = {}
+        now = Comparison(self._namespace, self._is_users, self._imports, self._cells)
+        sendings: dict[Lacking, _Sending] = {}
         chosen = {}
         for rank in ranks:
-            known = self._known.get(rank, {})
-            missing = frozenset(self._missing(names.needed | names.perhaps, known))
-            if missing not in packs:
-                packs[missing] = self._pack(missing, optional, known)
-            chosen[rank] = missing
-        filled = [missing for missing in packs if missing]
+            has = self._ranks.setdefault(rank, OnRank())
+            lacking = now.lacking(names.needed | names.perhaps, has)
+            if lacking not in sendings:
+                sendings[lacking] = self._sending(lacking, optional, has, now)
+            chosen[rank] = lacking
+        filled = [lacking for lacking in sendings if lacking]
         try:
-            packed = dict(zip(filled, finish([packs[m][0] for m in filled]), strict=True))
+            packs = finish([sendings[lacking].pack for lacking in filled])
         except MemoryError as error:
             raise AccelnbError(f"the notebook's values cannot be sent: {error}") from error
-        for rank, missing in chosen.items():
-            known = self._known.setdefault(rank, {})
-            self._known_before[rank] = dict(known)
-            known.update(packs[missing][1])
+        packed = dict(zip(filled, packs, strict=True))
+        for rank, lacking in chosen.items():
+            self._ranks_before[rank] = self._ranks[rank].copy()
+            sendings[lacking].note_in(self._ranks[rank])
         self._bound_to = {name: id(value) for name, value in self._namespace.items()}
         self._rebound = set()
-        return {rank: packed.get(missing) for rank, missing in chosen.items()}
+        self._notes = [text for text in now.notes.values() if text not in self._said]
+        self._said.update(text for text in self._notes if "push" in text)
+        return {rank: packed.get(lacking) for rank, lacking in chosen.items()}
 
-    def holds_already(self, name: str, ranks: Iterable[int]) -> None:
-        """Take note that these ranks have the value that `name` has in the notebook now."""
-        for rank in ranks:
-            self._known.setdefault(rank, {})[name] = _Known.of(self._namespace[name])
+    def _every_rank(self) -> list[OnRank]:
+        return [*self._ranks.values(), *self._ranks_before.values()]
 
-    def _missing(self, names: Iterable[str], known: Mapping[str, _Known]) -> set[str]:
-        missing: set[str] = set()
-        seen: set[str] = set()
-        to_see = list(names)
-        while to_see:
-            name = to_see.pop()
-            if name in seen or not self._is_users(name):
-                continue
-            seen.add(name)
-            had = known.get(name)
-            if had is not None and had.still(self._namespace[name]):
-                to_see += had.uses
-            else:
-                missing.add(name)
-        return missing
+    def _drop(self, names: Iterable[str]) -> None:
+        for has in self._every_rank():
+            for name in names:
+                has.names.pop(name, None)
 
     def _is_users(self, name: str) -> bool:
         if name not in self._namespace or name in RANK_NAMES or name.startswith("__"):
             return False
         return name not in self._hidden or self._hidden[name] is not self._namespace[name]
 
-    def _pack(
-        self, names: frozenset[str], optional: frozenset[str], known: Mapping[str, _Known]
-    ) -> tuple[Pack, dict[str, _Known]]:
-        names = frozenset(n for n in names if n not in optional or self._refusal(n) is None)
-        pack = Pack(self._namespace)
-        sent: set[str] = set()
-        more = set(names)
-        while more:
-            values = {name: self._namespace[name] for name in sorted(more)}
-            try:
-                pack.add(values)
-            except Exception as error:
-                for name in values:
-                    if (refusal := self._refusal(name)) is not None:
-                        raise self._cannot_send(name, refusal) from None
-                raise AccelnbError(f"the notebook's values cannot be sent: {error}") from error
-            sent |= more
-            more = self._missing(pack.globals_used, known) - sent
-        uses = pack.globals_used
-        return pack, {n: _Known.of(self._namespace[n], uses) for n in sent}
+    def _sending(
+        self, lacking: Lacking, optional: frozenset[str], has: OnRank, now: Comparison
+    ) -> _Sending:
+        refused = {name for name in lacking.names & optional if self._refusal(name, now)}
+        lacking -= Lacking(frozenset(refused))
+        pack = Pack(self._namespace, imported=now.imported)
+        sent = Lacking()
+        while lacking:
+            self._add(pack, lacking, now)
+            sent |= lacking
+            lacking = now.lacking(pack.globals_used, has, pack.imports_used) - sent
+        names = {name: self._known(name, pack, now) for name in sent.names}
+        thens = [known.then for known in names.values() if known.then is not None]
+        classes = now.reading.with_theirs(
+            [*sent.classes, *(cls for then in thens for cls in then.classes)]
+        )
+        return _Sending(
+            pack,
+            names,
+            {cls: then.digest for cls, then in classes.items()},
+            {origin: now.state_of(origin) for origin in sent.origins},
+            sent.deleted,
+        )
 
-    def _refusal(self, name: str) -> Exception | None:
+    def _add(self, pack: Pack, lacking: Lacking, now: Comparison) -> None:
+        values = {name: self._namespace[name] for name in sorted(lacking.names)}
+        renewals = [Renewal(now.object_of(origin), origin) for origin in lacking.origins]
+        try:
+            pack.add(values, lacking.deleted, [*lacking.classes, *renewals])
+        except Exception as error:
+            for name in values:
+                if (refusal := self._refusal(name, now)) is not None:
+                    raise self._cannot_send(name, refusal) from None
+            raise AccelnbError(f"the notebook's values cannot be sent: {error}") from error
+
+    def _known(self, name: str, pack: Pack, now: Comparison) -> Known:
+        value = self._namespace[name]
+        then = None
+        if can_change(value) and id(value) not in now.imported:
+            then = now.reading.of(value)
+        is_read = then is not None and then.digest is not None and not then.in_part
+        uses = then.uses if then is not None and is_read else pack.globals_used
+        return Known.of(value, then, uses, seen_after=self._cells)
+
+    def _refusal(self, name: str, now: Comparison) -> Exception | None:
         """Return why a variable cannot be serialized, or None if it can."""
         try:
-            Pack(self._namespace).add(self._namespace[name])
+            Pack(self._namespace, imported=now.imported).add({name: self._namespace[name]})
         except Exception as error:
             return error
         return None
@@ -196,37 +234,3 @@ class Capture:
             f"the cell uses {name}, a {type(self._namespace[name]).__name__}, which cannot be "
             f"sent to the ranks ({refusal}); create it inside the cell instead"
         )
-
-
-class Sources:
-    """The text of the notebook's cells, so that a rank's traceback can show their lines."""
-
-    def __init__(self) -> None:
-        self._sent: dict[int, set[tuple[str, int]]] = {}
-
-    def forget(self, ranks: Iterable[int]) -> None:
-        for rank in ranks:
-            self._sent.pop(rank, None)
-
-    def for_rank(self, rank: int, cells: Mapping[str, int]) -> dict[str, tuple[int, str]]:
-        """Return the cells that `rank` was not sent: file name -> (cell number, text)."""
-        sent = self._sent.setdefault(rank, set())
-        new = [(name, number) for name, number in cells.items() if (name, number) not in sent]
-        sent.update(new)
-        return {
-            name: (number, "".join(linecache.cache[name][2]))  # type: ignore[index]
-            for name, number in new
-            if name in linecache.cache and len(linecache.cache[name]) == 4
-        }
-
-
-def _content(value: Any) -> bytes | None:
-    """Return a digest of a small plain container, None for any other value."""
-    if type(value) not in (dict, list, set) or len(value) > _COMPARED_ITEMS:
-        return None
-    pack = Pack(None)
-    try:
-        pack.add(value)
-    except Exception:
-        return None  # the value itself is refused where it is sent
-    return pack.digest() if pack.size() <= _COMPARED_BYTES else None

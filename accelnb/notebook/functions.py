@@ -27,10 +27,10 @@ from accelnb.engine.launchers.choice import finish_for, hardware_for
 from accelnb.engine.run import RankResults
 from accelnb.engine.tensors import dumps
 from accelnb.errors import AccelnbError
-from accelnb.notebook.capture import Sources
 from accelnb.notebook.cell import cells_so_far
 from accelnb.notebook.defaults import Defaults
 from accelnb.notebook.extension import in_rank, session_of
+from accelnb.notebook.sources import Sources
 from accelnb.notebook.views.choice import view_of
 from accelnb.notebook.views.plain import follow
 from accelnb.notebook.waiting import ranks_of, saying_if_connecting, saying_if_slow

@@ -31,9 +31,11 @@ from accelnb.engine.run import RankResults, Run
 from accelnb.engine.tensors import Packed
 from accelnb.errors import AccelnbError
 from accelnb.names import CellNames, analyse
-from accelnb.notebook.capture import Capture, Sources
+from accelnb.notebook.capture import Capture
 from accelnb.notebook.cell import Cell, cells_so_far, empty_cell
 from accelnb.notebook.defaults import Defaults
+from accelnb.notebook.imports import Imports
+from accelnb.notebook.sources import Sources
 from accelnb.notebook.views.choice import show_in_background, view_of
 from accelnb.notebook.views.plain import follow
 from accelnb.notebook.waiting import ranks_of, saying_if_connecting, saying_if_slow
@@ -56,7 +58,10 @@ class Session:
         self.settings = Defaults(shell)
         self.group: WorkerGroup | None = None
         self._defaults_then = LaunchConfig()  # the defaults when the ranks were last chosen
-        self._capture = Capture(shell.user_ns, shell.user_ns_hidden)
+        self._imports = Imports(shell.user_ns)
+        # What the notebook ran before it loaded the extension, and the cell that does so.
+        self._cells_before = list(getattr(shell.history_manager, "input_hist_raw", ()))[1:]
+        self._capture = Capture(shell.user_ns, shell.user_ns_hidden, self._imports)
         self._sources = Sources()
         self._unread: tuple[Run, CellNames] | None = None  # what it left is not noted yet
         self.last_run: Run | None = None
@@ -137,11 +142,21 @@ class Session:
     def on_cell(self, result: ExecutionResult) -> None:
         """Take note of what a cell of the notebook bound, also to the value that it had."""
         self._capture.let_go_of_deleted()
-        if self.group is None or not result.success or result.info is None:
+        if result.info is None or not result.info.raw_cell:
             return
+        text = result.info.raw_cell
+        if not text.startswith("%%distributed"):
+            self._capture.notebook_ran()
+        read = [(cell, self._names_in(cell)) for cell in self._cells_before or [text]]
+        self._cells_before = []
+        self._imports.read(read)
+        if self.group is not None and result.success:
+            self._capture.send_again(self._names_in(text).surely)
+
+    def _names_in(self, text: str) -> CellNames:
         with contextlib.suppress(SyntaxError, ValueError):
-            names = analyse(self.shell.transform_cell(result.info.raw_cell))
-            self._capture.send_again(names.surely)
+            return analyse(self.shell.transform_cell(text))
+        return CellNames()
 
     def pull(self, names: Sequence[str], ranks: tuple[int, ...] | None) -> dict[str, RankResults]:
         """Return the values that variables have on the ranks.
@@ -256,7 +271,7 @@ class Session:
 
     def _forget_all(self) -> None:
         self._unread = None
-        self._capture = Capture(self.shell.user_ns, self.shell.user_ns_hidden)
+        self._capture = Capture(self.shell.user_ns, self.shell.user_ns_hidden, self._imports)
         self._sources = Sources()
 
     def _requests(
@@ -293,6 +308,8 @@ class Session:
         self._note_what_was_left()
         names = _without_mesh(cell.names) if config.mesh else cell.names
         packs = self._capture.pack(names, ranks, finish_for(self.group.config))
+        for note in self._capture.take_notes():
+            _say(note)
         self.last_run = self.group.run(
             "execute_request",
             self._requests(cell, config, options, packs),

@@ -1,0 +1,244 @@
+"""What a rank was sent of the notebook, and what of it is no longer so."""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from accelnb.engine.origins import Origin, is_renewed_in_place
+from accelnb.notebook.fingerprint import Fingerprint, Reading
+from accelnb.notebook.imports import Imports
+
+# What takes longer to compare (s) is compared only after the notebook has run something itself.
+_SLOW = 0.0005
+_TOO_SLOW = 0.5  # and this is not compared at all
+
+_BUILTINS = frozenset(dir(builtins))
+
+
+@dataclass
+class Known:
+    """The value that a rank has of a name, as it was when it was sent.
+
+    Attributes
+    ----------
+    then
+        None if only another value counts as a change.
+    uses
+        Names that functions inside it refer to.
+    is_own
+        The rank has bound the name itself since.
+    seen_after
+        How many cells of its own the notebook had run when this was last compared.
+    """
+
+    value: Any  # or a weak reference to it
+    is_weak: bool
+    then: Fingerprint | None
+    uses: frozenset[str]
+    is_own: bool
+    seen_after: int
+
+    @classmethod
+    def of(
+        cls,
+        value: Any,
+        then: Fingerprint | None,
+        uses: Iterable[str] = (),
+        is_own: bool = False,
+        seen_after: int = 0,
+    ) -> Known:
+        rest = (then, frozenset(uses), is_own, seen_after)
+        try:
+            return cls(weakref.ref(value), True, *rest)
+        except TypeError:  # numbers, strings, containers
+            return cls(value, False, *rest)
+
+    def is_of(self, value: Any) -> bool:
+        return (self.value() if self.is_weak else self.value) is value
+
+
+@dataclass
+class OnRank:
+    """What a rank has of the notebook.
+
+    Attributes
+    ----------
+    classes, imports
+        What their classes, and objects of modules, held: digests.
+    over_builtins
+        Names of builtins that it has in the notebook's meaning.
+    """
+
+    names: dict[str, Known] = field(default_factory=dict)
+    classes: weakref.WeakKeyDictionary[type, bytes | None] = field(
+        default_factory=weakref.WeakKeyDictionary
+    )
+    imports: dict[Origin, bytes | None] = field(default_factory=dict)
+    over_builtins: set[str] = field(default_factory=set)
+
+    def copy(self) -> OnRank:
+        return OnRank(*(copy.copy(value) for value in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """What a rank has to be sent: names to bind and to delete, and what is to be renewed.
+
+    Unlike a variable, a class or a module's object stays the same one on the rank.
+    """
+
+    names: frozenset[str] = frozenset()
+    classes: frozenset[type] = frozenset()
+    origins: frozenset[Origin] = frozenset()
+    deleted: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.names or self.classes or self.origins or self.deleted)
+
+    def __or__(self, more: Lacking) -> Lacking:
+        return Lacking(*(a | b for a, b in self._beside(more)))
+
+    def __sub__(self, there: Lacking) -> Lacking:
+        return Lacking(*(a - b for a, b in self._beside(there)))
+
+    def _beside(self, other: Lacking) -> Iterable[tuple[frozenset[Any], frozenset[Any]]]:
+        return zip(vars(self).values(), vars(other).values(), strict=True)
+
+
+class Comparison:
+    """What the notebook has now, beside what ranks were sent.
+
+    Parameters
+    ----------
+    namespace
+        The notebook's variables.
+    is_users
+        Whether a name of it is one that ranks may be sent.
+    imports
+        What its import statements bound.
+    cells
+        How many cells of its own it has run.
+
+    Attributes
+    ----------
+    imported : dict of int to Origin
+        The objects that ranks import, by their identity.
+    notes : dict of str to str
+        What the user is to be told, by name.
+    """
+
+    def __init__(
+        self,
+        namespace: Mapping[str, Any],
+        is_users: Callable[[str], bool],
+        imports: Imports,
+        cells: int,
+    ) -> None:
+        self.notes: dict[str, str] = {}
+        self._namespace = namespace
+        self._is_users = is_users
+        self._cells = cells
+        self._untouched = imports.untouched
+        self.reading = Reading(namespace)
+        self._now: dict[tuple[str, bool], Fingerprint] = {}
+        self._objects: dict[Origin, tuple[Any, Fingerprint | None]] = {}
+        self._copied: dict[int, Origin] = {}  # bound anew in the module, for it is a copy
+        self.imported: dict[int, Origin] = {}
+        for value, origin in imports.objects():
+            then = None if origin.is_library else self.reading.of(value)
+            is_imported = then is None or then.digest is None or is_renewed_in_place(value)
+            (self.imported if is_imported else self._copied)[id(value)] = origin
+            self._objects[origin] = (value, then)
+
+    def object_of(self, origin: Origin) -> Any:
+        return self._objects[origin][0]
+
+    def state_of(self, origin: Origin) -> bytes | None:
+        """Return a digest of what a module's object holds; None if ranks only import it."""
+        _, now = self._objects[origin]
+        return now.digest if now is not None else None
+
+    def lacking(self, names: Iterable[str], has: OnRank, origins: Iterable[Origin] = ()) -> Lacking:
+        """Return what a rank lacks of some names, and of what their values need."""
+        missing: set[str] = set()
+        stale: set[type] = set()
+        deleted: set[str] = set()
+        renewed = {origin for origin in origins if self._is_stale(origin, has)}
+        seen: set[Any] = set()
+        to_see: list[str | type] = list(names)
+        while to_see:
+            it = to_see.pop()
+            if it in seen:
+                continue
+            seen.add(it)
+            if isinstance(it, type):
+                now = self.reading.of_class(it)
+                to_see += [*now.uses, *now.classes]
+                if it not in has.classes or has.classes[it] != now.digest:
+                    stale.add(it)
+            elif not self._is_users(it):
+                if it in has.over_builtins and it not in self._namespace:
+                    deleted.add(it)
+            else:
+                value, had = self._namespace[it], has.names.get(it)
+                origin = self.imported.get(id(value))
+                if origin is not None and self._is_stale(origin, has):
+                    renewed.add(origin)
+                if had is not None and self._is_still(it, had, value):
+                    to_see += [*had.uses, *(had.then.classes if had.then else ())]
+                    continue
+                missing.add(it)
+                if id(value) in self._copied:
+                    renewed.add(self._copied[id(value)])
+        return Lacking(frozenset(missing), frozenset(stale), frozenset(renewed), frozenset(deleted))
+
+    def _is_stale(self, origin: Origin, has: OnRank) -> bool:
+        now = self.state_of(origin)
+        return now is not None and has.imports.get(origin, self._untouched.get(origin)) != now
+
+    def _is_still(self, name: str, had: Known, value: Any) -> bool:
+        """Return whether a rank has the value that `name` has now, and as it is now."""
+        if not had.is_of(value):
+            return False
+        then = had.then
+        if then is None or id(value) in self.imported:
+            return True
+        if then.digest is None or then.seconds > _TOO_SLOW:
+            if then.is_partial or then.digest is not None:
+                self._note_unknown(name, value)
+            return True
+        if then.seconds > _SLOW and had.seen_after == self._cells:
+            return True
+        now = self._now.get((name, then.in_part))
+        if now is None:
+            now = self._now[name, then.in_part] = self.reading.of(value, then.in_part)
+        if now.digest == then.digest:
+            had.seen_after = self._cells
+            if then.is_partial:
+                self._note_unknown(name, value)
+            return True
+        if now.digest != Reading(self._namespace).of(value, then.in_part).digest:
+            self._note_unknown(name, value)  # it is never twice the same
+            return True
+        if had.is_own or then.has_tensors:
+            self.notes[name] = (
+                f"{name} was changed in the notebook, so the ranks get it anew; what their cells "
+                "had made of it is gone"
+            )
+        return False
+
+    def _note_unknown(self, name: str, value: Any) -> None:
+        self.notes[name] = (
+            f"{name} ({type(value).__name__}) is too large to compare whole before each cell: "
+            f"after a change in place, `%accelnb push {name}` sends it"
+        )
+
+
+def over_builtins(names: Iterable[str]) -> frozenset[str]:
+    """Return the names that Python itself has, too."""
+    return _BUILTINS & frozenset(names)
