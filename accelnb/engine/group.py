@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from accelnb.config import SHAPE, LaunchConfig
 from accelnb.devices import DEVICES
 from accelnb.engine.courier import Courier, Request
 from accelnb.engine.doctor import Place
-from accelnb.engine.failure import name_ranks
+from accelnb.engine.failure import Failure, name_ranks
 from accelnb.engine.launchers.choice import open_ranks
 from accelnb.engine.logs import new_log
 from accelnb.engine.members import Member, failure_of
@@ -111,6 +111,7 @@ class WorkerGroup:
         timeout: float | None = None,
         stall: float | None = None,
         lent: Iterable[Packed | None] = (),
+        advice: Callable[[Failure], str | None] | None = None,
     ) -> Run:
         """Start a request on some ranks and return its `Run`.
 
@@ -130,11 +131,13 @@ class WorkerGroup:
             Seconds without any progress after which the run says where every rank is.
         lent
             What the requests refer to in shared memory; closed when the run is over.
+        advice
+            What the caller can add to the text of a failure; called in the courier's thread.
         """
         self._refuse_if_busy()
         everyone = self._changes_of_context() | {"ranks": list(requests)}
         log = new_log(self._launched.folder)
-        run = Run(tuple(requests), log, self._courier.stop, timeout, stall, lent)
+        run = Run(tuple(requests), log, self._courier.stop, timeout, stall, lent, advice)
         completed = {rank: (c | everyone, buffers) for rank, (c, buffers) in requests.items()}
         self._courier.begin(run, kind, completed)
         return run

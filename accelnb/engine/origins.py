@@ -1,32 +1,28 @@
-"""Objects that a module has, and how a rank gets them: by importing the module itself."""
+"""Objects that a module has, and how a rank gets them: from the module, which it imports itself."""
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
-from typing import Any
+import types
+from functools import reduce
+from typing import Any, NamedTuple
 
 _CONTAINERS = (dict, list, set)
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a module has an object.
-
-    Attributes
-    ----------
-    is_library
-        The module is installed: what it has is each process's own. What a module of the user's
-        has is to be as in the notebook, for scripts keep their settings so.
-    """
+class Origin(NamedTuple):
+    """Where a module has an object: ``("torch.nn.modules.module", "Module.forward")``."""
 
     module: str
     attribute: str
-    is_library: bool
 
+    def find(self) -> Any:
+        """Return the object that this process's module has."""
+        return reduce(getattr, self.attribute.split("."), importlib.import_module(self.module))
 
-def find(module: str, attribute: str) -> Any:
-    return getattr(importlib.import_module(module), attribute)
+    def bind(self, value: Any) -> None:
+        *owners, name = self.attribute.split(".")
+        setattr(reduce(getattr, owners, importlib.import_module(self.module)), name, value)
 
 
 def is_renewed_in_place(value: Any) -> bool:
@@ -36,6 +32,7 @@ def is_renewed_in_place(value: Any) -> bool:
         return True
     return (
         hasattr(value, "__dict__")
+        and not isinstance(value, type | types.FunctionType)
         and cls.__reduce_ex__ is object.__reduce_ex__
         and cls.__reduce__ is object.__reduce__
     )
@@ -52,9 +49,9 @@ class Renewal:
         self._origin = origin
 
     def __reduce__(self) -> Any:
-        value, origin = self._value, self._origin
+        value = self._value
         if not is_renewed_in_place(value):
-            return _bind, (origin.module, origin.attribute, value)
+            return _bind, (*self._origin, value)
         items = None
         if isinstance(value, _CONTAINERS):
             items = list(value.items() if isinstance(value, dict) else value)
@@ -62,7 +59,7 @@ class Renewal:
 
 
 def _bind(module: str, attribute: str, value: Any) -> None:
-    setattr(importlib.import_module(module), attribute, value)
+    Origin(module, attribute).bind(value)
 
 
 def _renew(there: Any, items: list[Any] | None, attributes: dict[str, Any]) -> None:

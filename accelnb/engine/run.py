@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import threading
 import time
@@ -100,6 +101,7 @@ class Run:
         timeout: float | None = None,
         stall: float | None = None,
         lent: Iterable[Packed | None] = (),
+        advice: Callable[[Failure], str | None] | None = None,
     ) -> None:
         self.ranks = tuple(ranks)
         self.log = log
@@ -122,6 +124,7 @@ class Run:
         self._lent = [pack for pack in lent if pack is not None]
         self._timeout = timeout
         self._stop = stop
+        self._advice = advice
         self._events: collections.deque[Event] = collections.deque()
         self._changed = threading.Condition()  # guards the events
         self._text_waiting = 0
@@ -292,6 +295,8 @@ class Run:
 
     def rank_failed(self, failure: Failure) -> None:
         if failure.rank in self._pending:
+            if self._advice is not None and (advice := self._advice(failure)):
+                failure = dataclasses.replace(failure, evalue=f"{failure.evalue}; {advice}")
             self.failures.append(failure)
         self._over(failure.rank)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import cloudpickle
 
-from accelnb.engine.origins import Origin, find
+from accelnb.engine.origins import Origin
 from accelnb.engine.shared_memory import SharedBuffers, map_shared
 
 _NAMESPACE = "accelnb.namespace"
@@ -98,7 +98,6 @@ class _Pickler(cloudpickle.Pickler):
         self._reference: dict[str, Any] = {"__name__": _NAMESPACE}
         self.globals_used: set[str] = set()
         self._imported = imported or {}
-        self.imports_used: set[Origin] = set()
         if namespace is not None:
             # cloudpickle gives all functions with these globals this one dict instead.
             self.globals_ref[id(namespace)] = self._reference
@@ -110,13 +109,11 @@ class _Pickler(cloudpickle.Pickler):
         self.large.append(view)
         return False
 
-    def persistent_id(self, obj: Any) -> str | tuple[str, str] | None:
+    def persistent_id(self, obj: Any) -> str | tuple[str, ...] | None:
         if obj is self._reference:
             return _NAMESPACE
-        if (origin := self._imported.get(id(obj))) is None:
-            return None
-        self.imports_used.add(origin)
-        return origin.module, origin.attribute
+        origin = self._imported.get(id(obj))
+        return tuple(origin) if origin is not None else None
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (io.FileIO, io.BufferedIOBase, io.TextIOWrapper)) and self._is_open(obj):
@@ -194,7 +191,7 @@ class _Unpickler(pickle.Unpickler):
         if pid == _NAMESPACE and self._namespace is not None:
             return self._namespace
         if isinstance(pid, tuple):
-            return find(*pid)
+            return Origin(*pid).find()
         raise pickle.UnpicklingError(f"unknown reference {pid!r}")
 
 
@@ -252,11 +249,6 @@ class Pack:
     def globals_used(self) -> set[str]:
         """The names that functions inside the values use."""
         return self._pickler.globals_used
-
-    @property
-    def imports_used(self) -> set[Origin]:
-        """Which of the imported objects the values hold."""
-        return self._pickler.imports_used
 
     def add_value(self, value: Any) -> None:
         """Add a value of its own, for `Received.load`."""

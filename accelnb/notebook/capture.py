@@ -126,6 +126,12 @@ class Capture:
         notes, self._notes = self._notes, []
         return notes
 
+    def is_users(self, name: str) -> bool:
+        """Return whether the notebook has a variable of this name that ranks may be sent."""
+        if name not in self._namespace or name in RANK_NAMES or name.startswith("__"):
+            return False
+        return name not in self._hidden or self._hidden[name] is not self._namespace[name]
+
     def pack(
         self, names: CellNames, ranks: Iterable[int], finish: Finish = finished
     ) -> dict[int, Packed | None]:
@@ -140,7 +146,7 @@ class Capture:
             A value cannot be serialized; names the variable and its type.
         """
         optional = names.perhaps | (names.needed & names.bound)
-        now = Comparison(self._namespace, self._is_users, self._imports, self._cells)
+        now = Comparison(self._namespace, self.is_users, self._imports, self._cells)
         sendings: dict[Lacking, _Sending] = {}
         chosen = {}
         for rank in ranks:
@@ -172,11 +178,6 @@ class Capture:
             for name in names:
                 has.names.pop(name, None)
 
-    def _is_users(self, name: str) -> bool:
-        if name not in self._namespace or name in RANK_NAMES or name.startswith("__"):
-            return False
-        return name not in self._hidden or self._hidden[name] is not self._namespace[name]
-
     def _sending(
         self, lacking: Lacking, optional: frozenset[str], has: OnRank, now: Comparison
     ) -> _Sending:
@@ -187,7 +188,7 @@ class Capture:
         while lacking:
             self._add(pack, lacking, now)
             sent |= lacking
-            lacking = now.lacking(pack.globals_used, has, pack.imports_used) - sent
+            lacking = now.lacking(pack.globals_used, has) - sent
         names = {name: self._known(name, pack, now) for name in sent.names}
         thens = [known.then for known in names.values() if known.then is not None]
         classes = now.reading.with_theirs(

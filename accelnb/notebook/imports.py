@@ -1,8 +1,9 @@
-"""What import statements of the notebook bound: ranks import it too, instead of a copy.
+"""What modules have that the notebook uses, besides functions and classes.
 
-A function or class of a module is imported there anyway. This is about all else that a module
-has: a registry, settings, a logger, ``sys.stdout``. A copy of it would be another object than the
-one which the module's own functions use.
+Ranks import a module themselves. A copy of a registry, of settings, a logger or ``sys.stdout``
+would be another object there than the one which the module's own functions use. So the ranks get
+the module's object; and if it is of a module of the user's, and the notebook has changed it, its
+state. What an installed library has is each process's own.
 """
 
 from __future__ import annotations
@@ -12,21 +13,39 @@ import re
 import sys
 import sysconfig
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelnb.engine.origins import Origin
 from accelnb.names import CellNames
-from accelnb.notebook.fingerprint import Reading, can_change
+from accelnb.notebook.fingerprint import Fingerprint, Reading, can_change, is_notebooks
+from accelnb.notebook.patches import Patches
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _STDLIB = Path(sysconfig.get_path("stdlib"))
 _INSTALLED = {"site-packages", "dist-packages"}
+_MODULES = (types.ModuleType, types.BuiltinFunctionType)
+
+
+@dataclass(frozen=True)
+class Held:
+    """An object that a module has.
+
+    Attributes
+    ----------
+    now
+        None if each process has one of its own, whatever the notebook does to its own.
+    """
+
+    value: Any
+    origin: Origin
+    now: Fingerprint | None
 
 
 class Imports:
-    """Which objects of modules the notebook's names are bound to, by an import.
+    """Follows the objects of modules that the notebook has imported.
 
     Parameters
     ----------
@@ -41,54 +60,103 @@ class Imports:
 
     def __init__(self, namespace: Mapping[str, Any]) -> None:
         self._namespace = namespace
-        self._origins: dict[str, Origin] = {}
+        self._patches = Patches(namespace)
+        self._bound: dict[str, Origin] = {}  # by the notebook's name
+        self._seen: set[str] = set()  # modules of the user's
+        self._held: list[Held] | None = None
         self.untouched: dict[Origin, bytes] = {}
 
     def read(self, cells: Iterable[tuple[str, CellNames]]) -> None:
-        """Take note of the imports in cells that were run, each its text and its names."""
+        """Take note of what cells that were run imported; each is its text and its names."""
         cells = list(cells)
-        if not any(names.imports for _, names in cells):
-            return
+        self._held = None
         words = [word for text, _ in cells for word in _WORD.findall(text)]
         for _, names in cells:
             for name, module, attribute in names.imports:
                 if attribute == "*":
                     for public in self._public(module):
-                        self._note(public, module, public, is_untouched=public not in words)
+                        self._bind(public, Origin(module, public), public not in words)
                 else:
-                    self._note(name, module, attribute, is_untouched=words.count(name) == 1)
+                    self._bind(name, Origin(module, attribute), words.count(name) == 1)
+        for name, module in self._own_modules():
+            if module.__name__ not in self._seen:
+                self._seen.add(module.__name__)
+                if words.count(name) == 1:  # where it is imported
+                    for held in self._held_by(module, ()):
+                        self._note_untouched(held.origin, held.now)
+        self._patches.look_for(text for text, _ in cells)
 
-    def objects(self) -> list[tuple[Any, Origin]]:
-        """Return the objects that an import bound a name to, and still does."""
-        found = []
-        for name, origin in list(self._origins.items()):
-            value = self._namespace.get(name)
-            if value is not None and _attribute(origin.module, origin.attribute) is value:
-                found.append((value, origin))
-            else:  # one or the other was bound anew
-                del self._origins[name]
-        return found
+    def objects(self) -> list[Held]:
+        """Return what modules have now; it is found anew after each cell of the notebook."""
+        if self._held is None:
+            found = list(self._still_bound())
+            origins = {held.origin for held in found}
+            for _, module in self._own_modules():
+                found += self._held_by(module, origins)
+            reading = Reading(self._namespace)
+            found += [
+                Held(value, origin, reading.of(value)) for origin, value in self._patches.found()
+            ]
+            self._held = found
+        return self._held
 
     def _public(self, module: str) -> list[str]:
         there = vars(sys.modules.get(module, types))
         public = there.get("__all__") or [name for name in there if not name.startswith("_")]
         return [name for name in public if name in self._namespace]
 
-    def _note(self, name: str, module: str, attribute: str, is_untouched: bool) -> None:
+    def _bind(self, name: str, origin: Origin, is_untouched: bool) -> None:
         value = self._namespace.get(name)
-        if module == "__main__" or _attribute(module, attribute) is not value:
+        if origin.module == "__main__" or _attribute(origin) is not value or not _is_held(value):
             return
-        if isinstance(value, type | types.FunctionType) or not can_change(value):
-            return
-        origin = self._origins[name] = Origin(module, attribute, _is_library(module))
-        if is_untouched and not origin.is_library:
-            digest = Reading(self._namespace).of(value).digest
-            if digest is not None:
-                self.untouched.setdefault(origin, digest)
+        self._bound[name] = origin
+        if is_untouched and not _is_library(origin.module):
+            self._note_untouched(origin, Reading(self._namespace).of(value))
+
+    def _note_untouched(self, origin: Origin, now: Fingerprint | None) -> None:
+        if now is not None and now.digest is not None:
+            self.untouched.setdefault(origin, now.digest)
+
+    def _still_bound(self) -> Iterator[Held]:
+        reading = Reading(self._namespace)
+        for name, origin in list(self._bound.items()):
+            value = self._namespace.get(name)
+            if value is None or _attribute(origin) is not value:
+                del self._bound[name]  # one or the other was bound anew
+                continue
+            now = None if _is_library(origin.module) else reading.of(value)
+            is_known = now is not None and now.digest is not None
+            yield Held(value, origin, now if is_known else None)
+
+    def _own_modules(self) -> Iterator[tuple[str, types.ModuleType]]:
+        """Return the modules of the user's that names stand for, once each."""
+        modules = {
+            id(value): (name, value)
+            for name, value in list(self._namespace.items())
+            if type(value) is types.ModuleType and not _is_library(value.__name__)
+        }
+        return iter(modules.values())
+
+    def _held_by(self, module: types.ModuleType, known: Collection[Origin]) -> Iterator[Held]:
+        """Return what a module has for others to set, if it is small."""
+        reading = Reading(self._namespace)
+        for name, value in list(vars(module).items()):
+            origin = Origin(module.__name__, name)
+            if name.startswith("_") or isinstance(value, _MODULES) or origin in known:
+                continue
+            if isinstance(value, type | types.FunctionType) and not is_notebooks(value):
+                continue
+            now = reading.of(value)
+            if now.digest is not None and not now.is_partial and not now.in_part:
+                yield Held(value, origin, now)
 
 
-def _attribute(module: str, attribute: str) -> Any:
-    return getattr(sys.modules.get(module), attribute, None)
+def _is_held(value: Any) -> bool:
+    return can_change(value) and not isinstance(value, type | types.FunctionType)
+
+
+def _attribute(origin: Origin) -> Any:
+    return getattr(sys.modules.get(origin.module), origin.attribute, None)
 
 
 @functools.cache

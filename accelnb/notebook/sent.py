@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from accelnb.engine.origins import Origin, is_renewed_in_place
-from accelnb.notebook.fingerprint import Fingerprint, Reading
-from accelnb.notebook.imports import Imports
+from accelnb.notebook.fingerprint import Fingerprint, Reading, can_change
+from accelnb.notebook.imports import Held, Imports
 
 # What takes longer to compare (s) is compared only after the notebook has run something itself.
 _SLOW = 0.0005
@@ -146,29 +146,31 @@ class Comparison:
         self._untouched = imports.untouched
         self.reading = Reading(namespace)
         self._now: dict[tuple[str, bool], Fingerprint] = {}
-        self._objects: dict[Origin, tuple[Any, Fingerprint | None]] = {}
-        self._copied: dict[int, Origin] = {}  # bound anew in the module, for it is a copy
-        self.imported: dict[int, Origin] = {}
-        for value, origin in imports.objects():
-            then = None if origin.is_library else self.reading.of(value)
-            is_imported = then is None or then.digest is None or is_renewed_in_place(value)
-            (self.imported if is_imported else self._copied)[id(value)] = origin
-            self._objects[origin] = (value, then)
+        self._held = {held.origin: held for held in imports.objects()}
+        # Names become the module's own object by its import, or else a copy, to which the module's
+        # name is bound too.
+        objects = [held for held in self._held.values() if can_change(held.value)]
+        self.imported = {id(held.value): held.origin for held in objects if not _is_copied(held)}
+        self._copied = {id(held.value): held.origin for held in objects if _is_copied(held)}
 
     def object_of(self, origin: Origin) -> Any:
-        return self._objects[origin][0]
+        return self._held[origin].value
 
     def state_of(self, origin: Origin) -> bytes | None:
         """Return a digest of what a module's object holds; None if ranks only import it."""
-        _, now = self._objects[origin]
+        now = self._held[origin].now
         return now.digest if now is not None else None
 
-    def lacking(self, names: Iterable[str], has: OnRank, origins: Iterable[Origin] = ()) -> Lacking:
-        """Return what a rank lacks of some names, and of what their values need."""
+    def lacking(self, names: Iterable[str], has: OnRank) -> Lacking:
+        """Return what a rank lacks of some names, and of what their values need.
+
+        Objects of modules count in any case, and so do deleted names that hid a builtin:
+        functions use them unseen.
+        """
         missing: set[str] = set()
         stale: set[type] = set()
-        deleted: set[str] = set()
-        renewed = {origin for origin in origins if self._is_stale(origin, has)}
+        deleted = frozenset(has.over_builtins - self._namespace.keys())
+        renewed = {origin for origin in self._held if self._is_stale(origin, has)}
         seen: set[Any] = set()
         to_see: list[str | type] = list(names)
         while to_see:
@@ -181,21 +183,15 @@ class Comparison:
                 to_see += [*now.uses, *now.classes]
                 if it not in has.classes or has.classes[it] != now.digest:
                     stale.add(it)
-            elif not self._is_users(it):
-                if it in has.over_builtins and it not in self._namespace:
-                    deleted.add(it)
-            else:
+            elif self._is_users(it):
                 value, had = self._namespace[it], has.names.get(it)
-                origin = self.imported.get(id(value))
-                if origin is not None and self._is_stale(origin, has):
-                    renewed.add(origin)
                 if had is not None and self._is_still(it, had, value):
                     to_see += [*had.uses, *(had.then.classes if had.then else ())]
                     continue
                 missing.add(it)
                 if id(value) in self._copied:
                     renewed.add(self._copied[id(value)])
-        return Lacking(frozenset(missing), frozenset(stale), frozenset(renewed), frozenset(deleted))
+        return Lacking(frozenset(missing), frozenset(stale), frozenset(renewed), deleted)
 
     def _is_stale(self, origin: Origin, has: OnRank) -> bool:
         now = self.state_of(origin)
@@ -237,6 +233,10 @@ class Comparison:
             f"{name} ({type(value).__name__}) is too large to compare whole before each cell: "
             f"after a change in place, `%accelnb push {name}` sends it"
         )
+
+
+def _is_copied(held: Held) -> bool:
+    return held.now is not None and not is_renewed_in_place(held.value)
 
 
 def over_builtins(names: Iterable[str]) -> frozenset[str]:

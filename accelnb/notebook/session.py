@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from accelnb.config import (
 from accelnb.engine.courier import Request
 from accelnb.engine.doctor import Place
 from accelnb.engine.early import start_group
-from accelnb.engine.failure import RunInterrupted, name_ranks
+from accelnb.engine.failure import Failure, RunInterrupted, name_ranks
 from accelnb.engine.group import WorkerGroup
 from accelnb.engine.launchers.choice import finish_for, hardware_for, room_for
 from accelnb.engine.run import RankResults, Run
@@ -42,6 +43,8 @@ from accelnb.notebook.waiting import ranks_of, saying_if_connecting, saying_if_s
 
 # A run that is being stopped is over by then, whatever its ranks do.
 _STOPPED_AFTER = 5.0
+# Python's own words for it, and pandas's.
+_NOT_DEFINED = re.compile(r"^(?:name|local variable) '(\w+)' is not defined")
 
 
 class Session:
@@ -316,9 +319,17 @@ class Session:
             timeout=config.timeout,
             stall=config.stall,
             lent=packs.values(),
+            advice=self._advice,
         )
         self._unread = (self.last_run, cell.names)
         return self.last_run
+
+    def _advice(self, failure: Failure) -> str | None:
+        """Say how to send a name that a rank lacks, for nothing in the cell showed it."""
+        lacking = _NOT_DEFINED.search(failure.evalue)
+        if lacking is None or not self._capture.is_users(lacking[1]):
+            return None
+        return f"the notebook has it: `%accelnb push {lacking[1]}` sends it"
 
     def _follow(self, run: Run, config: LaunchConfig, title: str) -> None:
         try:

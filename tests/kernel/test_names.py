@@ -1,0 +1,207 @@
+"""Which names of the notebook a cell's code means: builtins, imports, words in texts."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+STATE = """
+registry, settings, seen = {}, {"lr": 0.1}, []
+alias = settings
+
+class Options:
+    lr = 0.1
+
+options = Options()
+options.depth = 1
+where = {"rank": __import__("os").environ.get("RANK")}
+table = __import__("numpy").zeros(2)
+limit = 3
+
+def register(name):
+    registry[name] = len(registry)
+
+def look():
+    return registry, settings, alias is settings, options.lr, table.sum().item()
+"""
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def state(shared_notebook):
+    """A module beside the notebook; each test has one of its own."""
+    name = f"state{next(_numbers)}"
+    shared_notebook.run(f"%%writefile {name}.py\n{STATE}")
+    return name
+
+
+@pytest.mark.parametrize(
+    ("bound", "asked", "value"),
+    [
+        ("import torch\ninput = torch.ones(2)", "input.sum().item()", "2.0"),
+        ("from numpy import *", "sum([[1, 2], [3, 4]], axis=0).tolist(), round(2.5)", None),
+        ("from rich import print", "print.__module__", "'rich'"),
+        ("type = 'adam'\ndef named(): return type", "type, named()", "('adam', 'adam')"),
+        ("max, id, filter, hash, dir = range(5)", "max + id + filter + hash + dir", "10"),
+        ("class list(list):\n    mine = True", "list().mine", "True"),
+    ],
+)
+def test_a_name_of_the_notebook_goes_before_pythons_own(shared_notebook, bound, asked, value):
+    shared_notebook.run(bound)
+    value = value or shared_notebook.run(asked).value
+    assert shared_notebook.run(f"%distributed {asked}").lines == [f"[0-1] {value}"]
+    shared_notebook.run("%reset -f\nimport accelnb")
+
+
+def test_a_builtin_is_back_when_the_notebook_deletes_its_name(shared_notebook):
+    run = shared_notebook.run
+    run("id = 'a'\ndef same(x): return id")
+    assert run("%distributed id, same(1)").lines == ["[0-1] ('a', 'a')"]
+    run("def id(x): return x")
+    assert run("%distributed id(3), same(1) is id").lines == ["[0-1] (3, True)"]
+    run("del id")
+    assert run("%distributed id.__module__, same(1).__module__").lines == [
+        "[0-1] ('builtins', 'builtins')"
+    ]
+    run("max = 1")
+    run("%distributed max")
+    run("%%distributed\nmax = 'its own'")
+    run("del max")
+    assert run("%distributed max").lines == ["[0-1] 'its own'"]
+
+
+def test_what_an_import_bound_is_the_modules_own_object(shared_notebook, state):
+    run = shared_notebook.run
+    run(f"from {state} import registry, settings as chosen, register, look\nimport {state} as it")
+    run("%%distributed\nregister('a')\nregistry['b'] = rank")
+    shown = run("%distributed registry, registry is it.registry, chosen is it.settings")
+    assert shown.lines == [
+        "[0] ({'a': 0, 'b': 0}, True, True)",
+        "[1] ({'a': 0, 'b': 1}, True, True)",
+    ]
+    assert run("registry").value == "{}"
+
+
+def test_a_change_of_a_modules_object_reaches_the_module_on_ranks(shared_notebook, state):
+    run = shared_notebook.run
+    run(f"from {state} import *")
+    before = run("%distributed look()").lines
+    assert before == ["[0-1] ({}, {'lr': 0.1}, True, 0.1, 0.0)"]
+    run("settings['lr'] = 0.5; options.lr = 0.5; table[0] = 7; register('a'); limit")
+    after = run("%distributed settings, options.depth, table[0].item(), look()").lines
+    looked = "({'a': 0}, {'lr': 0.5}, True, 0.5, 7.0)"
+    assert after == ["[0-1] ({'lr': 0.5}, 1, 7.0, " + looked + ")"]
+    run("class Holder: pass\nholder = Holder(); holder.settings = settings")
+    run("%distributed holder.settings")
+    run("settings['lr'] = 0.9")
+    assert run("%distributed holder.settings is settings, look()[1]").lines == [
+        "[0-1] (True, {'lr': 0.9})"
+    ]
+
+
+def test_a_change_in_the_cell_of_the_import_reaches_the_ranks(shared_notebook, state):
+    shared_notebook.run(f"from {state} import settings, look; settings['lr'] = 0.5")
+    assert shared_notebook.run("%distributed look()[1], settings").lines == [
+        "[0-1] ({'lr': 0.5}, {'lr': 0.5})"
+    ]
+
+
+def test_what_the_notebook_sets_in_its_module_reaches_the_ranks(shared_notebook, state):
+    run = shared_notebook.run
+    run(f"import {state} as config")
+    assert run("%distributed config.limit, config.look()[1]").lines == ["[0-1] (3, {'lr': 0.1})"]
+    run("%distributed --ranks 1 setattr(config, 'seen', ['its own'])")
+    run("config.limit = 4; config.settings['lr'] = 0.5; config.more = 'new'")
+    run("def register(name): return 'patched'\nconfig.register = register")
+    assert run("%distributed config.limit, config.more, config.look()[1:3], config.seen").lines == [
+        "[0] (4, 'new', ({'lr': 0.5}, True), [])",
+        "[1] (4, 'new', ({'lr': 0.5}, True), ['its own'])",
+    ]
+    assert run("%distributed config.register(1)").lines == ["[0-1] 'patched'"]
+
+
+def test_what_the_notebook_patches_in_a_library_is_patched_on_ranks(shared_notebook):
+    run = shared_notebook.run
+    run("import torch.nn as nn, textwrap, pathlib\nmodel = nn.Linear(2, 3)")
+    run("%distributed model.bias.shape")
+    run(
+        "def count(self): return len(list(self.parameters()))\n"
+        "nn.Module.count = count\ntextwrap.dedent = lambda text: 'mine'\n"
+        "def patch(f):\n    cls = f.__annotations__['self']\n"
+        "    setattr(cls, f.__name__, property(f))\n    return f\n"
+        "@patch\ndef shout(self: pathlib.PurePath): return self.name.upper()"
+    )
+    asked = "model.count(), textwrap.dedent(' a'), pathlib.Path('/a/b').shout"
+    assert run(f"%distributed {asked}").lines == ["[0-1] (2, 'mine', 'B')"]
+    run("nn.Module.count = lambda self: 1")
+    assert run(f"%distributed {asked}").lines == ["[0-1] (1, 'mine', 'B')"]
+
+
+def test_what_a_module_found_out_on_a_rank_stays(shared_notebook, state):
+    shared_notebook.run(f"from {state} import where")
+    assert shared_notebook.run("%distributed where['rank']").lines == ["[0] '0'", "[1] '1'"]
+
+
+def test_what_the_notebook_made_of_an_import_is_sent(shared_notebook, state):
+    run = shared_notebook.run
+    run(f"from {state} import settings\nsettings = dict(settings, lr=3)")
+    assert run("%distributed settings").lines == ["[0-1] {'lr': 3}"]
+    run(f"from {state} import settings")
+    assert run(f"%distributed settings is __import__('{state}').settings").lines == ["[0-1] True"]
+
+
+def test_objects_of_libraries_are_each_ranks_own(shared_notebook):
+    run = shared_notebook.run
+    run(
+        "from os import environ\nfrom sys import path, stdout\nfrom matplotlib import rcParams\n"
+        "import os.path as files, sys, matplotlib\n"
+        "class Printer:\n    out = stdout\nprinter = Printer()"
+    )
+    run("%%distributed\nenviron['X_OF_RANK'] = str(rank)\nrcParams['lines.linewidth'] = 7 + rank")
+    shown = run(
+        "%%distributed\nimport os\nprint('printed', file=stdout)\n"
+        "os.environ['X_OF_RANK'], matplotlib.rcParams['lines.linewidth'], path is sys.path, "
+        "stdout is sys.stdout, printer.out is stdout, files.sep"
+    )
+    assert shown.lines == [
+        "[0-1] printed",
+        "[0] ('0', 7.0, True, True, True, '/')",
+        "[1] ('1', 8.0, True, True, True, '/')",
+    ]
+
+
+def test_words_in_texts_that_are_code_are_names(shared_notebook):
+    run = shared_notebook.run
+    run(
+        "import pandas as pd\ndf = pd.DataFrame({'a': [1, 2, 3]})\n"
+        "x, y, threshold, who = 1, 2, 2, 'me'\n"
+        "def above(frame): return len(frame.query('a >= @threshold'))"
+    )
+    shown = run(
+        "%%distributed\n"
+        "eval('x + y'), len(df.query('a > @threshold')), above(df), '{who}'.format(**globals())"
+    )
+    assert shown.lines == ["[0-1] (3, 1, 2, 'me')"]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "expression = 'hidden_one * 2'\neval(expression)",
+        "import pandas as pd\nq = 'a > @hidden_one'\npd.DataFrame({'a': [1, 2]}).query(q)",
+    ],
+    ids=["eval", "query"],
+)
+def test_a_name_that_only_the_notebook_has_says_how_to_send_it(shared_notebook, cell):
+    shared_notebook.run("hidden_one = 1")
+    error = shared_notebook.run(f"%%distributed\n{cell}", fails=True).error
+    assert "hidden_one" in error.splitlines()[-1]
+    assert "the notebook has it: `%accelnb push hidden_one` sends it" in error.splitlines()[-1]
+    shared_notebook.run("%accelnb push hidden_one")
+    shared_notebook.run(f"%%distributed\n{cell}")
+    shared_notebook.run("%distributed globals().pop('hidden_one')")
+    error = shared_notebook.run("%distributed no_such_name", fails=True).error
+    assert "push" not in error
