@@ -195,7 +195,12 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"unknown reference {pid!r}")
 
 
-def dumps(value: Any, ranks: Collection[int] | None = None, finish: Finish | None = None) -> Packed:
+def dumps(
+    value: Any,
+    ranks: Collection[int] | None = None,
+    finish: Finish | None = None,
+    imported: Mapping[int, Origin] | None = None,
+) -> Packed:
     """Pack `value` on its own.
 
     Tensors keep their dtype, strides, shared memory and ``requires_grad``. Those on an
@@ -208,8 +213,10 @@ def dumps(value: Any, ranks: Collection[int] | None = None, finish: Finish | Non
         Those that pack their value now; a DTensor over others too is refused.
     finish
         How it is to travel: `finished`, or `finished_in_message` to another machine.
+    imported
+        See `Pack`.
     """
-    pack = Pack(None, ranks)
+    pack = Pack(None, ranks, imported)
     pack.add_value(value)
     return (finish or finished)([pack])[0]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from accelnb.engine.origins import Origin, Renewal
+from accelnb.engine.origins import Origin
 from accelnb.engine.tensors import Finish, Pack, Packed, finished
 from accelnb.errors import AccelnbError
 from accelnb.names import CellNames
@@ -146,7 +146,7 @@ class Capture:
             A value cannot be serialized; names the variable and its type.
         """
         optional = names.perhaps | (names.needed & names.bound)
-        now = Comparison(self._namespace, self.is_users, self._imports, self._cells)
+        now = Comparison(self._namespace, self._imports, self.is_users, self._cells)
         sendings: dict[Lacking, _Sending] = {}
         chosen = {}
         for rank in ranks:
@@ -204,9 +204,8 @@ class Capture:
 
     def _add(self, pack: Pack, lacking: Lacking, now: Comparison) -> None:
         values = {name: self._namespace[name] for name in sorted(lacking.names)}
-        renewals = [Renewal(now.object_of(origin), origin) for origin in lacking.origins]
         try:
-            pack.add(values, lacking.deleted, [*lacking.classes, *renewals])
+            pack.add(values, lacking.deleted, now.renewals(lacking))
         except Exception as error:
             for name in values:
                 if (refusal := self._refusal(name, now)) is not None:

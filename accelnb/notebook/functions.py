@@ -30,6 +30,8 @@ from accelnb.errors import AccelnbError
 from accelnb.notebook.cell import cells_so_far
 from accelnb.notebook.defaults import Defaults
 from accelnb.notebook.extension import in_rank, session_of
+from accelnb.notebook.imports import imports_so_far
+from accelnb.notebook.sent import Comparison, OnRank
 from accelnb.notebook.sources import Sources
 from accelnb.notebook.views.choice import view_of
 from accelnb.notebook.views.plain import follow
@@ -185,8 +187,15 @@ def _launch(
         raise AccelnbError(f"{function!r} is not a function, so ranks cannot call it")
     shell = get_ipython()
     config = _resolved(given, shell)
+    session = session_of(shell)
+    imports = session.imports if session else imports_so_far(shell)
+    now = Comparison({}, imports)
     try:
-        packed = dumps((function, args, dict(kwargs)), finish=finish_for(config))
+        packed = dumps(
+            (function, args, dict(kwargs), now.renewals(now.lacking((), OnRank()))),
+            finish=finish_for(config),
+            imported=now.imported,
+        )
     except Exception as error:
         raise AccelnbError(
             f"{getattr(function, '__name__', 'the function')} or its arguments cannot be sent to "

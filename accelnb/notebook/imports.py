@@ -8,6 +8,7 @@ state. What an installed library has is each process's own.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import sys
@@ -18,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from IPython.core.interactiveshell import InteractiveShell
+
 from accelnb.engine.origins import Origin
-from accelnb.names import CellNames
+from accelnb.names import CellNames, analyse
 from accelnb.notebook.fingerprint import Fingerprint, Reading, can_change, is_notebooks
 from accelnb.notebook.patches import Patches
 
@@ -69,7 +72,6 @@ class Imports:
     def read(self, cells: Iterable[tuple[str, CellNames]]) -> None:
         """Take note of what cells that were run imported; each is its text and its names."""
         cells = list(cells)
-        self._held = None
         words = [word for text, _ in cells for word in _WORD.findall(text)]
         for _, names in cells:
             for name, module, attribute in names.imports:
@@ -86,8 +88,12 @@ class Imports:
                         self._note_untouched(held.origin, held.now)
         self._patches.look_for(text for text, _ in cells)
 
+    def look_again(self) -> None:
+        """Take note that code of the notebook ran, which may have changed what modules have."""
+        self._held = None
+
     def objects(self) -> list[Held]:
-        """Return what modules have now; it is found anew after each cell of the notebook."""
+        """Return what modules have now."""
         if self._held is None:
             found = list(self._still_bound())
             origins = {held.origin for held in found}
@@ -149,6 +155,33 @@ class Imports:
             now = reading.of(value)
             if now.digest is not None and not now.is_partial and not now.in_part:
                 yield Held(value, origin, now)
+
+
+def imports_so_far(shell: InteractiveShell | None) -> Imports:
+    """Return the imports of a notebook without the extension, or of the script that runs."""
+    main = sys.modules["__main__"]
+    if shell is not None:
+        namespace, texts = shell.user_ns, cells_before(shell)
+    else:
+        namespace, texts = vars(main), []
+        with contextlib.suppress(AttributeError, OSError):  # it is no file
+            texts = [Path(main.__file__ or "").read_text()]
+    imports = Imports(namespace)
+    imports.read((text, names_in(text, shell)) for text in texts)
+    return imports
+
+
+def cells_before(shell: InteractiveShell) -> list[str]:
+    """Return the text of the cells that a notebook has run."""
+    history: Any = shell.history_manager
+    return list(history.input_hist_raw[1:]) if history is not None else []
+
+
+def names_in(text: str, shell: InteractiveShell | None) -> CellNames:
+    """Return the names of a cell that was run, or of a script; none if it is not Python."""
+    with contextlib.suppress(SyntaxError, ValueError):
+        return analyse(shell.transform_cell(text) if shell is not None else text)
+    return CellNames()
 
 
 def _is_held(value: Any) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from accelnb.engine.origins import Origin, is_renewed_in_place
+from accelnb.engine.origins import Origin, Renewal, is_renewed_in_place
 from accelnb.notebook.fingerprint import Fingerprint, Reading, can_change
 from accelnb.notebook.imports import Held, Imports
 
@@ -117,12 +117,12 @@ class Comparison:
     ----------
     namespace
         The notebook's variables.
-    is_users
-        Whether a name of it is one that ranks may be sent.
     imports
-        What its import statements bound.
+        What it has of modules.
+    is_users
+        Whether a name of the namespace is one that ranks may be sent.
     cells
-        How many cells of its own it has run.
+        How many cells of its own the notebook has run.
 
     Attributes
     ----------
@@ -135,9 +135,9 @@ class Comparison:
     def __init__(
         self,
         namespace: Mapping[str, Any],
-        is_users: Callable[[str], bool],
         imports: Imports,
-        cells: int,
+        is_users: Callable[[str], bool] = lambda name: False,
+        cells: int = 0,
     ) -> None:
         self.notes: dict[str, str] = {}
         self._namespace = namespace
@@ -153,8 +153,10 @@ class Comparison:
         self.imported = {id(held.value): held.origin for held in objects if not _is_copied(held)}
         self._copied = {id(held.value): held.origin for held in objects if _is_copied(held)}
 
-    def object_of(self, origin: Origin) -> Any:
-        return self._held[origin].value
+    def renewals(self, lacking: Lacking) -> list[Any]:
+        """Return what brings classes and objects of modules up to date when it is unpickled."""
+        held = [self._held[origin] for origin in lacking.origins]
+        return [*lacking.classes, *(Renewal(it.value, it.origin) for it in held)]
 
     def state_of(self, origin: Origin) -> bytes | None:
         """Return a digest of what a module's object holds; None if ranks only import it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import re
 import sys
@@ -31,11 +30,11 @@ from accelnb.engine.launchers.choice import finish_for, hardware_for, room_for
 from accelnb.engine.run import RankResults, Run
 from accelnb.engine.tensors import Packed
 from accelnb.errors import AccelnbError
-from accelnb.names import CellNames, analyse
+from accelnb.names import CellNames
 from accelnb.notebook.capture import Capture
 from accelnb.notebook.cell import Cell, cells_so_far, empty_cell
 from accelnb.notebook.defaults import Defaults
-from accelnb.notebook.imports import Imports
+from accelnb.notebook.imports import Imports, cells_before, names_in
 from accelnb.notebook.sources import Sources
 from accelnb.notebook.views.choice import show_in_background, view_of
 from accelnb.notebook.views.plain import follow
@@ -61,12 +60,13 @@ class Session:
         self.settings = Defaults(shell)
         self.group: WorkerGroup | None = None
         self._defaults_then = LaunchConfig()  # the defaults when the ranks were last chosen
-        self._imports = Imports(shell.user_ns)
+        self.imports = Imports(shell.user_ns)
         # What the notebook ran before it loaded the extension, and the cell that does so.
-        self._cells_before = list(getattr(shell.history_manager, "input_hist_raw", ()))[1:]
-        self._capture = Capture(shell.user_ns, shell.user_ns_hidden, self._imports)
+        self._cells_before = cells_before(shell)
+        self._capture = Capture(shell.user_ns, shell.user_ns_hidden, self.imports)
         self._sources = Sources()
         self._unread: tuple[Run, CellNames] | None = None  # what it left is not noted yet
+        self._runs_own_code = True
         self.last_run: Run | None = None
 
     @property
@@ -142,24 +142,27 @@ class Session:
         self._bring_back(run, options)
         return None
 
+    def before_cell(self, info: Any) -> None:
+        """Take note of whether a cell is only for ranks: then the notebook changes nothing."""
+        self._runs_own_code = not _is_for_ranks(info.raw_cell)
+
     def on_cell(self, result: ExecutionResult) -> None:
         """Take note of what a cell of the notebook bound, also to the value that it had."""
         self._capture.let_go_of_deleted()
-        if result.info is None or not result.info.raw_cell:
+        if result.info is None or _is_for_ranks(result.info.raw_cell):
             return
-        text = result.info.raw_cell
-        if not text.startswith("%%distributed"):
-            self._capture.notebook_ran()
-        read = [(cell, self._names_in(cell)) for cell in self._cells_before or [text]]
+        self._note_own_code()
+        text = result.info.raw_cell or ""
+        names = names_in(text, self.shell)
+        before = [(cell, names_in(cell, self.shell)) for cell in self._cells_before[:-1]]
         self._cells_before = []
-        self._imports.read(read)
+        self.imports.read([*before, (text, names)])
         if self.group is not None and result.success:
-            self._capture.send_again(self._names_in(text).surely)
+            self._capture.send_again(names.surely)
 
-    def _names_in(self, text: str) -> CellNames:
-        with contextlib.suppress(SyntaxError, ValueError):
-            return analyse(self.shell.transform_cell(text))
-        return CellNames()
+    def _note_own_code(self) -> None:
+        self._capture.notebook_ran()
+        self.imports.look_again()
 
     def pull(self, names: Sequence[str], ranks: tuple[int, ...] | None) -> dict[str, RankResults]:
         """Return the values that variables have on the ranks.
@@ -274,7 +277,7 @@ class Session:
 
     def _forget_all(self) -> None:
         self._unread = None
-        self._capture = Capture(self.shell.user_ns, self.shell.user_ns_hidden, self._imports)
+        self._capture = Capture(self.shell.user_ns, self.shell.user_ns_hidden, self.imports)
         self._sources = Sources()
 
     def _requests(
@@ -309,6 +312,8 @@ class Session:
     ) -> Run:
         assert self.group is not None
         self._note_what_was_left()
+        if self._runs_own_code:  # as before %distributed in a loop
+            self._note_own_code()
         names = _without_mesh(cell.names) if config.mesh else cell.names
         packs = self._capture.pack(names, ranks, finish_for(self.group.config))
         for note in self._capture.take_notes():
@@ -410,6 +415,10 @@ def _without_mesh(names: CellNames) -> CellNames:
     """Leave out the notebook's own `mesh`: the cell has the one that --mesh asked for."""
     mesh = {"mesh"}
     return dataclasses.replace(names, needed=names.needed - mesh, perhaps=names.perhaps - mesh)
+
+
+def _is_for_ranks(cell: str | None) -> bool:
+    return (cell or "").startswith("%%distributed")
 
 
 def _shape(config: LaunchConfig) -> dict[str, Any]:

@@ -209,6 +209,17 @@ def test_what_ranks_made_of_a_value_stays_if_the_notebook_only_looks(
     assert run(f"%distributed {asked}").lines == ["[0-1] 2"]
 
 
+def test_changes_between_two_lines_of_one_cell_reach_the_ranks(shared_notebook):
+    shared_notebook.run("import torch\nfrom types import SimpleNamespace\ncfg = SimpleNamespace()")
+    # Also of what takes long to compare.
+    shared_notebook.run("cfg.layers = [torch.nn.Linear(2, 2) for _ in range(200)]")
+    output = shared_notebook.run(
+        "for cfg.lr in (1, 2):\n    %distributed cfg.lr\n"
+        "for cfg.lr in (3, 4):\n    get_ipython().run_cell_magic('distributed', '', 'cfg.lr')"
+    )
+    assert output.lines == [f"[0-1] {lr}" for lr in (1, 2, 3, 4)]
+
+
 def test_a_rank_keeps_what_it_bound_itself_until_the_notebook_changes_the_value(shared_notebook):
     run = shared_notebook.run
     run("cfg = {'lr': 1}")

@@ -90,3 +90,22 @@ def test_notebook_launcher_has_accelerates_signature():
     ours = inspect.signature(accelnb.notebook_launcher).parameters
     theirs = inspect.signature(accelerate.notebook_launcher).parameters
     assert list(ours) == list(theirs)
+
+
+def test_a_launched_function_has_the_modules_own_objects(notebook, run_script):
+    module = "settings = {'lr': 0.1}\ndef look(): return settings"
+    function = (
+        "def seen():\n    settings['rank'] = 1\n"
+        "    return look(), stdout is __import__('sys').stdout, type('') is str\n"
+    )
+    imports = "from own_settings import settings, look\nfrom sys import stdout\nimport accelnb\n"
+    notebook.run(f"%%writefile own_settings.py\n{module}")
+    notebook.run(imports)
+    notebook.run(function)
+    notebook.run("settings['lr'] = 0.5")
+    shown = notebook.run("list(accelnb.launch(seen, procs=1))").value
+    assert shown == "[({'lr': 0.5, 'rank': 1}, True, True)]"
+    ran = run_script(
+        f"{imports}{function}settings['lr'] = 0.5\nprint(*accelnb.launch(seen, procs=1))"
+    )
+    assert ran.stdout.splitlines()[-1] == "({'lr': 0.5, 'rank': 1}, True, True)", ran.stderr
