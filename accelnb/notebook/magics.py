@@ -62,8 +62,8 @@ class AccelnbMagics(Magics):
 
         The last expression is each rank's value. `rank`, `local_rank`, `world_size` and
         `device` are there, and so is the process group. Names of the notebook are sent when a
-        cell first uses them and when they are bound anew; what the ranks assign stays there
-        for the next cell.
+        cell first uses them and when the notebook has bound them anew or changed them; what the
+        ranks assign stays there for the next cell.
         """
         above = None
         if cell is None:
