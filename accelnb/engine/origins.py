@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import types
 from functools import reduce
 from typing import Any, NamedTuple
+
+from accelnb.engine.imports import when_imported
 
 _CONTAINERS = (dict, list, set)
 
@@ -39,9 +42,10 @@ def is_renewed_in_place(value: Any) -> bool:
 
 
 class Renewal:
-    """Brings a module's object on a rank to the state that `value` has here, when it is unpickled.
+    """Brings a module's object on a rank to the state that `value` has here.
 
-    Objects that cannot be renewed in place are bound anew in the module.
+    That is done when it is unpickled, or when the module is imported there, now or later. Objects
+    that cannot be renewed in place are bound anew in the module.
     """
 
     def __init__(self, value: Any, origin: Origin) -> None:
@@ -51,21 +55,46 @@ class Renewal:
     def __reduce__(self) -> Any:
         value = self._value
         if not is_renewed_in_place(value):
-            return _bind, (*self._origin, value)
+            return _renew, (*self._origin, _Anew(value))
         items = None
         if isinstance(value, _CONTAINERS):
             items = list(value.items() if isinstance(value, dict) else value)
-        return _renew, (value, items, dict(getattr(value, "__dict__", {})))
+        return _renew, (*self._origin, _Contents(items, dict(getattr(value, "__dict__", {}))))
 
 
-def _bind(module: str, attribute: str, value: Any) -> None:
-    Origin(module, attribute).bind(value)
+class _Anew(NamedTuple):
+    value: Any
+
+    def give_to(self, origin: Origin) -> None:
+        origin.bind(self.value)
 
 
-def _renew(there: Any, items: list[Any] | None, attributes: dict[str, Any]) -> None:
-    if items is not None:
-        there.clear()
-        there.extend(items) if isinstance(there, list) else there.update(items)
-    if attributes:
-        vars(there).clear()
-        vars(there).update(attributes)
+class _Contents(NamedTuple):
+    items: list[Any] | None
+    attributes: dict[str, Any]
+
+    def give_to(self, origin: Origin) -> None:
+        there = origin.find()
+        if self.items is not None:
+            there.clear()
+            there.extend(self.items) if isinstance(there, list) else there.update(self.items)
+        if self.attributes:
+            vars(there).clear()
+            vars(there).update(self.attributes)
+
+
+_waiting: dict[str, dict[str, _Anew | _Contents]] = {}  # by module and attribute
+
+
+def _renew(module: str, attribute: str, state: _Anew | _Contents) -> None:
+    if module in sys.modules:
+        state.give_to(Origin(module, attribute))
+        return
+    if module not in _waiting:
+        when_imported({module: _renew_waiting})
+    _waiting.setdefault(module, {})[attribute] = state
+
+
+def _renew_waiting(module: types.ModuleType) -> None:
+    for attribute, state in _waiting.pop(module.__name__, {}).items():
+        state.give_to(Origin(module.__name__, attribute))

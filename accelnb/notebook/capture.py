@@ -67,7 +67,6 @@ class Capture:
         self._ranks_before: dict[int, OnRank] = {}  # the newest pack for each rank
         self._bound_to: dict[str, int] = {}  # the identities of its values at the newest pack
         self._rebound: set[str] = set()  # names bound anew since then
-        self._cells = 0  # of its own that the notebook has run
         self._said: set[str] = set()
         self._notes: list[str] = []
 
@@ -81,10 +80,6 @@ class Capture:
         """Take note that the newest pack did not get to these ranks."""
         for rank in ranks:
             self._ranks[rank] = self._ranks_before.get(rank, OnRank()).copy()
-
-    def notebook_ran(self) -> None:
-        """Take note that code of the notebook ran, which may have changed what it has."""
-        self._cells += 1
 
     def send_again(self, names: Iterable[str]) -> None:
         """Take note that these names are to be sent, whatever the ranks have."""
@@ -107,7 +102,7 @@ class Capture:
                     continue
                 if name not in known:
                     then = reading.of(value) if can_change(value) else None
-                    known[name] = Known.of(value, then, is_own=True, seen_after=self._cells)
+                    known[name] = Known.of(value, then, is_own=True, seen_at=self._imports.moment)
                 has.names[name] = known[name]
 
     def let_go_of_deleted(self) -> None:
@@ -146,7 +141,7 @@ class Capture:
             A value cannot be serialized; names the variable and its type.
         """
         optional = names.perhaps | (names.needed & names.bound)
-        now = Comparison(self._namespace, self._imports, self.is_users, self._cells)
+        now = Comparison(self._namespace, self._imports, self.is_users)
         sendings: dict[Lacking, _Sending] = {}
         chosen = {}
         for rank in ranks:
@@ -219,7 +214,7 @@ class Capture:
             then = now.reading.of(value)
         is_read = then is not None and then.digest is not None and not then.in_part
         uses = then.uses if then is not None and is_read else pack.globals_used
-        return Known.of(value, then, uses, seen_after=self._cells)
+        return Known.of(value, then, uses, seen_at=self._imports.moment)
 
     def _refusal(self, name: str, now: Comparison) -> Exception | None:
         """Return why a variable cannot be serialized, or None if it can."""

@@ -29,6 +29,7 @@ def load(shell: InteractiveShell) -> None:
         return
     fork_server()
     session = _sessions[id(shell)] = Session(shell)
+    shell.events.register("pre_execute", session.before_code)
     shell.events.register("pre_run_cell", session.before_cell)
     shell.events.register("post_run_cell", session.on_cell)
     shell.register_magics(AccelnbMagics(shell, session))
@@ -47,6 +48,7 @@ def unload(shell: InteractiveShell) -> None:
     session = _sessions.pop(id(shell), None)
     if session is None:
         return
+    shell.events.unregister("pre_execute", session.before_code)
     shell.events.unregister("pre_run_cell", session.before_cell)
     shell.events.unregister("post_run_cell", session.on_cell)
     _mime_bundles(shell).pop(Run, None)

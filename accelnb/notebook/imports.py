@@ -59,6 +59,8 @@ class Imports:
     ----------
     untouched : dict of Origin to bytes
         Digests of objects as the import of their module left them.
+    moment : int
+        Counts how often the notebook has run code of its own, which may change what there is.
     """
 
     def __init__(self, namespace: Mapping[str, Any]) -> None:
@@ -66,7 +68,9 @@ class Imports:
         self._patches = Patches(namespace)
         self._bound: dict[str, Origin] = {}  # by the notebook's name
         self._seen: set[str] = set()  # modules of the user's
-        self._held: list[Held] | None = None
+        self._held: list[Held] = []
+        self._held_at = -1
+        self.moment = 0
         self.untouched: dict[Origin, bytes] = {}
 
     def read(self, cells: Iterable[tuple[str, CellNames]]) -> None:
@@ -88,13 +92,9 @@ class Imports:
                         self._note_untouched(held.origin, held.now)
         self._patches.look_for(text for text, _ in cells)
 
-    def look_again(self) -> None:
-        """Take note that code of the notebook ran, which may have changed what modules have."""
-        self._held = None
-
     def objects(self) -> list[Held]:
         """Return what modules have now."""
-        if self._held is None:
+        if self._held_at != self.moment:
             found = list(self._still_bound())
             origins = {held.origin for held in found}
             for _, module in self._own_modules():
@@ -103,7 +103,7 @@ class Imports:
             found += [
                 Held(value, origin, reading.of(value)) for origin, value in self._patches.found()
             ]
-            self._held = found
+            self._held, self._held_at = found, self.moment
         return self._held
 
     def _public(self, module: str) -> list[str]:
@@ -194,6 +194,8 @@ def _attribute(origin: Origin) -> Any:
 
 @functools.cache
 def _is_library(module: str) -> bool:
+    if module.partition(".")[0] == "accelnb":  # also in a clone
+        return True
     spec = getattr(sys.modules.get(module), "__spec__", None)
     if spec is None or not spec.has_location or spec.origin is None:
         return True

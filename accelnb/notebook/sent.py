@@ -13,8 +13,8 @@ from accelnb.engine.origins import Origin, Renewal, is_renewed_in_place
 from accelnb.notebook.fingerprint import Fingerprint, Reading, can_change
 from accelnb.notebook.imports import Held, Imports
 
-# What takes longer to compare (s) is compared only after the notebook has run something itself.
-_SLOW = 0.0005
+# What takes longer to compare (s) is compared only after the notebook has run code of its own.
+_SLOW = 0.0001
 _TOO_SLOW = 0.5  # and this is not compared at all
 
 _BUILTINS = frozenset(dir(builtins))
@@ -32,8 +32,8 @@ class Known:
         Names that functions inside it refer to.
     is_own
         The rank has bound the name itself since.
-    seen_after
-        How many cells of its own the notebook had run when this was last compared.
+    seen_at
+        The moment when it was last compared.
     """
 
     value: Any  # or a weak reference to it
@@ -41,7 +41,7 @@ class Known:
     then: Fingerprint | None
     uses: frozenset[str]
     is_own: bool
-    seen_after: int
+    seen_at: int
 
     @classmethod
     def of(
@@ -50,9 +50,9 @@ class Known:
         then: Fingerprint | None,
         uses: Iterable[str] = (),
         is_own: bool = False,
-        seen_after: int = 0,
+        seen_at: int = 0,
     ) -> Known:
-        rest = (then, frozenset(uses), is_own, seen_after)
+        rest = (then, frozenset(uses), is_own, seen_at)
         try:
             return cls(weakref.ref(value), True, *rest)
         except TypeError:  # numbers, strings, containers
@@ -121,8 +121,6 @@ class Comparison:
         What it has of modules.
     is_users
         Whether a name of the namespace is one that ranks may be sent.
-    cells
-        How many cells of its own the notebook has run.
 
     Attributes
     ----------
@@ -137,12 +135,11 @@ class Comparison:
         namespace: Mapping[str, Any],
         imports: Imports,
         is_users: Callable[[str], bool] = lambda name: False,
-        cells: int = 0,
     ) -> None:
         self.notes: dict[str, str] = {}
         self._namespace = namespace
         self._is_users = is_users
-        self._cells = cells
+        self._moment = imports.moment
         self._untouched = imports.untouched
         self.reading = Reading(namespace)
         self._now: dict[tuple[str, bool], Fingerprint] = {}
@@ -210,13 +207,13 @@ class Comparison:
             if then.is_partial or then.digest is not None:
                 self._note_unknown(name, value)
             return True
-        if then.seconds > _SLOW and had.seen_after == self._cells:
+        if then.seconds > _SLOW and had.seen_at == self._moment:
             return True
         now = self._now.get((name, then.in_part))
         if now is None:
             now = self._now[name, then.in_part] = self.reading.of(value, then.in_part)
         if now.digest == then.digest:
-            had.seen_after = self._cells
+            had.seen_at = self._moment
             if then.is_partial:
                 self._note_unknown(name, value)
             return True

@@ -142,16 +142,22 @@ class Session:
         self._bring_back(run, options)
         return None
 
+    def before_code(self) -> None:
+        """Take note that code runs which may change what the notebook has, as a widget's does."""
+        self.imports.moment += 1
+        self._runs_own_code = True
+
     def before_cell(self, info: Any) -> None:
-        """Take note of whether a cell is only for ranks: then the notebook changes nothing."""
-        self._runs_own_code = not _is_for_ranks(info.raw_cell)
+        """Take note of a cell that is only for ranks: the notebook changes nothing."""
+        if _is_for_ranks(info.raw_cell):
+            self.imports.moment -= 1
+            self._runs_own_code = False
 
     def on_cell(self, result: ExecutionResult) -> None:
         """Take note of what a cell of the notebook bound, also to the value that it had."""
         self._capture.let_go_of_deleted()
         if result.info is None or _is_for_ranks(result.info.raw_cell):
             return
-        self._note_own_code()
         text = result.info.raw_cell or ""
         names = names_in(text, self.shell)
         before = [(cell, names_in(cell, self.shell)) for cell in self._cells_before[:-1]]
@@ -159,10 +165,6 @@ class Session:
         self.imports.read([*before, (text, names)])
         if self.group is not None and result.success:
             self._capture.send_again(names.surely)
-
-    def _note_own_code(self) -> None:
-        self._capture.notebook_ran()
-        self.imports.look_again()
 
     def pull(self, names: Sequence[str], ranks: tuple[int, ...] | None) -> dict[str, RankResults]:
         """Return the values that variables have on the ranks.
@@ -313,7 +315,7 @@ class Session:
         assert self.group is not None
         self._note_what_was_left()
         if self._runs_own_code:  # as before %distributed in a loop
-            self._note_own_code()
+            self.imports.moment += 1
         names = _without_mesh(cell.names) if config.mesh else cell.names
         packs = self._capture.pack(names, ranks, finish_for(self.group.config))
         for note in self._capture.take_notes():

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 
+from accelnb.engine.imports import when_imported
 from accelnb.worker import progress_rich, progress_tqdm
 from accelnb.worker.bars import Bars, tell_to
-from accelnb.worker.imports import when_imported
 
 
 def watch(bars: Bars) -> None:

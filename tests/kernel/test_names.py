@@ -123,6 +123,17 @@ def test_what_the_notebook_sets_in_its_module_reaches_the_ranks(shared_notebook,
     assert run("%distributed config.register(1)").lines == ["[0-1] 'patched'"]
 
 
+def test_a_rank_imports_a_changed_module_only_when_it_needs_it(shared_notebook, state):
+    run = shared_notebook.run
+    run(f"import {state} as config, sys\nconfig.limit = 5")
+    run("%distributed rank")
+    run("config.settings['lr'] = 0.7")
+    assert run(f"%distributed '{state}' in sys.modules").lines == ["[0-1] False"]
+    run(f"%%writefile uses_{state}.py\nimport {state}\ndef limit(): return {state}.limit")
+    shown = run(f"%%distributed\nimport uses_{state}\nuses_{state}.limit(), config.settings")
+    assert shown.lines == ["[0-1] (5, {'lr': 0.7})"]
+
+
 def test_what_the_notebook_patches_in_a_library_is_patched_on_ranks(shared_notebook):
     run = shared_notebook.run
     run("import torch.nn as nn, textwrap, pathlib\nmodel = nn.Linear(2, 3)")

@@ -17,7 +17,7 @@ def when_imported(hooks: dict[str, Hook]) -> None:
 
     Examples
     --------
-    >>> from accelnb.worker.imports import when_imported
+    >>> from accelnb.engine.imports import when_imported
     >>> when_imported({"json": lambda module: print(module.__name__)})
     json
     """
