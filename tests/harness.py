@@ -37,6 +37,11 @@ class Output:
         return self.stdout.splitlines()
 
     @property
+    def said(self) -> set[str]:
+        """What ranks said, without the ranks: equal lines are one, however far apart they came."""
+        return {re.sub(r"^\[[\d,\- ]+\] ", "", line) for line in self.lines}
+
+    @property
     def value(self) -> str:
         """The cell's own last value, as text."""
         return self.displays[-1]["text/plain"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import pickle
 import sys
 import time
 import types
@@ -23,7 +24,7 @@ from cloudpickle.cloudpickle import _extract_code_globals, _should_pickle_by_ref
 
 from accelnb.names import names_in_texts
 
-_PICKLED = 1 << 17  # bytes of a pickle, and
+_PICKLED = 1 << 18  # bytes of a pickle, and
 _OBJECTS = 2000  # objects in it that are more than a number, a text or a plain container
 _MEMORY = 1 << 20  # bytes of a value's arrays and tensors that are read whole, of others
 _SPOTS, _SPOT, _END = 8, 64, 512  # these: so many bytes at so many places, and at both ends
@@ -32,6 +33,7 @@ _ITEMS = 48  # of a container in a value that is too large: as many at both ends
 _CONTAINERS = (dict, list, set, frozenset, tuple, OrderedDict, deque)
 _NO_CHANGE = (int, float, complex, bool, str, bytes, type(None), range, types.ModuleType)
 _NO_CHANGE += (types.BuiltinFunctionType, type(...))
+_SCALARS = (int, float, complex, bool, type(None))
 _OF_EVERY_CLASS = frozenset(
     {"__dict__", "__weakref__", "__module__", "__dataclass_fields__", "__dataclass_params__"}
     | {"_abc_impl", "__annotations_cache__", "__static_attributes__", "__firstlineno__"}
@@ -46,7 +48,7 @@ class Fingerprint:
     Attributes
     ----------
     digest
-        Equal if nothing was changed. None if the value cannot be read, or not in time.
+        Equal if nothing was changed. None if the value cannot be read.
     is_partial
         Whether something in it that can be changed was read in part only.
     in_part
@@ -68,6 +70,9 @@ class Fingerprint:
     has_tensors: bool
     in_part: bool
     seconds: float
+
+
+_UNREADABLE = Fingerprint(None, True, frozenset(), (), False, True, 0.0)
 
 
 def can_change(value: Any) -> bool:
@@ -108,6 +113,8 @@ class Reading:
         in_part
             Do not try to read it whole: it was too large the last time.
         """
+        if type(value) in _SCALARS:
+            return Fingerprint(pickle.dumps(value), False, frozenset(), (), False, False, 0.0)
         began = time.thread_time()
         for kind in (_InPart,) if in_part else (_Whole, _InPart):
             reader = kind(self)
@@ -116,9 +123,9 @@ class Reading:
             except _TooLargeError:
                 continue
             except Exception:  # it is refused, with its reason, where it is sent
-                return Fingerprint(None, False, frozenset(), (), False, False, 0.0)
+                break
             return reader.fingerprint(digest, time.thread_time() - began)
-        return Fingerprint(None, True, frozenset(), (), False, True, time.thread_time() - began)
+        return _UNREADABLE
 
     def of_class(self, cls: type) -> Fingerprint:
         """Return the fingerprint of what a class of the notebook holds itself."""
@@ -128,7 +135,11 @@ class Reading:
                 for name, value in vars(cls).items()
                 if name not in _OF_EVERY_CLASS and not isinstance(value, _SLOTS)
             ]
-            self._of_classes[cls] = self.of((cls.__bases__, held))
+            now = self.of((cls.__bases__, held))
+            if now.digest is None:  # of what cannot be read, another object is noticed
+                held = [(n, v if self.of(v).digest is not None else id(v)) for n, v in held]
+                now = self.of((cls.__bases__, held))
+            self._of_classes[cls] = now
         return self._of_classes[cls]
 
     def with_theirs(self, classes: Iterable[type]) -> dict[type, Fingerprint]:
@@ -266,7 +277,7 @@ class _Whole(cloudpickle.Pickler):
                             yield child
                         else:
                             to_see.append(child)
-                elif value or type(value) not in _CONTAINERS:  # most are empty tables of hooks
+                elif type(value) not in _CONTAINERS or value:  # most are empty tables of hooks
                     yield key
                     yield value
 
@@ -283,7 +294,8 @@ class _Whole(cloudpickle.Pickler):
                 memory = self._memory(storage.data_ptr(), storage.nbytes())
             except (RuntimeError, NotImplementedError):  # it has no storage
                 pass
-        return tuple(tensor.shape), str(tensor.dtype), tensor.requires_grad, version, memory
+        kind = (tuple(tensor.shape), str(tensor.dtype), tensor.requires_grad)
+        return *kind, version, memory, tensor.__dict__ or None
 
     def _array(self, array: Any) -> Any:
         kind = (array.dtype.str, array.shape)

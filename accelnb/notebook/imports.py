@@ -29,6 +29,7 @@ from accelnb.notebook.patches import Patches
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _STDLIB = Path(sysconfig.get_path("stdlib"))
 _INSTALLED = {"site-packages", "dist-packages"}
+_SLOW = 0.01  # s
 _MODULES = (types.ModuleType, types.BuiltinFunctionType)
 
 
@@ -68,6 +69,7 @@ class Imports:
         self._patches = Patches(namespace)
         self._bound: dict[str, Origin] = {}  # by the notebook's name
         self._seen: set[str] = set()  # modules of the user's
+        self._left_out: set[Origin] = set()  # what a module has that is too much to follow
         self._held: list[Held] = []
         self._held_at = -1
         self.moment = 0
@@ -152,8 +154,12 @@ class Imports:
                 continue
             if isinstance(value, type | types.FunctionType) and not is_notebooks(value):
                 continue
+            if origin in self._left_out:
+                continue
             now = reading.of(value)
-            if now.digest is not None and not now.is_partial and not now.in_part:
+            if now.is_partial or now.seconds > _SLOW:
+                self._left_out.add(origin)
+            else:
                 yield Held(value, origin, now)
 
 

@@ -204,8 +204,7 @@ class Comparison:
         if then is None or id(value) in self.imported:
             return True
         if then.digest is None or then.seconds > _TOO_SLOW:
-            if then.is_partial or then.digest is not None:
-                self._note_unknown(name, value)
+            self._note_unknown(name, value)
             return True
         if then.seconds > _SLOW and had.seen_at == self._moment:
             return True
@@ -229,7 +228,7 @@ class Comparison:
 
     def _note_unknown(self, name: str, value: Any) -> None:
         self.notes[name] = (
-            f"{name} ({type(value).__name__}) is too large to compare whole before each cell: "
+            f"{name} ({type(value).__name__}) cannot be compared whole before each cell: "
             f"after a change in place, `%accelnb push {name}` sends it"
         )
 
