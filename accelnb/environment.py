@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from accelnb.config import ConfigError
 from accelnb.config_file import FILE, read_file
 from accelnb.devices import DEVICES
+from accelnb.folder import working_folder
 from accelnb.hardware import inspect_machine
 from accelnb.hardware.describe import hardware_rows
 from accelnb.hosts import host, notebook_folder, shell_here
@@ -123,7 +124,7 @@ def report(folder: Path | None = None) -> Report:
     """
     if folder is None:
         shell = shell_here()
-        folder = notebook_folder(shell) if shell is not None else Path.cwd()
+        folder = notebook_folder(shell) if shell is not None else Path(working_folder() or ".")
     machine = inspect_machine()
     config, wrong = _config_in_force(folder)
     groups = {

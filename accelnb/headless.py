@@ -7,14 +7,15 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from accelnb.engine.socket_folder import new_socket_folder
 from accelnb.errors import AccelnbError
 from accelnb.names import analyse
 
@@ -134,8 +135,8 @@ def run_notebook(
     watcher = watcher or Watcher()
     try:
         if any(cell.cell_type == "code" for cell in document.cells):
-            with tempfile.TemporaryDirectory("", "accelnb-", ignore_cleanup_errors=True) as folder:
-                _execute(document, path, timeout, watcher, _private_channels(folder))
+            with _private_channels() as channels:
+                _execute(document, path, timeout, watcher, channels)
     finally:
         if output is not None:
             _write(document, output)
@@ -328,16 +329,22 @@ def _kernel_of(document: Any) -> str:
     return named if named in KernelSpecManager().find_kernel_specs() else "python3"
 
 
-def _private_channels(folder: str) -> Any:
-    """Return the settings by which the kernel is reached by sockets that only its user can open.
+@contextlib.contextmanager
+def _private_channels() -> Iterator[Any]:
+    """Yield the settings by which the kernel is reached by sockets that only its user can open.
 
     They have a full path: the kernel works in another folder than this process.
     """
     from traitlets.config import Config
 
     if not sys.platform.startswith("linux"):
-        return Config()
-    return Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+        yield Config()
+        return
+    folder = new_socket_folder()
+    try:
+        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _text_of(message: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from accelnb.config import ConfigError
+from accelnb.folder import working_folder
 
 VIEW = "ACCELNB_VIEW"  # "plain" or "live": the user's own word on whether widgets are shown
 
@@ -165,7 +166,7 @@ def notebook_folder(shell: Any) -> Path:
         return Path(file).parent
     where = host()
     if where == "Colab":
-        return Path.cwd()
+        return Path(working_folder() or ".")
     if where == "Kaggle" and _KAGGLE_FOLDER.is_dir():
         return _KAGGLE_FOLDER
     if session := os.environ.get("JPY_SESSION_NAME"):  # of jupyter_server: the notebook's path
@@ -174,7 +175,7 @@ def notebook_folder(shell: Any) -> Path:
             return folder
     if getattr(shell, "kernel", None) is not None:
         return Path(shell.starting_dir)
-    return Path.cwd()
+    return Path(working_folder() or ".")
 
 
 def shell_here() -> Any | None:

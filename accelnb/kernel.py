@@ -7,7 +7,6 @@ kernelspec. What is wrong with them is told in the notebook, for nobody sees a k
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from accelnb.config import ConfigError, LaunchConfig, from_mapping, options, resolve
 from accelnb.engine.early import ready, start_early
+from accelnb.folder import working_folder
 from accelnb.hardware import probe
 from accelnb.notebook import auto
 from accelnb.notebook.extension import load, session_of
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the kernel until its front end ends it."""
     from ipykernel.kernelapp import IPKernelApp
 
-    if sys.path and sys.path[0] in ("", os.getcwd()):
+    if sys.path and sys.path[0] in ("", working_folder()):
         del sys.path[0]  # as ipykernel's launcher does: a notebook's random.py is no module of ours
     own, of_ipykernel = read_arguments(sys.argv[1:] if arguments is None else arguments)
     app = IPKernelApp.instance()

@@ -11,6 +11,7 @@ import rich_click as click
 
 from accelnb import __version__
 from accelnb.errors import AccelnbError
+from accelnb.folder import working_folder
 
 # Name to what `accelnb --help` says of it; accelnb.cli.<name> has the command, as `command`.
 COMMANDS = {
@@ -66,6 +67,8 @@ def accelnb() -> None:
 
 def main() -> None:
     """Run the command of this process's arguments; end the process with its exit code."""
+    if working_folder() is None:
+        sys.exit(_say("the folder that this was started in was removed: cd to another", 1))
     try:
         sys.exit(accelnb.main(prog_name="accelnb", standalone_mode=False))
     except click.UsageError as error:

@@ -85,8 +85,9 @@ def _run_in_place(target: Target, place: Started, variables: dict[str, str]) -> 
     from accelnb.launching import rank
 
     share = _share_of_cores(place.local_size)
-    if share and place.by == "Slurm" and "SLURM_CPUS_PER_TASK" in os.environ:
-        share = {"OMP_NUM_THREADS": os.environ["SLURM_CPUS_PER_TASK"]}
+    if share and place.by == "Slurm":
+        of_task = environment.number("SLURM_CPUS_PER_TASK", default=0)
+        share = {environment.THREADS: str(of_task)} if of_task else share
     variables = place.variables(os.environ) | share | variables
     if place.nodes > 1:
         meeting = f"{variables['MASTER_ADDR']}:{variables['MASTER_PORT']}"
@@ -156,11 +157,13 @@ def _for_accelerator(config: LaunchConfig | None, settings: Mapping[str, Any]) -
 
 def _share_of_cores(processes: int) -> dict[str, str]:
     """Return the threads of each process, as many as a notebook's rank has."""
-    if "OMP_NUM_THREADS" in os.environ:
+    if environment.threads() is not None:
         return {}
+    if said := environment.wrong_threads():
+        print(f"accelnb: {said}", file=sys.stderr, flush=True)
     has_affinity = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": str(max(1, cores // processes))}
+    return {environment.THREADS: str(max(1, cores // processes))}
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from accelnb.errors import AccelnbError
+from accelnb.training.environment import number
 
 # torch's launcher names the file in which a process tells its error.
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
@@ -126,7 +127,7 @@ def _report(error: Exception, whose_lines: str) -> None:
     text = "" if isinstance(error, AccelnbError) else "".join(lines)
     place = _place(own)
     path = os.environ.get(ERROR_FILE)
-    count, most = (int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in _RESTARTS)
+    count, most = (number(f"TORCHELASTIC_{name}", default=0) for name in _RESTARTS)
     if path is None:
         _print_once(text or f"{error}\n", path)
         if text and whose_lines:

@@ -12,6 +12,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from accelnb.config import ConfigError, LaunchConfig, options
 from accelnb.config_file import FILE, FileValues, read_file
+from accelnb.folder import working_folder
 from accelnb.hosts import notebook_folder
 
 _DO_WITHOUT = "correct it, or do without the file in this session: %accelnb config --ignore-file"
@@ -40,7 +41,7 @@ class Defaults:
     @property
     def path(self) -> Path:
         """Where the notebook's accelnb.yaml is, or would be."""
-        depends_on = (os.getcwd(), self._shell.user_ns.get("__vsc_ipynb_file__"))
+        depends_on = (working_folder(), self._shell.user_ns.get("__vsc_ipynb_file__"))
         if self._found is None or self._found[0] != depends_on:
             self._found = (depends_on, notebook_folder(self._shell) / FILE)
         return self._found[1]

@@ -19,6 +19,7 @@ ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
 SHARED = "ACCELNB_SHARED_DEVICE"  # true: ranks share devices, which nccl refuses
 DEVICE = "ACCELNB_DEVICE"  # a name of accelnb.devices.DEVICES
 STRATEGY = "ACCELNB_STRATEGY"  # ddp, or none: models stay as they are
+THREADS = "OMP_NUM_THREADS"
 
 
 def flag(name: str, default: bool = False) -> bool:
@@ -46,9 +47,39 @@ def flag(name: str, default: bool = False) -> bool:
 
 
 def number(*names: str, default: int) -> int:
-    """Return the first of the variables `names` that is set to a number of at least 0."""
+    """Return the first of the variables `names` that is set to a number of at least 0.
+
+    Raises
+    ------
+    AccelnbError
+        One is set to something that is no number.
+
+    Examples
+    --------
+    >>> from accelnb.training.environment import number
+    >>> number("NO_SUCH_VARIABLE", default=1)
+    1
+    """
     for name in names:
-        text = os.environ.get(name, "")
-        if text.isdigit():
+        text = os.environ.get(name, "").strip()
+        if text.isdecimal():
             return int(text)
+        if text and not text.removeprefix("-").isdecimal():  # -1 is a common "not set"
+            raise AccelnbError(f"{name}={text}: set this environment variable to a number")
     return default
+
+
+def threads() -> int | None:
+    """Return how many threads OMP_NUM_THREADS asks for; None where it does not say.
+
+    Of a list, which is for nested parallel regions, the first counts.
+    """
+    text = os.environ.get(THREADS, "").partition(",")[0].strip()
+    return int(text) if text.isdecimal() and int(text) else None
+
+
+def wrong_threads() -> str | None:
+    """Return what is wrong with OMP_NUM_THREADS, None if nothing is."""
+    if THREADS not in os.environ or threads() is not None:
+        return None
+    return f"{THREADS}={os.environ[THREADS]!r} is no number of threads and counts as not set"

@@ -24,7 +24,7 @@ _LOCAL_RANK = (
     "OMPI_COMM_WORLD_LOCAL_RANK",
     "MV2_COMM_WORLD_LOCAL_RANK",
 )
-_PORT = "29500"  # torch's own default
+_PORT = 29500  # torch's own default
 
 
 class PartialState(ProcessControl):
@@ -234,14 +234,14 @@ def _make_group(kind: Device, kwargs: dict[str, Any]) -> None:
     rank = environment.number(*_RANK, default=0)
     size = environment.number(*_WORLD_SIZE, default=1)
     here = environment.number("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", default=size)
-    if "MASTER_ADDR" not in os.environ:
+    if not os.environ.get("MASTER_ADDR"):
         if here != size:
             raise AccelnbError(
                 f"{size} processes on several machines were started, but MASTER_ADDR is not set: "
                 "set it to the name of rank 0's machine, or launch with torchrun"
             )
         os.environ["MASTER_ADDR"] = "127.0.0.1"
-    os.environ.setdefault("MASTER_PORT", _PORT)
+    os.environ["MASTER_PORT"] = str(environment.number("MASTER_PORT", default=_PORT))
     given = {name: value for name, value in kwargs.items() if value is not None}
     backend = given.pop("backend", kind.backend_for(environment.flag(environment.SHARED)))
     dist.init_process_group(backend, rank=rank, world_size=size, **given)

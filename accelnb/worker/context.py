@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from accelnb.engine.launchers.start_environment import is_of_launcher, own_variables
 from accelnb.hardware.limits import usable_cpus
 from accelnb.training import environment
+
+_INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
 class Context:
@@ -18,37 +22,64 @@ class Context:
 
     On another machine they are followed as far as that can be: a folder or an entry of the path
     only where there is one of that name, and of the environment what the notebook itself set.
+    The variables that say which rank this is stay its own everywhere.
 
     Parameters
     ----------
-    same_machine
-        Whether the notebook runs on this machine.
+    spec
+        Of the rank.
     """
 
-    def __init__(self, same_machine: bool) -> None:
-        self._same_machine = same_machine
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._same_machine: bool = spec["same_machine"]
         self._own_path = list(sys.path)
+        own = own_variables(spec)
+        self._told = own.keys() - {environment.DEVICE, environment.USE_CPU}  # if they are not heard
+        self._own = own | spec["launch_env"] | {"ACCELNB_RANK": f"{os.getpid()}:{spec['rank']}"}
+        self._said: set[str] = set()
+        self._threads = max(1, usable_cpus() // spec["local_world_size"])
+        if not self._same_machine:
+            self._threads = environment.threads() or self._threads  # what the cluster says
+        self._interface: str | None = spec["interface"]
+        self._begin(spec["context"])
+        os.environ.update(self._own)
 
-    def begin(self, context: dict[str, Any]) -> None:
+    def _begin(self, context: dict[str, Any]) -> None:
         """Take over the notebook's whole context."""
         if self._same_machine:
             for name in os.environ.keys() - context["env"].keys():
                 del os.environ[name]  # of the fork server, which started with an older environment
-        self.follow(context)
+            for name in filter(is_of_launcher, list(os.environ)):
+                del os.environ[name]
+        self._say_own(context["env"])
+        with_default = (environment.THREADS, _INTERFACE)
+        given = {name: os.environ.get(name) for name in with_default} | context["env"]
+        self._follow_where(context)
+        self._follow_environment(given)
 
     def follow(self, changes: dict[str, Any]) -> None:
         """Take over what changed; a variable that is None is taken out of the environment."""
-        if "cwd" in changes and (self._same_machine or Path(changes["cwd"]).is_dir()):
-            os.chdir(changes["cwd"])
+        if changes:
+            self._follow_where(changes)
+            env = changes.get("env", {})
+            self._say_own(env)
+            self._follow_environment(env)
+
+    def _follow_where(self, changes: Mapping[str, Any]) -> None:
+        if folder := changes.get("cwd"):  # None if the notebook's is gone
+            self._enter(folder)
         if "path" in changes:
             sys.path[:] = self._path(changes["path"])
         if changes.get("matmul"):
             torch.set_float32_matmul_precision(changes["matmul"])
-        for name, value in changes.get("env", {}).items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+
+    def _enter(self, folder: str) -> None:
+        if not self._same_machine and not Path(folder).is_dir():
+            return
+        try:
+            os.chdir(folder)
+        except OSError as error:
+            _say(f"the notebook's folder cannot be entered, this rank stays where it is: {error}")
 
     def _path(self, of_notebook: list[str]) -> list[str]:
         if self._same_machine:
@@ -56,37 +87,35 @@ class Context:
         there = [entry for entry in of_notebook if not entry or Path(entry).exists()]
         return [*there, *(entry for entry in self._own_path if entry not in there)]
 
+    def _follow_environment(self, changes: Mapping[str, str | None]) -> None:
+        for name, value in changes.items():
+            if name in self._own or is_of_launcher(name):
+                continue
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if _INTERFACE in changes and self._interface:
+            os.environ.setdefault(_INTERFACE, self._interface)
+        if environment.THREADS in changes:
+            self._set_threads()
 
-def rank_environment(spec: dict[str, Any]) -> dict[str, str]:
-    """Return the variables that torchrun would set for this rank, and the interface to use.
+    def _set_threads(self) -> None:
+        """Compute with as many threads as the notebook says, with a share of the cores if not."""
+        threads = environment.threads()
+        if threads is None:
+            if said := environment.wrong_threads():
+                _say(f"{said}; {self._threads} here")
+            threads = self._threads
+            os.environ[environment.THREADS] = str(threads)
+        torch.set_num_threads(threads)
 
-    See https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables.
-    """
-    rank, world_size = spec["rank"], spec["world_size"]
-    local_rank, of_node = spec["local_rank"], spec["local_world_size"]
-    threads = max(1, usable_cpus() // of_node)
-    env = {
-        "RANK": rank,
-        "LOCAL_RANK": local_rank,
-        "ROLE_RANK": rank,
-        "GROUP_RANK": rank // of_node,
-        "WORLD_SIZE": world_size,
-        "LOCAL_WORLD_SIZE": of_node,
-        "ROLE_WORLD_SIZE": world_size,
-        "GROUP_WORLD_SIZE": world_size // of_node,
-        "ROLE_NAME": "default",
-        "MASTER_ADDR": spec["rendezvous"]["host"],
-        "MASTER_PORT": spec["rendezvous"]["port"],
-        "TORCHELASTIC_RUN_ID": "accelnb",
-        "TORCHELASTIC_RESTART_COUNT": 0,
-        "TORCHELASTIC_MAX_RESTARTS": 0,
-        "TORCHELASTIC_USE_AGENT_STORE": True,
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
-        "ACCELNB_RANK": f"{os.getpid()}:{rank}",
-        environment.DEVICE: spec["device"],
-    }
-    if spec["interface"]:
-        env["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", spec["interface"])
-    if spec["device"] == "cpu":
-        env[environment.USE_CPU] = "true"
-    return {name: str(value) for name, value in env.items()}
+    def _say_own(self, names: Iterable[str]) -> None:
+        new = sorted(self._told.intersection(names) - self._said)
+        self._said.update(new)
+        if new:
+            _say(f"{', '.join(new)} of the notebook: not taken over, for each rank has its own")
+
+
+def _say(text: str) -> None:
+    print(f"accelnb: {text}", file=sys.stderr, flush=True)

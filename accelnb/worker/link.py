@@ -70,6 +70,7 @@ class RankLink(threading.Thread):
     ) -> None:
         super().__init__(name="accelnb-link", daemon=True)
         self.requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.on_request: Callable[[], None] | None = None  # wakes a main thread that runs tasks
         self.busy_with: str | None = None  # the request that the main thread runs or is about to
         self.interrupt: Interrupt | None = None
         self.lent: Packed | None = None  # values in shared memory until the notebook has them
@@ -165,6 +166,8 @@ class RankLink(threading.Thread):
             if message.kind in ("execute_request", "call_request"):
                 self.busy_with, self.interrupt = message.id, None
             self.requests.put(message)
+            if wake := self.on_request:
+                wake()
 
     def _step_interrupt(self) -> None:
         """Interrupt the main thread: by a signal, then by ending what it waits for."""

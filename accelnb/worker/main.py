@@ -12,8 +12,6 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-import torch
-
 from accelnb import streaming
 from accelnb.devices import DEVICES
 from accelnb.engine.curve import Curve
@@ -32,7 +30,8 @@ from accelnb.engine.wire import Link, Message, check_sendable
 from accelnb.errors import AccelnbError
 from accelnb.training.memory import clear_device_cache
 from accelnb.worker import lookup, out_of_memory, progress, where
-from accelnb.worker.context import Context, rank_environment
+from accelnb.worker.context import Context
+from accelnb.worker.event_loop import CellLoop
 from accelnb.worker.link import RankLink
 from accelnb.worker.process_group import RankProcessGroup
 from accelnb.worker.settings import CellSettings
@@ -58,13 +57,10 @@ class Rank:
         writers = install_writers()
         self._interruptible = False
         signal.signal(signal.SIGINT, self._on_sigint)
-        self._context = Context(spec["same_machine"])
-        self._context.begin(spec["context"])
-        os.environ.update(rank_environment(spec) | spec["launch_env"])
+        self._context = Context(spec)
         self._kind = kind = DEVICES[spec["device"]]
         self._device = device = kind.take(spec["local_rank"])
         rebuild_on(device)
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         backend = kind.backend_for(kind.is_shared(spec["local_world_size"]))
         self._group = RankProcessGroup(
             self.rank, self.world_size, backend, listener, aborts=kind.aborts
@@ -86,6 +82,8 @@ class Rank:
         progress.watch(self._link.bars)
         self._shell = _shell or make_shell(spec["folder"])
         self._shell.send = self._send
+        self._loop = CellLoop()
+        self._shell.loop_runner = self._loop.run
         self._shell.user_ns.update(
             rank=self.rank, local_rank=spec["local_rank"], world_size=self.world_size, device=device
         )
@@ -96,7 +94,7 @@ class Rank:
         """Run what the notebook asks for until it asks to end."""
         while True:
             try:
-                message = self._link.requests.get()
+                message = self._next_request()
                 if message.kind == "shutdown_request":
                     return
                 if message.kind == "form_request":
@@ -107,6 +105,25 @@ class Rank:
                     self._answer(message)
             except KeyboardInterrupt:
                 continue  # it came between two cells
+
+    def end(self) -> None:
+        """End the tasks that cells left."""
+        self._loop.close()
+
+    def _next_request(self) -> Message:
+        """Wait for a request; run the tasks that cells left meanwhile."""
+        if self._loop.has_work:
+            try:
+                self._interruptible = True
+                self._loop.run_until(self._announce_requests)
+            finally:
+                self._interruptible = False
+                self._link.on_request = None
+        return self._link.requests.get()
+
+    def _announce_requests(self, wake: Callable[[], None]) -> bool:
+        self._link.on_request = wake
+        return self._link.requests.empty()
 
     def _form(self, rendezvous: dict[str, Any]) -> None:
         self._group.form(rendezvous)
@@ -157,6 +174,7 @@ class Rank:
         self._context.follow(request.get("context", {}))
         if "settings" in request:
             self._settings.apply(request["settings"])
+        self._loop.begin_cell()
         self._shell.know_sources(request.get("sources", {}))
         namespace = self._shell.user_ns
         if message.kind == "call_request":
@@ -238,7 +256,7 @@ class Rank:
         __tracebackhide__ = True
         if self._link.interrupt is not None:
             self._link.interrupt.noticed.set()
-        if self._interruptible:
+        if self._interruptible and not self._loop.interrupt():
             raise KeyboardInterrupt
 
     def _unstick(self) -> None:
@@ -282,7 +300,11 @@ def run_rank(spec: dict[str, Any], outputs: Sequence[Output], listener: int | No
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    Rank(spec, outputs, listener).serve()
+    rank = Rank(spec, outputs, listener)
+    try:
+        rank.serve()
+    finally:
+        rank.end()
     atexit._run_exitfuncs()  # what the user's libraries registered: a fork ends without it
     flush_all()
     return 0

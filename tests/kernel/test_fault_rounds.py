@@ -55,7 +55,7 @@ def held(group: WorkerGroup) -> list[int]:
     """Return what a leak would make grow: descriptors, processes, files, threads."""
     server = psutil.Process(fork_server().process.pid)
     alive = [child for child in server.children() if child.status() != psutil.STATUS_ZOMBIE]
-    files = len(list(fork_server().folder.glob("*.sock"))) + len(os.listdir("/dev/shm"))
+    files = len(list(fork_server().sockets.glob("*.sock"))) + len(os.listdir("/dev/shm"))
     return [
         psutil.Process().num_fds(),
         server.num_fds(),

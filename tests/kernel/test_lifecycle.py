@@ -14,16 +14,17 @@ from harness import START, wait_until
 SOON = 5.0  # s; promised are 2
 
 
-def folder_of(notebook) -> Path:
-    code = "from accelnb.engine.launchers.local import fork_server as f; str(f().folder)"
-    return Path(eval(notebook.run(code).value))
+def folders_of(notebook) -> list[Path]:
+    code = "from accelnb.engine.launchers.local import fork_server as f\n"
+    found = notebook.run(code + "[str(f().folder), str(f().sockets)]").value
+    return [Path(folder) for folder in eval(found)]
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "in a cell"])
 @pytest.mark.parametrize("end", ["kill", "restart", "shutdown", "exit"])
 def test_everything_ends_with_the_kernel(notebook, end, busy):
     notebook.run("%distributed --procs 2 rank")
-    folder, below = folder_of(notebook), notebook.processes()
+    folders, below = folders_of(notebook), notebook.processes()
     if busy:
         cell = "%%distributed --detach\nimport torch.distributed as dist\nif rank: dist.barrier()"
         notebook.run(cell + "\nwhile True: pass")
@@ -36,7 +37,7 @@ def test_everything_ends_with_the_kernel(notebook, end, busy):
     else:
         notebook.client.execute("exit()")
     assert wait_until(lambda: not any(process.is_running() for process in below), SOON)
-    assert wait_until(lambda: not folder.exists(), SOON)
+    assert wait_until(lambda: not any(folder.exists() for folder in folders), SOON)
     if end == "restart":
         notebook.client.wait_for_ready(timeout=START)
         notebook.load()
@@ -44,13 +45,13 @@ def test_everything_ends_with_the_kernel(notebook, end, busy):
 
 
 def test_a_kernel_killed_while_its_ranks_start_leaves_nothing(notebook):
-    folder = folder_of(notebook)
+    folders = folders_of(notebook)
     notebook.client.execute("%distributed --procs 2 --start spawn rank")
     assert wait_until(lambda: len(notebook.processes()) > 1, 30)
     below = notebook.processes()
     notebook.kill()
     assert wait_until(lambda: not any(process.is_running() for process in below), SOON)
-    assert wait_until(lambda: not folder.exists(), SOON)
+    assert wait_until(lambda: not any(folder.exists() for folder in folders), SOON)
 
 
 def test_thirty_groups_leak_nothing(run_script):
@@ -69,7 +70,7 @@ def work(n):
 def held():
     server = psutil.Process(fork_server().process.pid)
     here = psutil.Process()
-    files = [f for f in fork_server().folder.rglob("*.sock")]
+    files = [f for f in fork_server().sockets.glob("*.sock")]
     return (here.num_fds(), server.num_fds(), len(server.children()), here.num_threads(),
             len(os.listdir("/dev/shm")), len(files))
 

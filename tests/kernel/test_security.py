@@ -22,9 +22,9 @@ def everyone(notebook) -> list[psutil.Process]:
     return [psutil.Process(notebook.pid), *notebook.processes()]
 
 
-def folder_of(notebook) -> Path:
+def folder_of(notebook, what: str = "folder") -> Path:
     notebook.run(SESSION)
-    return Path(eval(notebook.run("str(group._launched._server.folder)").value))
+    return Path(eval(notebook.run(f"str(group._launched._server.{what})").value))
 
 
 def test_the_key_is_in_no_command_line_environment_or_file(shared_notebook):
@@ -41,17 +41,17 @@ def test_the_key_is_in_no_command_line_environment_or_file(shared_notebook):
     assert not any(form in path.read_bytes() for path in files for form in forms)
 
 
-def test_the_folder_of_socket_and_logs_is_for_this_user_only(shared_notebook):
+def test_the_folders_of_sockets_and_logs_are_for_this_user_only(shared_notebook):
     shared_notebook.run("%%distributed\nprint('a line for the log')")
-    folder = folder_of(shared_notebook)
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert folder.stat().st_uid == os.getuid()
+    for folder in (folder_of(shared_notebook), folder_of(shared_notebook, "sockets")):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert folder.stat().st_uid == os.getuid()
     assert any(path.is_socket() for path in folder.iterdir())
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
 def test_another_user_cannot_connect(shared_notebook):
-    folder = folder_of(shared_notebook)
+    folder = folder_of(shared_notebook, "sockets")
     (path,) = (path for path in folder.iterdir() if path.is_socket())
     code = (
         "import os, socket\nos.setgid(65534); os.setuid(65534)\n"

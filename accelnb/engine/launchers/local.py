@@ -21,9 +21,11 @@ from accelnb.engine.launchers.channel import Channel
 from accelnb.engine.launchers.contract import Exit
 from accelnb.engine.launchers.outputs import Rest
 from accelnb.engine.launchers.tpu_environment import host_of, launch_environment
+from accelnb.engine.socket_folder import new_socket_folder
 from accelnb.engine.usage import Held, MemoryMeter, process_state
 from accelnb.engine.wire import Link
 from accelnb.errors import AccelnbError
+from accelnb.folder import working_folder
 
 # Imported before any rank starts. torch._dynamo is what the first DDP constructor imports.
 _ALWAYS = ("torch", "torch.distributed", "torch._dynamo", "accelnb.worker.main")
@@ -43,7 +45,12 @@ class ForkServer:
     """
 
     def __init__(self, modules: Sequence[str]) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="accelnb-"))  # mode 0700
+        self.sockets = new_socket_folder()
+        try:
+            self.folder = Path(tempfile.mkdtemp(prefix="accelnb-"))  # mode 0700; for logs
+        except OSError as error:
+            self.sockets.rmdir()
+            raise AccelnbError(f"there is no folder for temporary files: {error}") from None
         self._owner = os.getpid()
         self._control, theirs = Channel.pair()
         package = str(Path(__file__).parents[3])
@@ -61,9 +68,16 @@ class ForkServer:
                 start_new_session=True,  # the terminal's Ctrl-C is not for the server
             )
         theirs.close()
-        here = ("", os.getcwd())
+        here = ("", working_folder())
         path = [package, *(entry for entry in sys.path if entry not in here)]
-        self._control.send({"sys_path": path, "modules": list(modules), "folder": str(self.folder)})
+        self._control.send(
+            {
+                "sys_path": path,
+                "modules": list(modules),
+                "folder": str(self.folder),
+                "sockets": str(self.sockets),
+            }
+        )
         self._ready = threading.Event()
         self._reading = threading.Lock()
 
@@ -123,7 +137,8 @@ class ForkServer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (self.folder, self.sockets):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class LocalRanks:
@@ -136,7 +151,7 @@ class LocalRanks:
         self._procs = config.procs
         self._launch_env: dict[str, str] = {}  # made anew when all ranks start
         self._meter = MemoryMeter(config.device)
-        self._socket = server.folder / f"group-{next(_numbers)}.sock"
+        self._socket = server.sockets / f"group-{next(_numbers)}.sock"
         self._store: socket.socket | None = None  # until rank 0 has inherited it
 
     @property
@@ -221,14 +236,15 @@ class LocalRanks:
 def where_it_runs() -> dict[str, Any]:
     """Return this process's folder and import path, and how precise its fp32 products are.
 
-    The precision is None where torch's own default holds, or no one name tells it.
+    The folder is None where it was removed. The precision is None where torch's own default
+    holds, or no one name tells it.
     """
     matmul = None
     if (torch := sys.modules.get("torch")) is not None:
         # It raises an error if it was set for each library by itself; torch may not be whole yet.
         with contextlib.suppress(AttributeError, RuntimeError):
             matmul = torch.get_float32_matmul_precision()
-    return {"cwd": os.getcwd(), "path": list(sys.path), "matmul": matmul}
+    return {"cwd": working_folder(), "path": list(sys.path), "matmul": matmul}
 
 
 def news_of(message: dict[str, Any]) -> tuple[int, int] | Exit:

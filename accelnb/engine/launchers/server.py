@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -55,9 +56,9 @@ class _Group:
 
 
 class Server:
-    def __init__(self, control: Channel, folder: str) -> None:
+    def __init__(self, control: Channel, sockets: str) -> None:
         self._control = control
-        self._folder = folder
+        self._sockets = sockets  # the folder for them
         self._groups: dict[int, _Group] = {}  # by the channel's descriptor
         self._selector = selectors.DefaultSelector()
         self._popens: dict[int, subprocess.Popen[bytes]] = {}
@@ -108,7 +109,7 @@ class Server:
 
     def _start_host(self, module: str, channel: int) -> None:
         """Give a group's channel to a process that does for it what we do for others."""
-        command = [sys.executable, "-P", "-c", _bootstrap(module), str(channel), self._folder]
+        command = [sys.executable, "-P", "-c", _bootstrap(module), str(channel), self._sockets]
         try:
             self._hosts.append(
                 subprocess.Popen(
@@ -307,8 +308,13 @@ def _bootstrap(module: str) -> str:
     )
 
 
-def _preload(modules: list[str], control: Channel) -> str | None:
+def _preload(modules: list[str], control: Channel, folders: Sequence[str]) -> str | None:
     """Import `modules`; leave at once if the notebook's process ends meanwhile.
+
+    Parameters
+    ----------
+    folders
+        Those that the notebook's process would have removed.
 
     Returns
     -------
@@ -325,6 +331,7 @@ def _preload(modules: list[str], control: Channel) -> str | None:
         if (owner := _owner_fd()) is not None:
             poll.register(owner, select.POLLIN)
         if all(fd != stop_reads for fd, _ in poll.poll()):
+            _remove(folders)
             os._exit(0)
         if owner is not None:
             os.close(owner)
@@ -345,6 +352,11 @@ def _preload(modules: list[str], control: Channel) -> str | None:
     return spoilt_by
 
 
+def _remove(folders: Sequence[str]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def main(control_fd: int) -> None:
     """Run the server on an inherited socket; its first message says what to import."""
     control = Channel.from_fd(control_fd)
@@ -353,9 +365,10 @@ def main(control_fd: int) -> None:
     sys.path[:] = hello["sys_path"]
     given = {name: os.environ.get(name) for name in _WHILE_IMPORTING}
     os.environ.update(_WHILE_IMPORTING)
-    server = Server(control, hello["folder"])
+    folders = hello["folder"], hello["sockets"]
+    server = Server(control, hello["sockets"])
     try:
-        server.spoilt_by = _preload(hello["modules"], control)
+        server.spoilt_by = _preload(hello["modules"], control, folders)
         if hello["modules"]:
             from accelnb.worker.main import prepare
 
@@ -370,6 +383,6 @@ def main(control_fd: int) -> None:
         control.send({"event": "ready", "threads": threading.active_count()})
         server.serve()
         # Not after an error, which the notebook still reads in our log.
-        shutil.rmtree(hello["folder"], ignore_errors=True)
+        _remove(folders)
     finally:
         server.end()

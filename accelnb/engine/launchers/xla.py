@@ -303,7 +303,7 @@ def _spawn(address: str) -> str:
 def main(channel_fd: int) -> None:
     """Run the host on the inherited channel of its group, until that is closed.
 
-    The second argument of the process is a private folder, which goes with the fork server.
+    The second argument of the process is the folder for sockets, which goes with the fork server.
     """
     die_with_parent(os.getppid())
     notebook = Channel.from_fd(channel_fd)

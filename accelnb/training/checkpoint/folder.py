@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from accelnb.errors import AccelnbError
+from accelnb.folder import working_folder
 from accelnb.training.checkpoint import names
 from accelnb.training.checkpoint.files import first_line, flush
 from accelnb.training.checkpoint.manifest import read_manifest
@@ -33,10 +34,15 @@ def checked_target(output_dir: str | os.PathLike[str]) -> Path:
     AccelnbError
         It is a file, or a folder that cannot be exchanged for another.
     """
+    here = working_folder()
+    if here is None and not os.path.isabs(os.path.expanduser(output_dir)):
+        raise AccelnbError(
+            f"output_dir={output_dir}: the working folder was removed; give a full path"
+        )
     target = Path(os.path.realpath(os.path.expanduser(output_dir)))
     if target.exists() and not target.is_dir():
         raise AccelnbError(f"output_dir={output_dir}: is a file; give a folder")
-    if target.is_mount() or Path.cwd().is_relative_to(target):
+    if target.is_mount() or (here and Path(here).is_relative_to(target)):
         raise AccelnbError(
             f"output_dir={output_dir}: is a mount point or holds the working directory, and "
             "cannot be replaced as a whole; give a folder in it"

@@ -1,0 +1,21 @@
+"""The folder that this process works in, which may be gone."""
+
+from __future__ import annotations
+
+import os
+
+
+def working_folder() -> str | None:
+    """Return the working folder; None if it was removed, or may not be looked up.
+
+    Examples
+    --------
+    >>> import os
+    >>> from accelnb.folder import working_folder
+    >>> working_folder() == os.getcwd()
+    True
+    """
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
