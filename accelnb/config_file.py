@@ -107,7 +107,9 @@ def write_file(path: str | os.PathLike[str], config: LaunchConfig) -> None:
     AccelnbError
         The file cannot be written; what was there is there still.
     """
-    path = Path(path).resolve()  # behind a link, the file itself is replaced
+    path = Path(path)
+    if path.is_symlink():
+        path = path.resolve()  # the file itself is replaced
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         unfinished.write_text(to_yaml(config), encoding="utf-8")

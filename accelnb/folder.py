@@ -19,3 +19,11 @@ def working_folder() -> str | None:
         return os.getcwd()
     except OSError:
         return None
+
+
+def folder_to_start_in(instead: str) -> str | None:
+    """Return where a new Python is to start: None for here, `instead` if this folder is gone.
+
+    torch cannot be imported in a removed folder: MKL then does not find its own libraries.
+    """
+    return instead if working_folder() is None else None

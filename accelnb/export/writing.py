@@ -38,7 +38,7 @@ def write_files(files: Mapping[Path, str], *, force: bool) -> None:
             raise ExportError(f"{path} is a folder: give the name of a file")
         if not force and (path.exists() or path.is_symlink()):
             raise ExportError(f"{path} is there already: give --force to replace it")
-        if not path.absolute().parent.is_dir():
+        if not path.parent.is_dir():
             raise ExportError(f"{path} cannot be written: there is no folder {path.parent}")
     unfinished: dict[Path, Path] = {}
     path = next(iter(files))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from accelnb.engine.launchers.start_environment import is_of_launcher, own_variables
+from accelnb.folder import working_folder
 from accelnb.hardware.limits import usable_cpus
 from accelnb.training import environment
 
@@ -33,6 +34,7 @@ class Context:
     def __init__(self, spec: dict[str, Any]) -> None:
         self._same_machine: bool = spec["same_machine"]
         self._own_path = list(sys.path)
+        self._private: str = spec["folder"]
         own = own_variables(spec)
         self._told = own.keys() - {environment.DEVICE, environment.USE_CPU}  # if they are not heard
         self._own = own | spec["launch_env"] | {"ACCELNB_RANK": f"{os.getpid()}:{spec['rank']}"}
@@ -66,14 +68,19 @@ class Context:
             self._follow_environment(env)
 
     def _follow_where(self, changes: Mapping[str, Any]) -> None:
-        if folder := changes.get("cwd"):  # None if the notebook's is gone
-            self._enter(folder)
+        if "cwd" in changes:
+            self._enter(changes["cwd"])
         if "path" in changes:
             sys.path[:] = self._path(changes["path"])
         if changes.get("matmul"):
             torch.set_float32_matmul_precision(changes["matmul"])
 
-    def _enter(self, folder: str) -> None:
+    def _enter(self, folder: str | None) -> None:
+        if folder is None:
+            here = working_folder()
+            ends = ", which is removed with the ranks" if here == self._private else ""
+            _say(f"the notebook's folder was removed: this rank works in {here}{ends}")
+            return
         if not self._same_machine and not Path(folder).is_dir():
             return
         try:
@@ -105,7 +112,7 @@ class Context:
         threads = environment.threads()
         if threads is None:
             if said := environment.wrong_threads():
-                _say(f"{said}; {self._threads} here")
+                _say(f"{said}: this rank computes with {self._threads}")
             threads = self._threads
             os.environ[environment.THREADS] = str(threads)
         torch.set_num_threads(threads)

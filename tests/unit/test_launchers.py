@@ -47,12 +47,12 @@ def test_two_groups_live_side_by_side(run_script):
 
 def test_a_rank_that_cannot_start_is_reported_with_its_last_output(run_script):
     script = run_script(
-        GROUP + "import os\nos.environ['OMP_NUM_THREADS'] = 'many'\n"
+        GROUP + "import os\nos.environ['GLOO_SOCKET_IFNAME'] = 'none'\n"
         "try:\n    start('fork')\nexcept Exception as error:\n    print(error)\n"
-        "del os.environ['OMP_NUM_THREADS']\n"
+        "del os.environ['GLOO_SOCKET_IFNAME']\n"
         "group = start('fork'); print(run(group, 'rank')); group.shutdown()"
     )
     assert script.returncode == 0, script.stderr
     assert "did not start: it ended its process with exit code 1" in script.stdout
-    assert "invalid literal for int() with base 10: 'many'" in script.stdout
+    assert "Unable to find address for: none" in script.stdout
     assert script.stdout.splitlines()[-1] == "[0, 1]"

@@ -25,7 +25,7 @@ from accelnb.engine.socket_folder import new_socket_folder
 from accelnb.engine.usage import Held, MemoryMeter, process_state
 from accelnb.engine.wire import Link
 from accelnb.errors import AccelnbError
-from accelnb.folder import working_folder
+from accelnb.folder import folder_to_start_in, working_folder
 
 # Imported before any rank starts. torch._dynamo is what the first DDP constructor imports.
 _ALWAYS = ("torch", "torch.distributed", "torch._dynamo", "accelnb.worker.main")
@@ -65,6 +65,7 @@ class ForkServer:
                 stdout=log,
                 stderr=log,
                 pass_fds=(theirs.fileno(),),
+                cwd=folder_to_start_in(str(self.folder)),
                 start_new_session=True,  # the terminal's Ctrl-C is not for the server
             )
         theirs.close()

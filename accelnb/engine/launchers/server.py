@@ -30,6 +30,7 @@ from accelnb.engine.launchers.in_use import device_in_use
 from accelnb.engine.launchers.outputs import Output, Rest, open_outputs
 from accelnb.engine.launchers.parent import die_with_parent
 from accelnb.engine.launchers.start_environment import NO_PLUGINS, environment_for
+from accelnb.folder import folder_to_start_in
 
 # No plugin of torch's loads with it, and `torch.cuda.is_available()` asks NVML, not CUDA.
 _WHILE_IMPORTING = NO_PLUGINS | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
@@ -113,7 +114,11 @@ class Server:
         try:
             self._hosts.append(
                 subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, pass_fds=(channel,), start_new_session=True
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(channel,),
+                    cwd=folder_to_start_in(self._sockets),
+                    start_new_session=True,
                 )
             )
         except OSError as error:  # no more processes for us: the group's channel closes
@@ -245,6 +250,7 @@ class Server:
             stderr=writes[1],
             pass_fds=(theirs.fileno(), *output_fds, *fds),
             env=environment_for(message["spec"]),
+            cwd=folder_to_start_in(message["spec"]["folder"]),
             start_new_session=True,
         )
         self._popens[process.pid] = process

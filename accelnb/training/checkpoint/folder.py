@@ -26,6 +26,20 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
+def full_path(argument: str, given: str | os.PathLike[str]) -> Path:
+    """Return the real path of what was given for an argument.
+
+    Raises
+    ------
+    AccelnbError
+        It is relative to a working folder that was removed.
+    """
+    path = os.path.expanduser(given)
+    if not os.path.isabs(path) and working_folder() is None:
+        raise AccelnbError(f"{argument}={given}: the working folder was removed; give a full path")
+    return Path(os.path.realpath(path))
+
+
 def checked_target(output_dir: str | os.PathLike[str]) -> Path:
     """Return the real path of a folder that a checkpoint shall be.
 
@@ -34,15 +48,10 @@ def checked_target(output_dir: str | os.PathLike[str]) -> Path:
     AccelnbError
         It is a file, or a folder that cannot be exchanged for another.
     """
-    here = working_folder()
-    if here is None and not os.path.isabs(os.path.expanduser(output_dir)):
-        raise AccelnbError(
-            f"output_dir={output_dir}: the working folder was removed; give a full path"
-        )
-    target = Path(os.path.realpath(os.path.expanduser(output_dir)))
+    target = full_path("output_dir", output_dir)
     if target.exists() and not target.is_dir():
         raise AccelnbError(f"output_dir={output_dir}: is a file; give a folder")
-    if target.is_mount() or (here and Path(here).is_relative_to(target)):
+    if target.is_mount() or Path(working_folder() or "/").is_relative_to(target):
         raise AccelnbError(
             f"output_dir={output_dir}: is a mount point or holds the working directory, and "
             "cannot be replaced as a whole; give a folder in it"

@@ -21,7 +21,7 @@ from accelnb.training.checkpoint import numbering
 from accelnb.training.checkpoint.applying import apply
 from accelnb.training.checkpoint.background import PendingSave
 from accelnb.training.checkpoint.contents import contents, copied, kinds, unwrapped
-from accelnb.training.checkpoint.folder import checked_target, recover
+from accelnb.training.checkpoint.folder import checked_target, full_path, recover
 from accelnb.training.checkpoint.manifest import Manifest
 from accelnb.training.checkpoint.reading import check_optimizers, read_states, read_weights
 from accelnb.training.checkpoint.saving import begin
@@ -229,7 +229,7 @@ class CheckpointMethods(WeightMethods):
     def _found(self, input_dir: str | os.PathLike[str] | None) -> Path:
         configuration = self.project_configuration
         if input_dir is not None:
-            folder = Path(os.path.realpath(os.path.expanduser(input_dir)))
+            folder = full_path("input_dir", input_dir)
             together(self, lambda: recover(folder) if self.is_local_main_process else None)
             return folder
         if not configuration.automatic_checkpoint_naming:
