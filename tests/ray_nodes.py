@@ -8,6 +8,7 @@ from typing import Any
 # Set before Ray is imported. Nodes of one small machine start slowly.
 SETTINGS = {
     "RAY_AUTH_MODE": "disabled",
+    "RAY_TMPDIR": "/tmp",  # the paths of its sockets have to be short, whatever TMPDIR is
     "RAY_agent_register_timeout_ms": "120000",
     "RAY_enable_metrics_collection": "0",
     "RAY_prestart_worker_first_driver": "0",

@@ -192,7 +192,7 @@ def test_a_fork_server_that_can_start_no_more_says_so_and_goes_on(notebook):
     server = notebook.processes()[0]
     notebook.run(
         f"import resource\nlimits = resource.prlimit({server.pid}, resource.RLIMIT_NOFILE)\n"
-        f"resource.prlimit({server.pid}, resource.RLIMIT_NOFILE, (30, limits[1]));"
+        f"resource.prlimit({server.pid}, resource.RLIMIT_NOFILE, (36, limits[1]));"
     )
     error = notebook.run("%distributed --procs 12 rank", fails=True).error
     assert re.search(r"AccelnbError: rank \d could not be started: Too many open files", error)
