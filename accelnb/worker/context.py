@@ -76,12 +76,11 @@ class Context:
             torch.set_float32_matmul_precision(changes["matmul"])
 
     def _enter(self, folder: str | None) -> None:
-        if folder is None:
+        if folder is None and self._same_machine:
             here = working_folder()
             ends = ", which is removed with the ranks" if here == self._private else ""
             _say(f"the notebook's folder was removed: this rank works in {here}{ends}")
-            return
-        if not self._same_machine and not Path(folder).is_dir():
+        if folder is None or (not self._same_machine and not Path(folder).is_dir()):
             return
         try:
             os.chdir(folder)
