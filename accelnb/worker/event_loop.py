@@ -19,19 +19,26 @@ _LAST = 0.3  # s for tasks to end with their rank
 
 
 class CellLoop:
-    """Runs what cells await and the tasks that they leave."""
+    """Runs what cells await and the tasks that they leave.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    on_call
+        Called where another thread gives the loop something to do while it does not run.
+    """
+
+    def __init__(self, on_call: Callable[[], None]) -> None:
+        self._on_call = on_call
         self._cell: asyncio.Task[Any] | None = None  # while it awaits
         self._stopped = False  # the cell is to learn of it
         self._between_cells = False
-        self._loop = _Loop()
+        self._loop = _Loop(on_call)
         _let_create_task_find(lambda: self._loop)
 
     def begin_cell(self) -> None:
         """Make this loop the current one again, whatever the cell before did to it."""
         if self._loop.is_closed():
-            self._loop = _Loop()
+            self._loop = _Loop(self._on_call)
         asyncio.set_event_loop(self._loop)
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -127,6 +134,16 @@ class CellLoop:
 
 
 class _Loop(asyncio.SelectorEventLoop):
+    def __init__(self, on_call: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_call = on_call
+
+    def call_soon_threadsafe(self, *args: Any, **options: Any) -> asyncio.Handle:
+        handle = super().call_soon_threadsafe(*args, **options)
+        if not self.is_running():
+            self._on_call()
+        return handle
+
     @property
     def has_work(self) -> bool:
         """Whether a task, a timer, a callback or a socket waits for the loop to run."""

@@ -69,7 +69,8 @@ class RankLink(threading.Thread):
         where: Callable[[], dict[str, Any]],
     ) -> None:
         super().__init__(name="accelnb-link", daemon=True)
-        self.requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        # None: tasks are to run.
+        self.requests: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self.on_request: Callable[[], None] | None = None  # wakes a main thread that runs tasks
         self.busy_with: str | None = None  # the request that the main thread runs or is about to
         self.interrupt: Interrupt | None = None

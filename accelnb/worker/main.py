@@ -82,7 +82,7 @@ class Rank:
         progress.watch(self._link.bars)
         self._shell = _shell or make_shell(spec["folder"])
         self._shell.send = self._send
-        self._loop = CellLoop()
+        self._loop = CellLoop(lambda: self._link.requests.put(None))
         self._shell.loop_runner = self._loop.run
         self._shell.user_ns.update(
             rank=self.rank, local_rank=spec["local_rank"], world_size=self.world_size, device=device
@@ -95,6 +95,8 @@ class Rank:
         while True:
             try:
                 message = self._next_request()
+                if message is None:
+                    continue
                 if message.kind == "shutdown_request":
                     return
                 if message.kind == "form_request":
@@ -110,8 +112,8 @@ class Rank:
         """End the tasks that cells left."""
         self._loop.close()
 
-    def _next_request(self) -> Message:
-        """Wait for a request; run the tasks that cells left meanwhile."""
+    def _next_request(self) -> Message | None:
+        """Wait for a request, and run the tasks that cells left; None if there are new ones."""
         if self._loop.has_work:
             try:
                 self._interruptible = True

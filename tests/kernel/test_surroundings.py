@@ -231,6 +231,16 @@ def test_a_task_of_one_cell_is_awaited_in_another(shared_notebook):
     distributed(shared_notebook, "task = asyncio.create_task(slow(0.1))")
     time.sleep(0.5)
     assert distributed(shared_notebook, "task.done()") == ["[0-1] True"]  # it ran meanwhile
+    from_a_thread = (
+        "import threading\nloop, values = asyncio.get_event_loop(), []\n"
+        "def ask():\n    time.sleep(0.2)\n"
+        "    future = asyncio.run_coroutine_threadsafe(slow(0), loop)\n"
+        "    values.append(future.result(5))\n"
+        "threading.Thread(target=ask).start()"
+    )
+    distributed(shared_notebook, from_a_thread)
+    time.sleep(0.5)
+    assert distributed(shared_notebook, "values") == ["[0-1] [5]"]
 
 
 def test_all_cells_have_one_loop_and_it_outlives_what_they_do_with_it(shared_notebook):

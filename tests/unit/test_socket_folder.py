@@ -54,7 +54,7 @@ def test_sockets_are_in_the_temporary_folder_only_if_that_is_short_and_safe(
 def test_without_a_place_it_is_one_line(root, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", "/" + "long" * 30)
     monkeypatch.setattr(tempfile, "mkdtemp", _refuse)
-    with pytest.raises(AccelnbError, match="there is no folder for sockets: .* set TMPDIR to a"):
+    with pytest.raises(AccelnbError, match="there is no folder for sockets"):
         new_socket_folder()
 
 
