@@ -53,6 +53,10 @@ class CellLoop:
                     if cell.done():
                         raise
                     self._stop(cell)
+        except asyncio.CancelledError:
+            if self._stopped:  # before its first line
+                raise KeyboardInterrupt from None
+            raise
         finally:
             self._cell = None
 
