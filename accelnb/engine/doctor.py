@@ -38,6 +38,13 @@ class Collective(NamedTuple):
     group: str
 
 
+class Wait(NamedTuple):
+    """Another wait of a rank: `what` is e.g. ``recv from rank 1``, `peers` who could end it."""
+
+    what: str
+    peers: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Place:
     """Where one rank is.
@@ -55,6 +62,7 @@ class Place:
     rank: int
     frames: tuple[Frame, ...] = ()
     collective: Collective | None = None
+    waits_for: Wait | None = None
     silent: str | None = None
     memory: int | None = None
     device_memory: int | None = None
@@ -73,6 +81,8 @@ class Place:
         """Return in a few words what the rank is at, e.g. ``waiting in all_reduce``."""
         if self.collective:
             return f"waiting in {self.collective.name}"
+        if self.waits_for:
+            return f"waiting in {self.waits_for.what}"
         if self.silent:
             return "stalled: does not answer"
         return f"stalled at {self.line}" if self.line else "stalled"
@@ -85,6 +95,8 @@ class Place:
         where = self.line or "in a cell"
         if self.collective:
             return f"{self.collective.name} (collective {self.collective.number}), {where}"
+        if self.waits_for:
+            return f"{self.waits_for.what}, {where}"
         inner = self.frames[0]
         if not inner.is_cell:
             return f"{where}, in {inner.function} ({Path(inner.file).name}:{inner.line})"
@@ -97,6 +109,7 @@ def place_of(rank: int, content: dict[str, Any]) -> Place:
         rank,
         tuple(_frame(*frame) for frame in content["frames"]),
         Collective(**content["collective"]) if content["collective"] else None,
+        Wait(content["wait"]["what"], tuple(content["wait"]["peers"])) if content["wait"] else None,
         None,
         content["memory"],
         content["device_memory"],
@@ -123,7 +136,7 @@ def silent_place(rank: int, pid: int | None, state: str | None) -> Place:
 def stacks_report(places: Sequence[Place]) -> str:
     """Return the stacks of all ranks, those at an equal place once, innermost frame last."""
     blocks = []
-    for same in _grouped(places, lambda p: (p.frames, p.collective and p.collective.name)):
+    for same in _grouped(places, lambda p: (p.frames, p.wait)):
         first = same[0]
         lines = [f"{name_ranks(p.rank for p in same)}: {first.describe()}"]
         for frame in reversed(first.frames):
@@ -138,8 +151,19 @@ def stall_report(places: Sequence[Place], seconds: float) -> str:
     for same in _grouped(places, lambda p: p.describe()):
         lines.append(f"  {name_ranks(p.rank for p in same)}: {same[0].describe()}")
     lines += _mismatch_lines(places)
-    lines.append("the stop button ends the cell and keeps the ranks and their variables")
+    lines.append(_what_stop_does(places))
     return "\n".join(lines)
+
+
+def _what_stop_does(places: Sequence[Place]) -> str:
+    deaf = [place.rank for place in places if place.silent]
+    if not deaf:
+        return "the stop button ends the cell and keeps the ranks and their variables"
+    them, their = ("them", "their") if len(deaf) > 1 else ("it", "its")
+    return (
+        f"the stop button ends the cell; if {name_ranks(deaf)} cannot be interrupted, it replaces "
+        f"{them} and {their} variables are lost"
+    )
 
 
 class StallWatch:
@@ -186,6 +210,37 @@ class StallWatch:
 
 
 def _mismatch_lines(places: Sequence[Place]) -> list[str]:
+    return _collective_lines(places) + _peer_lines(places)
+
+
+def _peer_lines(places: Sequence[Place]) -> list[str]:
+    """Say what those ranks do whose message or arrival others wait for."""
+    by_rank = {place.rank: place for place in places}
+    lines = []
+    for place in places:
+        for peer in place.waits_for.peers if place.waits_for else ():
+            line = _peer_line(place, peer, by_rank.get(peer))
+            if line is not None:
+                lines.append(line)
+    return lines
+
+
+def _peer_line(place: Place, peer: int, other: Place | None) -> str | None:
+    assert place.waits_for is not None
+    here = f"rank {place.rank} in {place.waits_for.what}"
+    if other is None:
+        return f"{here}; rank {peer} takes no part in this cell"
+    if other.waits_for is None:
+        return f"{here}; rank {peer}: {other.describe()}"
+    if other.waits_for.what == place.waits_for.what:
+        return None  # both are where they meet
+    if other.waits_for.peers == (place.rank,) and place.waits_for.peers == (peer,):
+        mutual = f"{here}, rank {peer} in {other.waits_for.what}: each waits for the other"
+        return mutual if place.rank < peer else None
+    return f"{here}; rank {peer}: {other.describe()}"
+
+
+def _collective_lines(places: Sequence[Place]) -> list[str]:
     """Say outright that ranks wait in different collectives, or that some wait for others."""
     waiting = [place for place in places if place.collective]
     others = [place for place in places if not place.collective and not place.silent]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import collections
 import os
 import queue
-import signal
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import zmq
@@ -18,6 +17,7 @@ import zmq
 from accelnb.engine.tensors import Packed
 from accelnb.engine.wire import Link, Message
 from accelnb.worker.bars import Bars, Position
+from accelnb.worker.interrupt import Interrupt
 from accelnb.worker.streamed import StreamedValues, packed
 from accelnb.worker.streams import PipeReader, PipeWriter
 
@@ -25,9 +25,6 @@ from accelnb.worker.streams import PipeReader, PipeWriter
 _READ_EVERY = 0.01
 _FLUSH_EVERY = 0.1
 _STREAM_EVERY = 0.1
-# An interrupt that Python has not noticed after this long finds the main thread in C++ code.
-_NOTICE = 0.2
-_CLEAN_UP = 1.2
 
 
 @dataclass
@@ -39,23 +36,13 @@ class _Outgoing:
     output_before: Sequence[int]  # up to which byte of each pipe goes first
 
 
-@dataclass
-class Interrupt:
-    """An interrupt of the cell under way, and how far it got."""
-
-    request: str
-    noticed: threading.Event = field(default_factory=threading.Event)
-    cleaning_up: bool = False
-    next_step: float = 0.0
-
-
 class RankLink(threading.Thread):
     """Carries messages between this rank and the notebook until the process ends.
 
     Parameters
     ----------
-    unstick
-        Called from this thread when an interrupt finds the main thread in a collective.
+    interrupt
+        Makes an `Interrupt` of the request that the main thread runs.
     where
         Called from this thread: says where the main thread is.
     """
@@ -65,7 +52,7 @@ class RankLink(threading.Thread):
         dial: Callable[[], Link],
         readers: Sequence[PipeReader],
         writers: Sequence[PipeWriter],
-        unstick: Callable[[], None],
+        interrupt: Callable[[str], Interrupt],
         where: Callable[[], dict[str, Any]],
     ) -> None:
         super().__init__(name="accelnb-link", daemon=True)
@@ -78,7 +65,7 @@ class RankLink(threading.Thread):
         self._dial = dial
         self._readers = readers
         self._writers = writers
-        self._unstick = unstick
+        self._make_interrupt = interrupt
         self._where = where
         self.streamed = StreamedValues()
         self.bars = Bars(self, self._position)
@@ -162,7 +149,7 @@ class RankLink(threading.Thread):
             self._outgoing.append(_Outgoing("where", self._where(), message.id, (), at_once))
         elif message.kind == "interrupt_request":
             if self.busy_with and self.interrupt is None:
-                self.interrupt = Interrupt(self.busy_with)
+                self.interrupt = self._make_interrupt(self.busy_with)
         else:
             if message.kind in ("execute_request", "call_request"):
                 self.busy_with, self.interrupt = message.id, None
@@ -171,24 +158,14 @@ class RankLink(threading.Thread):
                 wake()
 
     def _step_interrupt(self) -> None:
-        """Interrupt the main thread: by a signal, then by ending what it waits for."""
         interrupt = self.interrupt
         now = time.monotonic()
         if interrupt is None or now < interrupt.next_step:
             return
-        if self.busy_with != interrupt.request:
+        if self.busy_with == interrupt.request:
+            interrupt.step(now)
+        else:
             self.interrupt = None
-            return
-        if interrupt.noticed.is_set() and not interrupt.cleaning_up:
-            interrupt.cleaning_up = True  # the cell's own `finally` gets a while
-            interrupt.next_step = now + _CLEAN_UP
-            return
-        if interrupt.next_step:
-            self._unstick()
-        main = threading.main_thread().ident
-        assert main is not None
-        signal.pthread_kill(main, signal.SIGINT)
-        interrupt.next_step = now + _NOTICE
 
     def _send_what_can_be_sent(self) -> None:
         while self._link.writable():

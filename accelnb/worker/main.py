@@ -7,7 +7,6 @@ import faulthandler
 import functools
 import gc
 import os
-import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -29,7 +28,7 @@ from accelnb.engine.tensors import (
 from accelnb.engine.wire import Link, Message, check_sendable
 from accelnb.errors import AccelnbError
 from accelnb.training.memory import clear_device_cache
-from accelnb.worker import lookup, out_of_memory, progress, where
+from accelnb.worker import interrupt, lookup, out_of_memory, progress, where
 from accelnb.worker.context import Context
 from accelnb.worker.event_loop import CellLoop
 from accelnb.worker.link import RankLink
@@ -56,14 +55,14 @@ class Rank:
         self.rank, self.world_size = spec["rank"], spec["world_size"]
         writers = install_writers()
         self._interruptible = False
-        signal.signal(signal.SIGINT, self._on_sigint)
+        interrupt.listen(self._on_interrupt)
         self._context = Context(spec)
         self._kind = kind = DEVICES[spec["device"]]
         self._device = device = kind.take(spec["local_rank"])
         rebuild_on(device)
         backend = kind.backend_for(kind.is_shared(spec["local_world_size"]))
         self._group = RankProcessGroup(
-            self.rank, self.world_size, backend, listener, aborts=kind.aborts
+            self.rank, self.world_size, backend, listener, kind.aborts, self._on_interrupt
         )
         self._stuck_in: str | None = None
         self._has_values = False
@@ -74,7 +73,7 @@ class Rank:
             lambda: _dial(spec),
             [PipeReader(output) for output in outputs],
             writers,
-            self._unstick,
+            lambda request: interrupt.Interrupt(request, self._on_interrupt, self._unstick),
             self._where,
         )
         self._link.start()
@@ -140,7 +139,7 @@ class Rank:
         self._stuck_in = None
         self._has_values = self._ran_out = False
         self._bound_to = None
-        self._group.replaceable = True
+        self._group.begin()
         self._link.streamed.begin()
         self._link.bars.begin()
         restore_descriptors()
@@ -158,6 +157,7 @@ class Rank:
         finally:
             self._interruptible = False
             self._link.busy_with = None
+            interrupt.listen(self._on_interrupt)
         reply |= {"sequences": self._group.sequences(), "regroup": not self._group.usable}
         reply |= {"has_values": self._has_values, "assigned": self._assigned()}
         flush_all()
@@ -254,21 +254,32 @@ class Rank:
         flush_all()
         self._link.send(kind, content)
 
-    def _on_sigint(self, *_: Any) -> None:
+    def _on_interrupt(self, *_: Any) -> None:
         __tracebackhide__ = True
         if self._link.interrupt is not None:
             self._link.interrupt.noticed.set()
-        if self._interruptible and not self._loop.interrupt():
+        if not self._interruptible:
+            return
+        if wait := self._group.waits.now():
+            self._stuck_in = wait.what
+        if not self._loop.interrupt():
             raise KeyboardInterrupt
 
-    def _unstick(self) -> None:
-        if (collective := where.collective_under_way()) is not None:
+    def _unstick(self) -> bool:
+        """End what the main thread waits for in C++ code, if that is what it does."""
+        wait = self._group.waits.now()
+        if wait is not None and wait.breaks:
+            self._stuck_in = wait.what
+        elif collective := where.collective_under_way():
             self._stuck_in = collective["name"]
-            self._group.unstick()
+        else:
+            return False
+        self._group.unstick(of_store=wait is not None and wait.breaks == "store")
+        return True
 
     def _where(self) -> dict[str, Any]:
         busy = self._link.busy_with is not None
-        return where.report(self._shell.compile, busy, self._kind.allocated())
+        return where.report(self._shell.compile, busy, self._group.waits, self._kind.allocated())
 
 
 def _dial(spec: dict[str, Any]) -> Link:

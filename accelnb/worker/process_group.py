@@ -6,10 +6,10 @@ import contextlib
 import functools
 import os
 import re
-import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
@@ -18,11 +18,15 @@ from torch.distributed import distributed_c10d as c10d
 from torch.nn.parallel import DistributedDataParallel
 
 from accelnb.engine.failure import LOST_PEER
-from accelnb.engine.launchers.open_files import open_files
+from accelnb.worker.connections import Connections
+from accelnb.worker.waits import Wait, Waits
 
 _NO_SUCH_GROUP = re.compile(
     r"is not initialized in the world group map|Could not resolve the process group"
 )
+_GLOO = re.compile(
+    r"gloo|undefined"
+)  # backends that a group has gloo by: "undefined" is the default
 # Errors and waits of nccl are the notebook's matter, which names ranks, stops them and keeps their
 # variables. By default nccl's own threads end the process: when a peer is lost, when a collective
 # has waited for ten minutes, when a kernel failed, or when a rank was held up for eight minutes.
@@ -45,7 +49,13 @@ class RankProcessGroup:
     """
 
     def __init__(
-        self, rank: int, world_size: int, backend: str, listener: int | None, aborts: bool
+        self,
+        rank: int,
+        world_size: int,
+        backend: str,
+        listener: int | None,
+        aborts: bool,
+        interrupted: Callable[[], None],
     ) -> None:
         self._rank, self._world_size = rank, world_size
         self._backend, self._aborts = backend, aborts
@@ -53,7 +63,11 @@ class RankProcessGroup:
         self._address: tuple[str, int] | None = None  # of the store
         self._generation = 0
         self._user_groups = 0
-        self._sockets: dict[int, str] = {}  # of gloo: descriptor -> what /proc calls it
+        self._store: dist.TCPStore  # this rank's client of it
+        self._store_is_cut = True  # there is no such connection, or no more
+        self._connections = Connections()  # of gloo
+        self._store_connections = Connections()  # of clients of stores
+        self.waits = Waits(interrupted, self.unstick)
         # A cell may call init_process_group as a script would; once a cell.
         self.replaceable = True
         self.broken = False  # a connection of it is gone: it has to be made anew
@@ -74,6 +88,11 @@ class RankProcessGroup:
         store = dist.PrefixStore(f"generation-{self._generation}", self._store)
         self._init(self._backend, store=store, rank=self._rank, world_size=self._world_size)
         self.broken = False
+
+    def begin(self) -> None:
+        """Take note that a new cell begins."""
+        self.replaceable = True
+        self.waits.begin()
 
     @property
     def usable(self) -> bool:
@@ -110,57 +129,99 @@ class RankProcessGroup:
             f"{again}"
         )
 
-    def unstick(self) -> None:
-        """Make the collective that the main thread waits in raise; call from another thread.
+    def unstick(self, of_store: bool = False) -> None:
+        """Make what the main thread waits for raise; call from any thread.
 
-        A backend that can is aborted. gloo cannot be: its connections are shut down too. Listening
-        sockets are not among them, for gloo ends the process when one of those fails. The
-        group is unusable from then on.
+        A backend that can is aborted. gloo cannot be: its connections are cut too. The group is
+        unusable from then on.
+
+        Parameters
+        ----------
+        of_store
+            The wait is for a store: connections to stores are cut too.
         """
-        self.broken = True
+        self.broken = self.waits.stopped = True
         if self._aborts:
             _abort(list(c10d._world.pg_map))
-        for fd, name in list(self._sockets.items()):
-            with contextlib.suppress(OSError):  # closed meanwhile
-                if os.readlink(f"/proc/self/fd/{fd}") == name:
-                    with socket.socket(fileno=os.dup(fd)) as copy:
-                        copy.shutdown(socket.SHUT_RDWR)
+        self._connections.cut()
+        if of_store:
+            self._store_is_cut = True
+            self._store_connections.cut()
 
     def _connect(self, host: str, port: int) -> None:
-        if (host, port) == self._address:
-            return
-        self._address = (host, port)
-        serves = self._rank == 0
-        self._store = dist.TCPStore(
+        if (host, port) != self._address:
+            self._address, self._store_is_cut = (host, port), True
+            self._store_connections.forget()
+            if self._rank == 0:  # nobody waits on the server's own connection, which is never cut
+                self._server = self._open_store(serves=True, listener=self._listener)
+            os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))
+        if self._store_is_cut:
+            self._store = self._open_store(serves=False, listener=None)
+            self._store_is_cut = False
+
+    def _open_store(self, serves: bool, listener: int | None) -> dist.TCPStore:
+        assert self._address is not None
+        host, port = self._address
+        return dist.TCPStore(
             host,
             port,
             self._world_size,
             is_master=serves,
             wait_for_workers=False,
-            master_listen_fd=self._listener if serves else None,
+            master_listen_fd=listener,
         )
-        os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))
 
     def _destroy(self, abort: bool) -> None:
         if not dist.is_initialized():
+            c10d._world.group_count = 0  # else a group that could not be made would still count
             return
         if abort:
             with contextlib.suppress(RuntimeError):
                 c10d._abort_process_group()
         if dist.is_initialized():
             dist.destroy_process_group()
-        self._sockets.clear()
+        self._connections.forget()
 
     def _install_hooks(self) -> None:
-        make_group = c10d._new_process_group_helper
+        make_group, open_store = c10d._new_process_group_helper, dist.TCPStore.__init__
 
         @functools.wraps(make_group)
-        def make_and_note(*args: Any, **kwargs: Any) -> Any:
-            before = _open_sockets()
+        def make_and_note(
+            size: int,
+            rank: int | None,
+            ranks: list[int],
+            backend: Any,
+            store: Any,
+            group_name: Any,
+            *args: Any,
+            **kwargs: Any,
+        ) -> Any:
+            __tracebackhide__ = True
+            name = "new_group" if ranks else "init_process_group"
+            peers = tuple(r for r in ranks or range(size) if r != self._rank)
+            wait = Wait(name, peers, breaks="store")
             try:
-                return make_group(*args, **kwargs)
-            finally:
-                self._note_sockets(before)
+                if rank is not None and _GLOO.search(str(backend)):
+                    timeout = kwargs.get("timeout") or store.timeout
+                    self._await_members(wait, size, store, group_name, timeout)
+                with self.waits.noted(wait), self._connections.noting(self._is_not_of_store):
+                    return make_group(
+                        size, rank, ranks, backend, store, group_name, *args, **kwargs
+                    )
+            except (RuntimeError, KeyboardInterrupt):
+                self.broken = True  # some ranks have it: from now on they would name groups apart
+                raise
+
+        @functools.wraps(open_store)
+        def open_and_note(
+            store: dist.TCPStore, host_name: str, port: int, *args: Any, **kwargs: Any
+        ) -> None:
+            __tracebackhide__ = True
+            with (
+                self.waits.noted(Wait(f"TCPStore on port {port}", breaks="store")),
+                self._store_connections.noting(lambda _, peer: peer == port),
+            ):
+                open_store(store, host_name, port, *args, **kwargs)
 
         @functools.wraps(self._init)
         def init_process_group(
@@ -186,22 +247,22 @@ class RankProcessGroup:
             self._init(backend, init_method, timeout, world_size, rank, store, *args, **kwargs)
 
         c10d._new_process_group_helper = make_and_note
+        dist.TCPStore.__init__ = open_and_note  # type: ignore[method-assign]
         c10d.init_process_group = dist.init_process_group = init_process_group
 
-    def _note_sockets(self, before: dict[int, str]) -> None:
-        for fd, name in _open_sockets().items():
-            if before.get(fd) != name and self._is_peer_connection(fd):
-                self._sockets[fd] = name
+    def _await_members(
+        self, wait: Wait, size: int, store: Any, group_name: str, timeout: timedelta
+    ) -> None:
+        """Wait for all ranks of a new group here: where gloo does, a signal is not noticed."""
+        __tracebackhide__ = True
+        key = f"arrived/{group_name}"
+        number = store.add(key, 1)
+        everyone = -(-number // size) * size  # the name may have been used before
+        wait = wait._replace(breaks="")
+        self.waits.until(lambda: store.add(key, 0) >= everyone, wait, timeout, [key])
 
-    def _is_peer_connection(self, fd: int) -> bool:
-        try:
-            with socket.socket(fileno=os.dup(fd)) as copy:
-                if copy.family not in (socket.AF_INET, socket.AF_INET6):
-                    return False
-                ports = (copy.getpeername()[1], copy.getsockname()[1])  # raises if it listens
-                return self._address is None or self._address[1] not in ports
-        except OSError:
-            return False
+    def _is_not_of_store(self, local_port: int, peer_port: int) -> bool:
+        return self._address is None or self._address[1] not in (local_port, peer_port)
 
 
 def _abort(groups: Sequence[dist.ProcessGroup]) -> None:
@@ -226,8 +287,3 @@ def _on_old_groups(variables: Mapping[str, Any]) -> list[str]:
         if isinstance(value, DistributedDataParallel)
         and value.process_group not in c10d._world.pg_map
     ]
-
-
-def _open_sockets() -> dict[int, str]:
-    """Return the open sockets; off Linux none is known, and an interrupt waits for the peers."""
-    return {fd: name for fd, name in open_files().items() if name.startswith("socket:")}

@@ -17,8 +17,12 @@ from typing import Any, Protocol
 
 from torch._C import _distributed_c10d  # pyright: ignore
 
+from accelnb.worker import process_group, waits
+
 _MOST_FRAMES = 40
 _BRANCHING = (ast.If, ast.For, ast.While, ast.Try, ast.Match)
+# Wrappers of torch's functions: what goes on inside them is told in words.
+_WRAPPERS = (waits.__file__, process_group.__file__)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 # torch's flight recorders: of gloo, and of nccl where torch has that.
 _RECORDERS = [
@@ -38,23 +42,30 @@ class Notebook(Protocol):
     def code(self, file: str) -> str: ...
 
 
-def report(notebook: Notebook, busy: bool, device_memory: int | None) -> dict[str, Any]:
+def report(
+    notebook: Notebook, busy: bool, under_way: waits.Waits, device_memory: int | None
+) -> dict[str, Any]:
     """Return, as JSON, what `accelnb.engine.doctor.place_of` reads.
 
     Parameters
     ----------
     busy
         Whether the main thread runs a cell; otherwise it has no frames to speak of.
+    under_way
+        The main thread's waits outside of collectives.
     device_memory
         Bytes of the rank's tensors on its device, None if it cannot be told.
     """
     frames, position = _main_frames(notebook) if busy else ([], [])
-    collective = collective_under_way() if busy else None
+    wait = under_way.now() if busy else None
+    collective = collective_under_way() if busy and wait is None else None
+    number = collective["number"] if collective else -1
     return {
         "frames": frames,
         "collective": collective,
+        "wait": {"what": wait.what, "peers": wait.peers} if wait else None,
         # What differs between two reports if the rank did anything in between.
-        "position": [*position, collective["number"] if collective else -1, _last_collective()],
+        "position": [*position, number, _last_collective(), under_way.count],
         "memory": _resident(),
         "device_memory": device_memory,
     }
@@ -119,6 +130,9 @@ def _main_frames(notebook: Notebook) -> tuple[list[list[Any]], list[int]]:
     frames, position = [], []
     while frame is not None and len(frames) < _MOST_FRAMES:
         code, line = frame.f_code, frame.f_lineno
+        if code.co_filename in _WRAPPERS:
+            frames, position, frame = [], [], frame.f_back
+            continue
         cell = notebook.label(code.co_filename)
         branches = _branches(notebook.code(code.co_filename), line) if cell else []
         frames.append([cell or code.co_filename, line, code.co_name, cell is not None, branches])

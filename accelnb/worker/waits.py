@@ -1,0 +1,275 @@
+"""What the main thread waits for outside of collectives: another rank's message, a store's key.
+
+gloo's flight recorder does not tell these, so torch's own methods are wrapped: they note what is
+waited for while the main thread is inside them. Where torch lets us, they wait so that a signal
+ends it; else the connection has to be broken, which `Wait.breaks` says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import torch.distributed as dist
+from torch.distributed import distributed_c10d as c10d
+
+# A store is asked again and again: first often, for most keys come at once.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.02
+
+
+class Wait(NamedTuple):
+    """A wait of the main thread.
+
+    Attributes
+    ----------
+    what : str
+        For example ``recv from rank 1``.
+    peers : tuple of int
+        The ranks that could end it, as far as they are known.
+    breaks : str
+        Which connections have to be broken to end it: those of the ``group``, those of the
+        ``store``, or none (empty), if a signal ends it.
+    """
+
+    what: str
+    peers: tuple[int, ...] = ()
+    breaks: str = ""
+
+
+class Waits:
+    """Notes the waits of the main thread.
+
+    Parameters
+    ----------
+    interrupted
+        Called instead of a wait's own error when `stopped` is set; raises KeyboardInterrupt.
+    give_up
+        Called when a wait was left whose operation cannot be taken back: the group is unusable.
+
+    Attributes
+    ----------
+    count : int
+        How many began.
+    stopped : bool
+        Connections were broken to end the cell, so that errors of waits are no errors.
+    """
+
+    def __init__(self, interrupted: Callable[[], None], give_up: Callable[[], None]) -> None:
+        self.count = 0
+        self.stopped = False
+        self._interrupted, self._give_up = interrupted, give_up
+        self._main = threading.main_thread().ident
+        self._under_way: list[Wait] = []
+        self._messages: weakref.WeakKeyDictionary[dist.Work, Wait] = weakref.WeakKeyDictionary()
+        self._wrap_messages()
+        self._wrap_stores()
+
+    def begin(self) -> None:
+        """Take note that a new cell begins."""
+        self.stopped = False
+        self._under_way.clear()
+
+    def now(self) -> Wait | None:
+        """Return the innermost wait; for any thread."""
+        innermost = self._under_way[-1:]
+        return innermost[0] if innermost else None
+
+    @contextlib.contextmanager
+    def noted(self, wait: Wait | None) -> Iterator[None]:
+        """Note `wait` while the block runs in the main thread."""
+        __tracebackhide__ = True
+        if wait is None or threading.get_ident() != self._main:
+            wait = None
+        else:
+            self.count += 1
+            self._under_way.append(wait)
+        try:
+            yield
+        except RuntimeError:
+            if self.stopped:
+                self._interrupted()
+            raise
+        finally:
+            if wait is not None and self._under_way:
+                self._under_way.pop()
+
+    # ---- messages between ranks ----
+
+    def _wrap_messages(self) -> None:
+        for name, verb in (("send", "send to"), ("recv", "recv from")):
+            self._wrap(dist.ProcessGroup, name, functools.partial(self._message, verb))
+        self._wrap(dist.ProcessGroup, "recv_anysource", self._message_of_any)
+        self._wrap(dist.ProcessGroup, "monitored_barrier", self._monitored_barrier)
+        self._wrap(dist.Work, "wait", self._wait_for_work)
+
+    def _wrap(self, owner: Any, name: str, instead: Callable[..., Any]) -> None:
+        if (method := getattr(owner, name, None)) is None:  # this torch has none
+            return
+
+        @functools.wraps(method)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            return instead(method, *args, **kwargs)
+
+        setattr(owner, name, wrapped)
+
+    def _message(
+        self, verb: str, method: Any, group: Any, tensors: Any, peer: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        __tracebackhide__ = True
+        rank = _rank_of(group, peer)
+        work = method(group, tensors, peer, *args, **kwargs)
+        if work is not None:
+            self._messages[work] = Wait(f"{verb} rank {rank}", (rank,), breaks="group")
+        return work
+
+    def _message_of_any(self, method: Any, group: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        work = method(group, *args, **kwargs)
+        if work is not None:
+            self._messages[work] = Wait("recv from any rank", _others(group))
+        return work
+
+    def _wait_for_work(self, method: Any, work: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        wait = self._messages.get(work)
+        with self.noted(wait):
+            if wait is None or wait.breaks or threading.get_ident() != self._main:
+                return method(work, *args, **kwargs)
+            # gloo does not end it when connections break.
+            return self._in_thread(functools.partial(method, work, *args, **kwargs))
+
+    def _monitored_barrier(self, method: Any, group: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        peers = _others(group) if group.rank() == 0 else (_rank_of(group, 0),)
+        with self.noted(Wait("monitored_barrier", peers, breaks="group")):
+            return method(group, *args, **kwargs)
+
+    def _in_thread(self, call: Callable[[], Any]) -> Any:
+        """Return what `call` returns; an interrupt leaves it behind, in a thread of its own."""
+        __tracebackhide__ = True
+        over = threading.Event()
+        result: list[Any] = []
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                result.append(call())
+            except BaseException as error:
+                errors.append(error)
+            finally:
+                over.set()
+
+        threading.Thread(target=run, name="accelnb-wait", daemon=True).start()
+        try:
+            over.wait()
+        except BaseException:
+            self._give_up()
+            raise
+        if errors:
+            raise errors[0]
+        return result[0]
+
+    # ---- stores ----
+
+    def until(
+        self, done: Callable[[], bool], wait: Wait, timeout: timedelta, keys: Sequence[str]
+    ) -> None:
+        """Ask a store until `done` is true: torch's own wait for keys is deaf to signals.
+
+        Raises
+        ------
+        DistStoreError
+            As torch raises it, if it lasts longer than `timeout`. Zero is no limit.
+        """
+        __tracebackhide__ = True
+        if done():
+            return
+        limit = timeout.total_seconds() or float("inf")
+        end = time.monotonic() + limit
+        pause = _FIRST_PAUSE
+        with self.noted(wait):
+            while not done():
+                if time.monotonic() >= end:
+                    said = f"wait timeout after {limit * 1000:.0f}ms, keys: {', '.join(keys)}"
+                    raise dist.DistStoreError(said)
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _wrap_stores(self) -> None:
+        self._wrap(dist.Store, "wait", self._store_wait)
+        self._wrap(dist.Store, "get", self._store_get)
+        self._wrap(dist.Store, "multi_get", self._store_multi_get)
+        self._wrap(dist.Store, "queue_pop", self._store_queue_pop)
+        self._wrap(dist.Store, "barrier", self._store_barrier)
+
+    def _store_wait(
+        self, method: Any, store: Any, keys: Sequence[str], timeout: timedelta | None = None
+    ) -> None:
+        __tracebackhide__ = True
+        if threading.get_ident() == self._main:
+            self._await_keys(store, keys, timeout)
+        else:
+            method(store, keys, *([] if timeout is None else [timeout]))
+
+    def _store_get(self, method: Any, store: Any, key: str) -> bytes:
+        __tracebackhide__ = True
+        if threading.get_ident() == self._main:
+            self._await_keys(store, [key])
+        return method(store, key)
+
+    def _store_multi_get(self, method: Any, store: Any, keys: Sequence[str]) -> list[bytes]:
+        __tracebackhide__ = True
+        if threading.get_ident() == self._main:
+            self._await_keys(store, keys)
+        return method(store, keys)
+
+    def _await_keys(
+        self, store: Any, keys: Sequence[str], timeout: timedelta | None = None
+    ) -> None:
+        __tracebackhide__ = True
+        if keys:
+            limit = store.timeout if timeout is None else timeout
+            self.until(lambda: store.check(keys), _of_keys(keys), limit, keys)
+
+    def _store_queue_pop(self, method: Any, store: Any, key: str, block: bool = True) -> bytes:
+        __tracebackhide__ = True
+        if not block or threading.get_ident() != self._main:
+            return method(store, key, block)
+        popped: list[bytes] = []
+
+        def pop() -> bool:
+            with contextlib.suppress(dist.QueueEmptyError):
+                popped.append(method(store, key, False))
+            return bool(popped)
+
+        self.until(pop, _of_keys([key]), store.timeout, [key])
+        return popped[0]
+
+    def _store_barrier(self, method: Any, store: Any, key: str, *args: Any, **kwargs: Any) -> None:
+        __tracebackhide__ = True
+        with self.noted(Wait(f"store barrier {key!r}", breaks="store")):
+            method(store, key, *args, **kwargs)
+
+
+def _of_keys(keys: Sequence[str]) -> Wait:
+    names = ", ".join(repr(key) for key in keys)
+    return Wait(f"store wait for key{'s' * (len(keys) > 1)} {names}")
+
+
+def _rank_of(group: Any, rank_in_group: int) -> int:
+    for rank, of_group in c10d._world.pg_group_ranks.get(group, {}).items():
+        if of_group == rank_in_group:
+            return rank
+    return rank_in_group
+
+
+def _others(group: Any) -> tuple[int, ...]:
+    ranks = c10d._world.pg_group_ranks.get(group, {})
+    return tuple(rank for rank, of_group in sorted(ranks.items()) if of_group != group.rank())
