@@ -159,10 +159,10 @@ def _what_stop_does(places: Sequence[Place]) -> str:
     deaf = [place.rank for place in places if place.silent]
     if not deaf:
         return "the stop button ends the cell and keeps the ranks and their variables"
-    them, their = ("them", "their") if len(deaf) > 1 else ("it", "its")
+    are, their = ("they are", "their") if len(deaf) > 1 else ("it is", "its")
     return (
-        f"the stop button ends the cell; if {name_ranks(deaf)} cannot be interrupted, it replaces "
-        f"{them} and {their} variables are lost"
+        f"the stop button ends the cell; if {name_ranks(deaf)} cannot be interrupted, {are} "
+        f"replaced and {their} variables are lost"
     )
 
 

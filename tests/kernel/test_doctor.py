@@ -9,7 +9,7 @@ import threading
 import pytest
 
 
-def stalled(notebook, cell: str):
+def stalled(notebook, cell: str, options: str = ""):
     """Run a cell that stalls, stop it once the report is there, and return its output."""
     pressed = []
 
@@ -18,7 +18,7 @@ def stalled(notebook, cell: str):
             pressed.append(1)
             threading.Timer(0.2, notebook.interrupt).start()
 
-    cell = f"%%distributed --stall 1\nimport torch, torch.distributed as dist\n{cell}"
+    cell = f"%%distributed --stall 1 {options}\nimport torch, torch.distributed as dist\n{cell}"
     return notebook.run(cell, fails=True, timeout=60, on_output=press)
 
 
@@ -61,6 +61,54 @@ def test_a_stall_says_where_each_rank_is_and_why(shared_notebook, cell, said):
     assert shared_notebook.run(again).lines == ["[0-1] 2.0"]
 
 
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        (
+            "import time\nif rank == 0: dist.recv(torch.ones(1), 1)\ntime.sleep(100)",
+            [
+                "  rank 0: recv from rank 1, Cell In[",
+                "rank 0 in recv from rank 1; rank 1: Cell In[",
+            ],
+        ),
+        (
+            "if rank == 1: dist.isend(torch.ones(1), 0).wait()",
+            ["rank 1 in send to rank 0; rank 0: idle, it runs no cell"],
+        ),
+        (
+            "dist.recv(torch.ones(1), 1 - rank)",
+            ["rank 0 in recv from rank 1, rank 1 in recv from rank 0: each waits for the other\n"],
+        ),
+        (
+            "if rank == 0: dist.monitored_barrier()\nelse: dist.barrier()",
+            ["rank 0 in monitored_barrier; rank 1: barrier (collective "],
+        ),
+        (
+            "if rank == 0: dist.distributed_c10d._get_default_store().get('k')",
+            ["  rank 0: store wait for key 'k', Cell In[", "  rank 1: idle"],
+        ),
+        (
+            "if rank == 0: dist.new_group([0, 1])",
+            ["rank 0 in new_group; rank 1: idle, it runs no cell"],
+        ),
+    ],
+    ids=["recv", "send", "mutual", "monitored", "store", "new-group"],
+)
+def test_a_stall_names_the_rank_or_the_key_that_is_waited_for(shared_notebook, cell, said):
+    shared_notebook.run("%distributed globals().update(kept=7)")
+    output = stalled(shared_notebook, cell)
+    for part in said:
+        assert part in output.stderr, output.stderr
+    assert "the stop button ends the cell and keeps the ranks and their variables" in output.stderr
+    assert "stopped ranks 0-1; variables are kept" in output.error
+    assert shared_notebook.run("%distributed kept").lines == ["[0-1] 7"]
+
+
+def test_a_stall_says_which_rank_takes_no_part(shared_notebook):
+    output = stalled(shared_notebook, "dist.recv(torch.ones(1), 1)", options="--ranks 0")
+    assert "rank 0 in recv from rank 1; rank 1 takes no part in this cell" in output.stderr
+
+
 def test_a_rank_that_cannot_answer_is_named(shared_notebook):
     output = stalled(
         shared_notebook,
@@ -68,6 +116,7 @@ def test_a_rank_that_cannot_answer_is_named(shared_notebook):
     )
     assert "rank 0: does not answer: it is in C code that keeps Python's lock" in output.stderr
     assert "rank 1: barrier" in output.stderr
+    assert "if rank 0 cannot be interrupted, it is replaced and its variables" in output.stderr
 
 
 def test_a_stopped_process_is_named_and_goes_on_when_continued(shared_notebook):
@@ -98,6 +147,20 @@ else:
     end = time.time() + 2.4
     while time.time() < end:
         sum(range(1000))"""
+    )
+    assert output.stderr == ""
+
+
+def test_ranks_that_send_to_each_other_have_not_stalled(shared_notebook):
+    output = shared_notebook.run(
+        """%%distributed --stall 0.5
+import time, torch, torch.distributed as dist
+for _ in range(10):
+    if rank == 0:
+        time.sleep(0.2)
+        dist.send(torch.ones(1), 1)
+    else:
+        dist.recv(torch.ones(1), 0)"""
     )
     assert output.stderr == ""
 

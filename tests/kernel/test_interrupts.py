@@ -12,6 +12,16 @@ pytestmark = pytest.mark.alone  # it measures time
 # Promised: 3 s. A hang would be 30 s and more.
 SOON = 6.0
 
+WORK = (
+    "import signal, time, torch, torch.distributed as dist\nfrom torch.distributed import P2POp\n"
+    "t, big = torch.ones(4), torch.ones(4_000_000)\nother = 1 - rank\n"
+    "store = dist.distributed_c10d._get_default_store()\nprint('at work', flush=True)\n"
+)
+AGAIN = (
+    "%%distributed\nimport torch, torch.distributed as dist\n"
+    "t = torch.ones(1); dist.all_reduce(t); (kept, t.item())"
+)
+
 
 def stopped(notebook, cell: str, after: str = "[0-1] at work"):
     """Run a cell, press the stop button when it has printed, return its output."""
@@ -71,12 +81,155 @@ def test_stop_ends_the_cell_and_keeps_ranks_and_state(shared_notebook, pids, cel
     output = stopped(shared_notebook, cell)
     assert "KeyboardInterrupt: stopped ranks 0-1; variables are kept" in output.error
     assert f", line {line}" in output.error
-    after = shared_notebook.run(
-        "%%distributed\nimport torch, torch.distributed as dist\n"
-        "t = torch.ones(1); dist.all_reduce(t); (kept, t.item())"
-    )
-    assert after.lines == ["[0-1] (7, 2.0)"]
+    assert shared_notebook.run(AGAIN).lines == ["[0-1] (7, 2.0)"]
     assert pids() == before
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("dist.recv(t, other)", "recv from rank 1"),
+        ("if rank == 0: dist.recv(t)", "recv from any rank"),
+        ("if rank == 0: dist.send(big, 1)\ntime.sleep(100)", "send to rank 1"),
+        ("if rank == 1: dist.irecv(t, 0).wait()", "recv from rank 0"),
+        ("if rank == 1: dist.isend(t, 0).wait()", "send to rank 0"),
+        (
+            "for w in dist.batch_isend_irecv([P2POp(dist.irecv, t, other)]): w.wait()",
+            "recv from rank 1",
+        ),
+        ("if rank == 0: dist.recv_object_list([None], 1)", "recv from rank 1"),
+        ("dist.send_object_list([1], other)", "send to rank 1"),
+        ("if rank == 0: dist.monitored_barrier()", "monitored_barrier"),
+        ("if rank == 1: dist.monitored_barrier()", "monitored_barrier"),
+        ("group = dist.new_group([0, 1])\ndist.recv(t, other, group)", "recv from rank 1"),
+        ("if rank == 1: dist.new_group([0, 1])", "new_group"),
+        ("if rank == 0: dist.init_process_group()", "init_process_group"),
+        ("if rank == 1: store.barrier('b', 2)", "store barrier 'b'"),
+        (
+            "try: dist.recv(t, other)\nexcept RuntimeError:\n    while True: time.sleep(1)",
+            "recv from rank 1",
+        ),
+    ],
+    ids=[
+        "recv", "recv-any", "send", "irecv", "isend", "batch", "recv-objects", "send-objects",
+        "monitored-0", "monitored-1", "subgroup", "new-group", "init", "store-barrier", "caught",
+    ],
+)  # fmt: skip
+def test_stop_ends_a_wait_for_another_rank_and_keeps_state(shared_notebook, pids, cell, said):
+    before = pids()
+    output = stopped(shared_notebook, WORK + cell)
+    assert "KeyboardInterrupt: stopped ranks 0-1; variables are kept" in output.error
+    assert f"(in {said})" in output.error
+    assert shared_notebook.run(AGAIN).lines == ["[0-1] (7, 2.0)"]
+    assert pids() == before
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "while True: pass",
+        "time.sleep(100)",
+        "signal.signal(2, lambda *_: None)\nwhile True: pass",
+        "store.wait(['absent'])",
+        "store.get('absent')",
+        "dist.PrefixStore('mine', store).get('absent')",
+        "store.queue_pop('absent')",
+    ],
+)
+def test_stop_of_what_waits_for_no_rank_leaves_group_and_store(shared_notebook, pids, cell):
+    shared_notebook.run("%%distributed\nimport torch.distributed as dist\nworld = dist.group.WORLD")
+    output = stopped(shared_notebook, WORK + cell)
+    assert "KeyboardInterrupt: stopped ranks 0-1; variables are kept" in output.error
+    kept = "(kept, dist.group.WORLD is world, store.get('now'))"
+    after = shared_notebook.run(f"%%distributed\nstore.set('now', 'set')\n{kept}")
+    assert after.lines == ["[0-1] (7, True, b'set')"]
+
+
+def test_stop_keeps_a_store_that_the_user_made(shared_notebook, pids):
+    cell = (
+        "port = [0]\n"
+        "if rank == 0: own = dist.TCPStore('127.0.0.1', 0, is_master=True); port = [own.port]\n"
+        "dist.broadcast_object_list(port, 0)\n"
+        "if rank == 1: own = dist.TCPStore('127.0.0.1', port[0])\nown.wait(['absent'])"
+    )
+    output = stopped(shared_notebook, WORK + cell)
+    assert "(in store wait for key 'absent')" in output.error
+    again = "%%distributed\nif rank == 0: own.set('now', 'set')\nown.get('now')"
+    assert shared_notebook.run(again).lines == ["[0-1] b'set'"]
+
+
+def test_a_store_still_raises_when_its_time_is_over(shared_notebook):
+    cell = (
+        "%%distributed\nimport torch.distributed as dist\nfrom datetime import timedelta\n"
+        "store = dist.distributed_c10d._get_default_store()\n"
+        "store.wait(['absent'], timedelta(seconds=0.2))"
+    )
+    output = shared_notebook.run(cell, fails=True)
+    assert "DistStoreError: wait timeout after 200ms, keys: absent" in output.error
+    assert output.seconds < 2
+
+
+IGNORED, DEFAULT = (f"signal.signal(2, signal.{name})" for name in ("SIG_IGN", "SIG_DFL"))
+BLOCKED = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])"
+CALLED = "signal.signal(signal.SIGINT, lambda *_: print('called'))"
+WAITS = {
+    "python": "while True: pass",
+    "sleep": "time.sleep(100)",
+    "collective": "if rank == 0: dist.barrier()\ntime.sleep(100)",
+    "recv": "if rank == 0: dist.recv(t, 1)\ntime.sleep(100)",
+}
+
+
+@pytest.mark.parametrize(
+    ("handler", "cell"),
+    [
+        *((CALLED, cell) for cell in WAITS),
+        *((IGNORED, cell) for cell in WAITS),
+        (DEFAULT, "sleep"),
+        (BLOCKED, "python"),
+    ],
+)
+def test_stop_keeps_state_whatever_a_cell_made_of_sigint(shared_notebook, pids, handler, cell):
+    before = pids()
+    output = stopped(shared_notebook, f"{WORK}{handler}\n{WAITS[cell]}")
+    assert "KeyboardInterrupt: stopped ranks 0-1; variables are kept" in output.error
+    if handler is CALLED:  # as in a notebook, it is tried first
+        assert "called" in output.stdout
+    assert shared_notebook.run(AGAIN).lines == ["[0-1] (7, 2.0)"]
+    assert pids() == before
+
+
+def test_a_handler_of_one_cell_is_not_the_next_ones(shared_notebook, pids):
+    shared_notebook.run(f"%%distributed\nimport signal\n{CALLED}\n{BLOCKED}")
+    output = stopped(shared_notebook, WORK + "time.sleep(100)")
+    assert "called" not in output.stdout
+    assert "stopped ranks 0-1; variables are kept" in output.error
+    raised = (
+        "%%distributed\nimport signal\ntry: signal.raise_signal(signal.SIGINT)\n"
+        "except KeyboardInterrupt: print('raised')"
+    )
+    assert shared_notebook.run(raised).lines == ["[0-1] raised"]
+
+
+@pytest.mark.parametrize(
+    ("handler", "cell", "printed"),
+    [
+        ("going.clear()", "while going: time.sleep(0.1)\ntime.sleep(0.5)\nprint('saved')", "saved"),
+        (
+            "1 / 0",
+            "try: time.sleep(100)\nexcept ZeroDivisionError: time.sleep(0.5); print('saved')",
+            "saved",
+        ),
+        ("1 / 0", "try: dist.recv(t, other)\nexcept ZeroDivisionError: print('saved')", "saved"),
+    ],
+    ids=["flag", "own-exception", "own-exception-in-recv"],
+)
+def test_a_handler_of_the_cell_may_end_it_itself(shared_notebook, pids, handler, cell, printed):
+    define = f"going = [1]\ndef on_signal(*_): {handler}\nsignal.signal(signal.SIGINT, on_signal)\n"
+    output = stopped(shared_notebook, WORK + define + cell)
+    assert f"[0-1] {printed}" in output.stdout
+    assert "stopped ranks 0-1; variables are kept" in output.error
+    assert shared_notebook.run(AGAIN).lines == ["[0-1] (7, 2.0)"]
 
 
 def test_a_rank_that_cannot_be_interrupted_is_replaced_and_the_user_told(shared_notebook, pids):
