@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from accelnb.engine.failure import LOST_PEER
 from accelnb.worker.connections import Connections
+from accelnb.worker.stores import wrap_stores
 from accelnb.worker.waits import Wait, Waits
 
 _NO_SUCH_GROUP = re.compile(
@@ -68,6 +69,7 @@ class RankProcessGroup:
         self._connections = Connections()  # of gloo
         self._store_connections = Connections()  # of clients of stores
         self.waits = Waits(interrupted, self.unstick)
+        wrap_stores(self.waits, self._store_connections, lambda *address: address == self._address)
         # A cell may call init_process_group as a script would; once a cell.
         self.replaceable = True
         self.broken = False  # a connection of it is gone: it has to be made anew
@@ -183,7 +185,7 @@ class RankProcessGroup:
         self._connections.forget()
 
     def _install_hooks(self) -> None:
-        make_group, open_store = c10d._new_process_group_helper, dist.TCPStore.__init__
+        make_group = c10d._new_process_group_helper
 
         @functools.wraps(make_group)
         def make_and_note(
@@ -212,17 +214,6 @@ class RankProcessGroup:
                 self.broken = True  # some ranks have it: from now on they would name groups apart
                 raise
 
-        @functools.wraps(open_store)
-        def open_and_note(
-            store: dist.TCPStore, host_name: str, port: int, *args: Any, **kwargs: Any
-        ) -> None:
-            __tracebackhide__ = True
-            with (
-                self.waits.noted(Wait(f"TCPStore on port {port}", breaks="store")),
-                self._store_connections.noting(lambda _, peer: peer == port),
-            ):
-                open_store(store, host_name, port, *args, **kwargs)
-
         @functools.wraps(self._init)
         def init_process_group(
             backend: str | None = None,
@@ -247,7 +238,6 @@ class RankProcessGroup:
             self._init(backend, init_method, timeout, world_size, rank, store, *args, **kwargs)
 
         c10d._new_process_group_helper = make_and_note
-        dist.TCPStore.__init__ = open_and_note  # type: ignore[method-assign]
         c10d.init_process_group = dist.init_process_group = init_process_group
 
     def _await_members(
@@ -259,7 +249,8 @@ class RankProcessGroup:
         number = store.add(key, 1)
         everyone = -(-number // size) * size  # the name may have been used before
         wait = wait._replace(breaks="")
-        self.waits.until(lambda: store.add(key, 0) >= everyone, wait, timeout, [key])
+        late = dist.DistStoreError(f"not all ranks came to {wait.what} within {timeout}")
+        self.waits.until(lambda: store.add(key, 0) >= everyone, wait, timeout, late)
 
     def _is_not_of_store(self, local_port: int, peer_port: int) -> bool:
         return self._address is None or self._address[1] not in (local_port, peer_port)

@@ -12,7 +12,7 @@ import functools
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -68,7 +68,6 @@ class Waits:
         self._under_way: list[Wait] = []
         self._messages: weakref.WeakKeyDictionary[dist.Work, Wait] = weakref.WeakKeyDictionary()
         self._wrap_messages()
-        self._wrap_stores()
 
     def begin(self) -> None:
         """Take note that a new cell begins."""
@@ -80,13 +79,17 @@ class Waits:
         innermost = self._under_way[-1:]
         return innermost[0] if innermost else None
 
+    @property
+    def concerns_this_thread(self) -> bool:
+        return threading.get_ident() == self._main
+
     @contextlib.contextmanager
     def noted(self, wait: Wait | None) -> Iterator[None]:
         """Note `wait` while the block runs in the main thread."""
         __tracebackhide__ = True
-        if wait is None or threading.get_ident() != self._main:
+        if not self.concerns_this_thread:
             wait = None
-        else:
+        if wait is not None:
             self.count += 1
             self._under_way.append(wait)
         try:
@@ -99,25 +102,30 @@ class Waits:
             if wait is not None and self._under_way:
                 self._under_way.pop()
 
+    def until(
+        self, done: Callable[[], bool], wait: Wait, timeout: timedelta, too_long: Exception
+    ) -> None:
+        """Ask until `done` is true, at most for `timeout`; zero is no limit, as in torch."""
+        __tracebackhide__ = True
+        if done():
+            return
+        end = time.monotonic() + (timeout.total_seconds() or float("inf"))
+        pause = _FIRST_PAUSE
+        with self.noted(wait):
+            while not done():
+                if time.monotonic() >= end:
+                    raise too_long
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
     # ---- messages between ranks ----
 
     def _wrap_messages(self) -> None:
         for name, verb in (("send", "send to"), ("recv", "recv from")):
-            self._wrap(dist.ProcessGroup, name, functools.partial(self._message, verb))
-        self._wrap(dist.ProcessGroup, "recv_anysource", self._message_of_any)
-        self._wrap(dist.ProcessGroup, "monitored_barrier", self._monitored_barrier)
-        self._wrap(dist.Work, "wait", self._wait_for_work)
-
-    def _wrap(self, owner: Any, name: str, instead: Callable[..., Any]) -> None:
-        if (method := getattr(owner, name, None)) is None:  # this torch has none
-            return
-
-        @functools.wraps(method)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            return instead(method, *args, **kwargs)
-
-        setattr(owner, name, wrapped)
+            wrap(dist.ProcessGroup, name, functools.partial(self._message, verb))
+        wrap(dist.ProcessGroup, "recv_anysource", self._message_of_any)
+        wrap(dist.ProcessGroup, "monitored_barrier", self._monitored_barrier)
+        wrap(dist.Work, "wait", self._wait_for_work)
 
     def _message(
         self, verb: str, method: Any, group: Any, tensors: Any, peer: int, *args: Any, **kwargs: Any
@@ -140,7 +148,7 @@ class Waits:
         __tracebackhide__ = True
         wait = self._messages.get(work)
         with self.noted(wait):
-            if wait is None or wait.breaks or threading.get_ident() != self._main:
+            if wait is None or wait.breaks or not self.concerns_this_thread:
                 return method(work, *args, **kwargs)
             # gloo does not end it when connections break.
             return self._in_thread(functools.partial(method, work, *args, **kwargs))
@@ -176,91 +184,18 @@ class Waits:
             raise errors[0]
         return result[0]
 
-    # ---- stores ----
 
-    def until(
-        self, done: Callable[[], bool], wait: Wait, timeout: timedelta, keys: Sequence[str]
-    ) -> None:
-        """Ask a store until `done` is true: torch's own wait for keys is deaf to signals.
+def wrap(owner: Any, name: str, instead: Callable[..., Any]) -> None:
+    """Have ``instead(method, ...)`` called for a method of torch's, if this torch has it."""
+    if (method := getattr(owner, name, None)) is None:
+        return
 
-        Raises
-        ------
-        DistStoreError
-            As torch raises it, if it lasts longer than `timeout`. Zero is no limit.
-        """
+    @functools.wraps(method)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        if done():
-            return
-        limit = timeout.total_seconds() or float("inf")
-        end = time.monotonic() + limit
-        pause = _FIRST_PAUSE
-        with self.noted(wait):
-            while not done():
-                if time.monotonic() >= end:
-                    said = f"wait timeout after {limit * 1000:.0f}ms, keys: {', '.join(keys)}"
-                    raise dist.DistStoreError(said)
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+        return instead(method, *args, **kwargs)
 
-    def _wrap_stores(self) -> None:
-        self._wrap(dist.Store, "wait", self._store_wait)
-        self._wrap(dist.Store, "get", self._store_get)
-        self._wrap(dist.Store, "multi_get", self._store_multi_get)
-        self._wrap(dist.Store, "queue_pop", self._store_queue_pop)
-        self._wrap(dist.Store, "barrier", self._store_barrier)
-
-    def _store_wait(
-        self, method: Any, store: Any, keys: Sequence[str], timeout: timedelta | None = None
-    ) -> None:
-        __tracebackhide__ = True
-        if threading.get_ident() == self._main:
-            self._await_keys(store, keys, timeout)
-        else:
-            method(store, keys, *([] if timeout is None else [timeout]))
-
-    def _store_get(self, method: Any, store: Any, key: str) -> bytes:
-        __tracebackhide__ = True
-        if threading.get_ident() == self._main:
-            self._await_keys(store, [key])
-        return method(store, key)
-
-    def _store_multi_get(self, method: Any, store: Any, keys: Sequence[str]) -> list[bytes]:
-        __tracebackhide__ = True
-        if threading.get_ident() == self._main:
-            self._await_keys(store, keys)
-        return method(store, keys)
-
-    def _await_keys(
-        self, store: Any, keys: Sequence[str], timeout: timedelta | None = None
-    ) -> None:
-        __tracebackhide__ = True
-        if keys:
-            limit = store.timeout if timeout is None else timeout
-            self.until(lambda: store.check(keys), _of_keys(keys), limit, keys)
-
-    def _store_queue_pop(self, method: Any, store: Any, key: str, block: bool = True) -> bytes:
-        __tracebackhide__ = True
-        if not block or threading.get_ident() != self._main:
-            return method(store, key, block)
-        popped: list[bytes] = []
-
-        def pop() -> bool:
-            with contextlib.suppress(dist.QueueEmptyError):
-                popped.append(method(store, key, False))
-            return bool(popped)
-
-        self.until(pop, _of_keys([key]), store.timeout, [key])
-        return popped[0]
-
-    def _store_barrier(self, method: Any, store: Any, key: str, *args: Any, **kwargs: Any) -> None:
-        __tracebackhide__ = True
-        with self.noted(Wait(f"store barrier {key!r}", breaks="store")):
-            method(store, key, *args, **kwargs)
-
-
-def _of_keys(keys: Sequence[str]) -> Wait:
-    names = ", ".join(repr(key) for key in keys)
-    return Wait(f"store wait for key{'s' * (len(keys) > 1)} {names}")
+    setattr(owner, name, wrapped)
 
 
 def _rank_of(group: Any, rank_in_group: int) -> int:

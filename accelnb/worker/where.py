@@ -17,12 +17,12 @@ from typing import Any, Protocol
 
 from torch._C import _distributed_c10d  # pyright: ignore
 
-from accelnb.worker import process_group, waits
+from accelnb.worker import process_group, stores, waits
 
 _MOST_FRAMES = 40
 _BRANCHING = (ast.If, ast.For, ast.While, ast.Try, ast.Match)
 # Wrappers of torch's functions: what goes on inside them is told in words.
-_WRAPPERS = (waits.__file__, process_group.__file__)
+_WRAPPERS = (waits.__file__, stores.__file__, process_group.__file__)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 # torch's flight recorders: of gloo, and of nccl where torch has that.
 _RECORDERS = [

@@ -134,6 +134,7 @@ def test_stop_ends_a_wait_for_another_rank_and_keeps_state(shared_notebook, pids
         "store.get('absent')",
         "dist.PrefixStore('mine', store).get('absent')",
         "store.queue_pop('absent')",
+        "dist.TCPStore('127.0.0.1', 9)",
     ],
 )
 def test_stop_of_what_waits_for_no_rank_leaves_group_and_store(shared_notebook, pids, cell):
