@@ -127,13 +127,12 @@ class Waits:
         wrap(dist.ProcessGroup, "monitored_barrier", self._monitored_barrier)
         wrap(dist.Work, "wait", self._wait_for_work)
 
-    def _message(
-        self, verb: str, method: Any, group: Any, tensors: Any, peer: int, *args: Any, **kwargs: Any
-    ) -> Any:
+    def _message(self, verb: str, method: Any, group: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        rank = _rank_of(group, peer)
-        work = method(group, tensors, peer, *args, **kwargs)
+        work = method(group, *args, **kwargs)
         if work is not None:
+            named = kwargs.get("dstRank", kwargs.get("srcRank", 0))
+            rank = _rank_of(group, args[1] if len(args) > 1 else named)
             self._messages[work] = Wait(f"{verb} rank {rank}", (rank,), breaks="group")
         return work
 
