@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# signal itself makes enums of all it returns, which takes 30 µs a cell.
+import _signal  # pyright: ignore[reportMissingImports]
 import signal
 import threading
 from collections.abc import Callable
@@ -10,7 +12,7 @@ from typing import Any
 # Stops the main thread, whatever a cell has made of SIGINT. By default it is ignored, and nothing
 # else uses it: Go's runtime has chosen it for the same reasons.
 _STOP = signal.SIGURG
-_OURS = (signal.SIGINT, _STOP)
+_OURS = (int(signal.SIGINT), int(_STOP))
 # An interrupt that Python has not noticed after this long finds the main thread in C++ code.
 _NOTICE = 0.2
 _CLEAN_UP = 1.2
@@ -21,9 +23,9 @@ Handler = Callable[..., Any]
 def listen(handler: Handler) -> None:
     """Have `handler` called for an interrupt; what a cell has set instead does not outlive it."""
     for number in _OURS:
-        if signal.getsignal(number) != handler:
-            signal.signal(number, handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)
+        if _signal.getsignal(number) != handler:
+            _signal.signal(number, handler)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _OURS)
 
 
 class Interrupt:
@@ -51,34 +53,31 @@ class Interrupt:
         self.noticed = threading.Event()
         self.next_step = 0.0
         self._handler, self._unstick = handler, unstick
-        self._patience = 0.0  # until when a handler of the cell's own may end the cell
         self._cleaning_up = self._unstuck = False
 
     def step(self, now: float) -> None:
         if not self.next_step:
-            self._begin(now)
+            patience = self._begin()
         elif self.noticed.is_set() and not self._cleaning_up:
-            self._cleaning_up = True  # the cell's own `finally` gets a while
-            self.next_step = now + _CLEAN_UP
-            return
+            self._cleaning_up, patience = True, _CLEAN_UP  # its own `finally` gets a while
         else:
-            self._go_on(now)
-        self.next_step = now + _NOTICE
+            self._go_on()
+            patience = _NOTICE
+        self.next_step = now + patience
 
-    def _begin(self, now: float) -> None:
-        """Do what a notebook does: a handler that the cell has set is called."""
+    def _begin(self) -> float:
+        """Signal the main thread; return how long it has to end the cell."""
         of_sigint = signal.getsignal(signal.SIGINT)
         if callable(of_sigint) and of_sigint != self._handler:
-            self._patience = now + _CLEAN_UP
-            _send(signal.SIGINT)
-        else:  # not SIGINT: it may be ignored, blocked, or end the process
-            _send(_STOP)
+            _send(signal.SIGINT)  # as in a notebook, the cell's own handler is called
+            return _CLEAN_UP
+        _send(_STOP)  # not SIGINT: it may be ignored, blocked, or end the process
+        return _NOTICE
 
-    def _go_on(self, now: float) -> None:
+    def _go_on(self) -> None:
         first = self._unstick() and not self._unstuck
         self._unstuck |= first
-        # What was sent before is seen now that the wait is over.
-        if not first and now >= self._patience:
+        if not first:  # else what was sent before is seen now that the wait is over
             _send(_STOP)
 
 

@@ -145,7 +145,10 @@ class Rank:
         restore_descriptors()
         try:
             self._interruptible = True
-            packed = self._run(message)
+            try:
+                packed = self._run(message)
+            finally:  # here, where an error of a handler that the cell has set is the cell's
+                interrupt.listen(self._on_interrupt)
             self._interruptible = False
             reply: dict[str, Any] = {"status": "ok", "missing": self._missing(message.content)}
         except CellError as error:
@@ -157,7 +160,6 @@ class Rank:
         finally:
             self._interruptible = False
             self._link.busy_with = None
-            interrupt.listen(self._on_interrupt)
         reply |= {"sequences": self._group.sequences(), "regroup": not self._group.usable}
         reply |= {"has_values": self._has_values, "assigned": self._assigned()}
         flush_all()

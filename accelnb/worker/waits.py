@@ -89,18 +89,18 @@ class Waits:
         __tracebackhide__ = True
         if not self.concerns_this_thread:
             wait = None
-        if wait is not None:
-            self.count += 1
-            self._under_way.append(wait)
         try:
+            if wait is not None:
+                self.count += 1
+                self._under_way.append(wait)
             yield
         except RuntimeError:
             if self.stopped:
                 self._interrupted()
             raise
         finally:
-            if wait is not None and self._under_way:
-                self._under_way.pop()
+            if wait is not None and wait in self._under_way:
+                self._under_way.remove(wait)
 
     def until(
         self, done: Callable[[], bool], wait: Wait, timeout: timedelta, too_long: Exception
