@@ -20,7 +20,9 @@ from typing import Any
 
 import cloudpickle
 
+from accelnb.engine.classes import reduce_class
 from accelnb.engine.origins import Origin
+from accelnb.engine.reducers import TABLE, own_stream, reduce_function
 from accelnb.engine.shared_memory import SharedBuffers, map_shared
 
 _NAMESPACE = "accelnb.namespace"
@@ -81,6 +83,8 @@ class Received:
 
 
 class _Pickler(cloudpickle.Pickler):
+    dispatch_table = TABLE
+
     def __init__(
         self,
         file: io.BytesIO,
@@ -110,7 +114,7 @@ class _Pickler(cloudpickle.Pickler):
         return False
 
     def persistent_id(self, obj: Any) -> str | tuple[str, ...] | None:
-        if obj is self._reference:
+        if obj is self._reference or (obj is self._namespace and obj is not None):
             return _NAMESPACE
         origin = self._imported.get(id(obj))
         return tuple(origin) if origin is not None else None
@@ -121,11 +125,15 @@ class _Pickler(cloudpickle.Pickler):
         if isinstance(obj, functools._lru_cache_wrapper) and obj.__module__ == "__main__":
             return _rebuild_cached, (obj.__wrapped__, obj.cache_parameters())
         if isinstance(obj, types.CodeType):
-            reduced = self.dispatch_table[types.CodeType](obj)
+            reduced = cloudpickle.Pickler.dispatch_table[types.CodeType](obj)
             return _rebuild_code, (obj.co_filename, *reduced[1])
         reduced = super().reducer_override(obj)
-        if isinstance(obj, types.FunctionType) and obj.__globals__ is self._namespace:
-            return self._without_globals(reduced)
+        if isinstance(obj, types.FunctionType):
+            reduced = reduce_function(obj, reduced)
+            is_notebooks = obj.__globals__ is self._namespace
+            return self._without_globals(reduced) if is_notebooks else reduced
+        if issubclass(type(obj), type):  # `isinstance` would ask a proxy
+            return reduce_class(obj, reduced)  # type: ignore[arg-type]
         if reduced is NotImplemented and "torch" in sys.modules:
             return self._reduce_of_torch(obj)
         return reduced
@@ -169,8 +177,8 @@ class _Pickler(cloudpickle.Pickler):
 
     def _is_open(self, obj: Any) -> bool:
         # cloudpickle would send a file that is open for reading as the text it holds.
-        standard = (sys.stdin, sys.stdout, sys.stderr)
-        return obj not in standard and not obj.closed and getattr(obj, "name", None) is not None
+        is_own = own_stream(obj) is not None
+        return not is_own and not obj.closed and getattr(obj, "name", None) is not None
 
     def _without_globals(self, reduced: Any) -> Any:
         if not isinstance(reduced, tuple):
