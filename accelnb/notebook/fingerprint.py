@@ -22,6 +22,7 @@ from typing import Any
 import cloudpickle
 from cloudpickle.cloudpickle import _extract_code_globals, _should_pickle_by_reference
 
+from accelnb.engine.reducers import TABLE
 from accelnb.names import names_in_texts
 
 _PICKLED = 1 << 18  # bytes of a pickle, and
@@ -176,6 +177,8 @@ class _Stream:
 
 class _Whole(cloudpickle.Pickler):
     """Reads one value, as the pickler that sends it does."""
+
+    dispatch_table = TABLE
 
     def __init__(self, reading: Reading) -> None:
         self._stream = _Stream()

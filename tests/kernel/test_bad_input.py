@@ -80,7 +80,7 @@ def test_errors_name_the_line_and_text_that_the_user_wrote(shared_notebook):
     ("make", "kind"),
     [
         ("open('/dev/null')", "TextIOWrapper"),
-        ("__import__('threading').Lock()", "lock"),
+        ("__import__('threading').Thread()", "Thread"),
         ("(i for i in range(3))", "generator"),
         ("__import__('socket').socket()", "socket"),
     ],

@@ -115,12 +115,12 @@ def test_a_module_beside_the_notebook_and_its_edit(notebook):
 
 def test_nothing_is_sent_when_one_variable_cannot_be(shared_notebook):
     run = shared_notebook.run
-    run("fine, lock = 1, None")
-    run("%distributed fine, lock")
-    run("import threading\nfine, lock = 2, threading.Lock()")
-    run("%%distributed\nfine, lock", fails=True)
-    run("lock = None")
-    assert run("%distributed fine, lock").lines == ["[0-1] (2, None)"]
+    run("fine, steps = 1, None")
+    run("%distributed fine, steps")
+    run("fine, steps = 2, (i for i in range(3))")
+    run("%%distributed\nfine, steps", fails=True)
+    run("steps = None")
+    assert run("%distributed fine, steps").lines == ["[0-1] (2, None)"]
 
 
 def test_what_a_rank_could_not_rebuild_is_sent_again(shared_notebook):

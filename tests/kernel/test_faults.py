@@ -157,9 +157,9 @@ def test_odd_exceptions_are_reported_and_the_ranks_live_on(shared_notebook, cell
 
 def test_a_value_that_cannot_be_brought_back_is_named(shared_notebook):
     output = shared_notebook.run(
-        "%%distributed --out values\nimport threading\nthreading.Lock()", fails=True
+        "%%distributed --out values\nimport socket\nsocket.socket()", fails=True
     )
-    assert "the cell's last value is a lock, which cannot be brought back" in output.error
+    assert "the cell's last value is a socket, which cannot be brought back" in output.error
     assert shared_notebook.run(ALL_REDUCE).lines == ["[0-1] 2.0"]
 
 
