@@ -27,6 +27,7 @@ from accelnb.engine import reducers_torch as of_torch
 
 Reducer = Callable[[Any], Any]
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
+_BUILT_OF = (object, dict, list, tuple, str, bytes, int, float, complex)  # all state is known
 
 
 class _Table:
@@ -81,7 +82,8 @@ def _is_proxy(kind: type) -> bool:
 def _plain(obj: Any) -> Any:
     """Do what `object.__reduce_ex__` does, but ask the type alone, also when it is rebuilt."""
     kind = type(obj)
-    if not _is_proxy(kind) and getattr(obj, "__dict__", None) is not obj:
+    needs_it = _is_proxy(kind) or getattr(obj, "__dict__", None) is obj
+    if not needs_it or _builtin_base(kind) not in _BUILT_OF:
         return obj.__reduce_ex__(5)
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
@@ -97,6 +99,10 @@ def _plain(obj: Any) -> Any:
 
 def _new(kind: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return kind.__new__(kind, *args, **kwargs)
+
+
+def _builtin_base(kind: type) -> type:
+    return next(base for base in kind.__mro__ if not base.__flags__ & _HEAP_TYPE)
 
 
 def _method(kind: type, name: str) -> Any:
@@ -131,7 +137,7 @@ def _error(error: BaseException) -> Any:
 
 def _rebuild_error(kind: Any, args: tuple[Any, ...]) -> BaseException:
     """Make an error without its own `__init__`, which may take other arguments than `args`."""
-    builtin = next(base for base in kind.__mro__ if not base.__flags__ & _HEAP_TYPE)
+    builtin: Any = _builtin_base(kind)
     error = builtin.__new__(kind, *args)
     builtin.__init__(error, *args)
     return error

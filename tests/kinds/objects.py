@@ -407,7 +407,7 @@ class Dq(collections.deque): pass
 batch, l, d, s, dq = Batch({'ids': [1]}), L(1, 2), D(lr=3), S('a', 2), Dq([1], maxlen=2)
 """,
         """
-batch.ids, batch['ids'], batch._n, l, l.b, d.lr, d['lr'], s, s.b, dq, O(a=1)
+d.__dict__ is d, batch.ids, batch['ids'], batch._n, l, l.b, d.lr, d['lr'], s, s.b, dq, O(a=1)
 """,
     ),
 }
