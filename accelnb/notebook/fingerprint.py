@@ -215,7 +215,7 @@ class _Whole(cloudpickle.Pickler):
         self._objects += 1
         if self._objects > _OBJECTS:
             raise _TooLargeError
-        if isinstance(obj, type):
+        if issubclass(type(obj), type):  # `isinstance` would ask a proxy
             return _read, (self._class(obj),)
         if type(obj) is types.FunctionType:
             return self._function(obj)

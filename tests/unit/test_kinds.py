@@ -62,7 +62,7 @@ def elsewhere(main):
 
 def pack_of(main, names, classes=()):
     pack = Pack(main)
-    pack.add({name: main[name] for name in names}, classes)
+    pack.add({name: main[name] for name in names}, (), classes)
     return pack
 
 
