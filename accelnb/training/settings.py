@@ -288,9 +288,11 @@ class DataLoaderConfiguration:
     even_batches : bool
         Repeat samples from the beginning, so that all ranks have as many batches of one size.
     use_seedable_sampler : bool
-        Shuffle by a seed and the epoch's number alone.
+        Shuffle by a seed and the epoch's number alone. A sampler that draws in a way of its own
+        (weighted, or a subclass with its own ``__iter__``) is used as it is.
     data_seed : int, optional
-        That seed; by default torch's initial seed.
+        That seed, for all loaders; by default that of the loader's `SeedableRandomSampler` or
+        generator, else torch's initial seed.
     non_blocking : bool
         Move batches to the device without waiting (pin the loader's memory).
     use_stateful_dataloader : bool

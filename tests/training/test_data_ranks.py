@@ -10,6 +10,7 @@ from ranks import on_ranks
 from torch.utils.data import DataLoader, IterableDataset
 
 from accelnb.training.data.prepare import prepare_data_loader, skip_first_batches
+from accelnb.training.data.samplers import SeedableRandomSampler
 from accelnb.training.state import PartialState
 
 Loader: Any = DataLoader  # takes a range for a dataset too
@@ -30,6 +31,8 @@ def _orders(kind):
     sampler: object = None
     if kind == "generator":
         options["generator"] = torch.Generator().manual_seed(rank)
+    if kind == "seeded sampler":
+        sampler = SeedableRandomSampler(data)
     if kind == "weighted":
         sampler = torch.utils.data.WeightedRandomSampler([1.0] * 24, 24, replacement=False)
     plain = Loader(
@@ -46,7 +49,9 @@ def _orders(kind):
     return [[row for batch in loader for row in batch.tolist()] for _ in range(2)]
 
 
-@pytest.mark.parametrize("kind", ["none", "generator", "weighted", "seedable", "workers"])
+@pytest.mark.parametrize(
+    "kind", ["none", "generator", "weighted", "seedable", "seeded sampler", "workers"]
+)
 def test_all_ranks_shuffle_alike_and_anew_in_each_epoch(kind):
     ranks = on_ranks(_orders, kind)
     for epoch in range(2):

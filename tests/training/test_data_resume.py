@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SubsetR
 
 from accelnb import AccelnbError
 from accelnb.training.data.prepare import prepare_data_loader, skip_first_batches
+from accelnb.training.data.samplers import SeedableRandomSampler
 from accelnb.training.state import PartialState
 
 Loader: Any = DataLoader  # takes a range for a dataset too
@@ -49,6 +50,9 @@ KINDS = {
     ),
     "replacement": lambda: Loader(
         Noisy(), batch_size=2, sampler=RandomSampler(range(23), replacement=True, num_samples=40)
+    ),
+    "seeded sampler": lambda: Loader(
+        Noisy(), batch_size=2, sampler=SeedableRandomSampler(range(23), data_seed=3)
     ),
     "subset": lambda: Loader(Noisy(), batch_size=2, sampler=SubsetRandomSampler(range(15))),
     "iterable": lambda: Loader(Shuffled(), batch_size=2),
@@ -130,6 +134,7 @@ def test_two_ranks_go_on_to_the_bit(kind):
     ("kind", "options"),
     [
         ("shuffled", {"use_seedable_sampler": True}),
+        ("seeded sampler", {"use_seedable_sampler": True}),
         ("shuffled", {"split_batches": True}),
         ("shuffled", {"even_batches": False}),
         ("generator", {"dispatch_batches": True}),

@@ -22,7 +22,7 @@ from torch.utils.data.distributed import DistributedSampler
 from accelnb import AccelnbError
 from accelnb.training.data.iterable import IterableDatasetShard
 from accelnb.training.data.prepare import prepare_data_loader
-from accelnb.training.data.samplers import BatchSamplerShard
+from accelnb.training.data.samplers import BatchSamplerShard, SeedableRandomSampler
 from accelnb.training.gradients import GradientState
 
 Loader: Any = DataLoader  # takes a range for a dataset too
@@ -316,15 +316,75 @@ def test_epochs_reach_samplers_and_datasets_that_want_to_know():
     assert loader.iteration == 8
 
 
-def test_a_seeded_order_follows_from_seed_and_epoch_alone():
-    def order(epoch, **options):
-        loader = prepare_data_loader(
-            Loader(range(20), batch_size=20, shuffle=True), use_seedable_sampler=True, **options
-        )
-        loader.set_epoch(epoch)
-        (batch,) = loader
-        return batch.tolist()
+def _seeded_sampler(seed):
+    return SeedableRandomSampler(range(20), data_seed=seed)
 
-    assert order(1, data_seed=5) == order(1, data_seed=5)
-    assert order(1, data_seed=5) != order(2, data_seed=5)
-    assert order(1, data_seed=5) != order(1, data_seed=7)
+
+def _generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+SEEDS = {
+    "of the configuration": lambda seed: ({"shuffle": True}, {"data_seed": seed}),
+    "of the sampler": lambda seed: ({"sampler": _seeded_sampler(seed)}, {}),
+    "of the sampler, set later": lambda seed: ({"sampler": _reseeded(seed)}, {}),
+    "of the sampler's generator": lambda seed: (
+        {"sampler": SeedableRandomSampler(range(20), generator=_generator(seed))},
+        {},
+    ),
+    "of a plain sampler's generator": lambda seed: (
+        {"sampler": RandomSampler(range(20), generator=_generator(seed))},
+        {},
+    ),
+    "of the loader's generator": lambda seed: (
+        {"shuffle": True, "generator": _generator(seed)},
+        {},
+    ),
+    "of the configuration, before the sampler's": lambda seed: (
+        {"sampler": _seeded_sampler(99)},
+        {"data_seed": seed},
+    ),
+}
+
+
+def _reseeded(seed):
+    sampler = SeedableRandomSampler(range(20))
+    sampler.initial_seed = seed
+    return sampler
+
+
+@pytest.mark.parametrize("procs", [1, 2])
+@pytest.mark.parametrize("kind", list(SEEDS))
+def test_a_seeded_order_follows_from_the_seed_that_was_given_and_the_epoch_alone(kind, procs):
+    def order(epoch, seed):
+        given, options = SEEDS[kind](seed)
+        batches = []
+        for index in range(procs):
+            plain = Loader(range(20), batch_size=20 // procs, **given)
+            torch.manual_seed(index)  # the seeds of ranks differ
+            loader = _prepared(plain, procs, index, use_seedable_sampler=True, **options)
+            loader.set_epoch(epoch)
+            batches += [row for batch in loader for row in batch.tolist()]
+        assert sorted(batches) == list(range(20))
+        return batches
+
+    assert order(1, seed=5) == order(1, seed=5) == order(0, seed=6)
+    assert order(1, seed=5) != order(2, seed=5)
+    assert order(1, seed=5) != order(1, seed=7)
+
+
+def test_a_given_sampler_stays_as_it_is_and_one_that_draws_in_its_own_way_is_used():
+    sampler = _seeded_sampler(3)
+    loader = _prepared(
+        Loader(range(20), sampler=sampler), 2, 0, use_seedable_sampler=True, data_seed=4
+    )
+    list(loader)
+    assert (sampler.initial_seed, sampler.epoch) == (3, 0)
+
+    class Backwards(RandomSampler):
+        def __iter__(self):
+            return reversed(range(20))
+
+    plain = Loader(range(20), batch_size=20, sampler=Backwards(range(20)))
+    (batch,) = _prepared(plain, 1, 0, use_seedable_sampler=True)
+    assert batch.tolist() == list(reversed(range(20)))

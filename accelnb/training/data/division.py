@@ -173,23 +173,36 @@ class Division:
         """Return the loader's batch sampler, or a copy of it that can be changed."""
         batches = batch_sampler_of(loader)
         sampler: Any = getattr(batches, "sampler", None)
-        seedable = self.use_seedable_sampler and isinstance(sampler, RandomSampler)
-        if self.num_processes == 1 and not seedable:
+        seedable = self._seedable(sampler)
+        if self.num_processes == 1 and not (seedable and self.use_seedable_sampler):
             return batches
         batches = _changeable(batches)
-        if not seedable:
-            if sampler is not None:
-                batches.sampler = _changeable(sampler)
-            return batches
-        batches.sampler = SeedableRandomSampler(
+        if seedable is not None:
+            seedable.initial_seed = self._agreed(seedable.initial_seed)
+            batches.sampler = seedable
+        elif sampler is not None:
+            batches.sampler = _changeable(sampler)
+        return batches
+
+    def _seedable(self, sampler: Any) -> SeedableRandomSampler | None:
+        """Return a sampler of this loader's own whose order follows from a seed, if it needs one.
+
+        One that is given keeps its seed, unless there is a `data_seed` for all.
+        """
+        seed = self.data_seed if self.use_seedable_sampler else None
+        if isinstance(sampler, SeedableRandomSampler):
+            return sampler.copy(seed)
+        if not self.use_seedable_sampler or not isinstance(sampler, RandomSampler):
+            return None
+        if type(sampler).__iter__ is not RandomSampler.__iter__:
+            return None  # it draws in a way of its own
+        return SeedableRandomSampler(
             sampler.data_source,
             replacement=sampler.replacement,
             num_samples=sampler._num_samples,
             generator=sampler.generator,
-            data_seed=self.data_seed,
+            data_seed=seed,
         )
-        batches.sampler.initial_seed = self._agreed(batches.sampler.initial_seed)
-        return batches
 
     def _equal_generator(self, batches: Any) -> torch.Generator | None:
         """Return the generator that makes the order, equal on all ranks; make it if need be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence, Sized
@@ -31,6 +32,11 @@ class SeedableRandomSampler(RandomSampler):
     data_seed : int, optional
         The seed; by default that of the generator, or torch's initial seed.
 
+    Notes
+    -----
+    A prepared loader counts the epochs of its sampler: to go to another, call the loader's
+    ``set_epoch``.
+
     Examples
     --------
     >>> from accelnb.training.data.samplers import SeedableRandomSampler
@@ -48,6 +54,14 @@ class SeedableRandomSampler(RandomSampler):
         self.initial_seed = data_seed
         self.generator = torch.Generator(device=torch.get_default_device())
         self.epoch = 0
+
+    def copy(self, data_seed: int | None = None) -> SeedableRandomSampler:
+        """Return one that draws for itself, with another seed if that is given."""
+        made = copy.copy(self)
+        made.generator = torch.Generator(device=self.generator.device)
+        if data_seed is not None:
+            made.initial_seed = data_seed
+        return made
 
     def __iter__(self) -> Iterator[int]:
         self.generator.manual_seed(self.initial_seed + self.epoch)
