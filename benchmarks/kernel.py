@@ -68,10 +68,14 @@ class Kernel:
     ----------
     timeout
         Longest time, in seconds, that the kernel's start or any one cell may take.
+    device
+        Where ranks compute. For those on the CPU the kernel sees no GPU; for others it sees those
+        that this process does.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, device: str = "cpu") -> None:
         self.timeout = timeout
+        self.device = device
         self.mark = uuid.uuid4().hex
         self.folder = Path(tempfile.mkdtemp(prefix="launch-benchmark-"))
         self.manager = KernelManager()
@@ -84,10 +88,11 @@ class Kernel:
             FOLDER: str(self.folder),
             "IPYTHONDIR": str(self.folder / "ipython"),
             "JUPYTER_RUNTIME_DIR": str(self.folder / "runtime"),
-            "CUDA_VISIBLE_DEVICES": "",  # every contender runs CPU ranks
             # A contender that starts plain "python" must get this environment's.
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         }
+        if self.device == "cpu":
+            env["CUDA_VISIBLE_DEVICES"] = ""
         try:
             with open(self.folder / "kernel.log", "wb") as log:
                 self.manager.start_kernel(env=env, cwd=self.folder, stdout=log, stderr=log)

@@ -108,7 +108,7 @@ def measure(
     contender: Contender, launch: Launch, result: Result, repeats: int, timeout: float
 ) -> None:
     """Run one contender in one fresh kernel and add the samples to `result`."""
-    with Kernel(timeout) as kernel:
+    with Kernel(timeout, launch.device) as kernel:
         try:
             load = kernel.run(contender.load)
             result.load.append(load.seconds)
@@ -144,7 +144,7 @@ def measure(
 
 def measure_cold(contender: Contender, launch: Launch, result: Result, timeout: float) -> None:
     """Load and start at once, for a contender that could have warmed up."""
-    with Kernel(timeout) as kernel:
+    with Kernel(timeout, launch.device) as kernel:
         try:
             load = kernel.run(contender.load)
             _, _, reduced = start_ranks(kernel, contender, launch)
