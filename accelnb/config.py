@@ -310,8 +310,15 @@ def _why_not(name: str, choice: str, device: str, hardware: Hardware) -> str | N
     return None
 
 
-def most_procs(config: LaunchConfig, hardware: Hardware) -> int | None:
+def most_procs(
+    config: LaunchConfig, hardware: Hardware, *, names_device: bool = True
+) -> int | None:
     """Return how many ranks a node can have at most, None if that has no limit.
+
+    Parameters
+    ----------
+    names_device
+        Whether the device of `config` was named for these ranks: only then they may share one.
 
     Examples
     --------
@@ -322,7 +329,7 @@ def most_procs(config: LaunchConfig, hardware: Hardware) -> int | None:
     """
     device = _device(config, hardware)
     shares = DEVICES[device].shares
-    asked = config.device != "auto" and config.cluster == "local"
+    asked = names_device and config.device != "auto" and config.cluster == "local"
     return None if shares == "always" or (shares == "asked" and asked) else hardware.count(device)
 
 
@@ -345,8 +352,13 @@ def sharing(config: LaunchConfig, hardware: Hardware) -> str | None:
     )
 
 
-def resolve(config: LaunchConfig, hardware: Hardware) -> LaunchConfig:
+def resolve(config: LaunchConfig, hardware: Hardware, *, names_device: bool = True) -> LaunchConfig:
     """Fill in what is automatic from `hardware` and refuse what it cannot do.
+
+    Parameters
+    ----------
+    names_device
+        As for `most_procs`.
 
     Raises
     ------
@@ -365,7 +377,8 @@ def resolve(config: LaunchConfig, hardware: Hardware) -> LaunchConfig:
     if config.nodes > 1 and not DEVICES[device].rejoins:
         reason = f"ranks on {device} are on one machine in this version; use --nodes 1"
         raise _option("nodes").refuse(config.nodes, reason)
-    procs = _procs(config, device, hardware)
+    most = most_procs(config, hardware, names_device=names_device)
+    procs = _procs(config, device, hardware, most)
     start = hardware.start_methods(device)[0] if config.start == "auto" else config.start
     if start == "xla" and procs not in (1, chips := hardware.count(device)):
         said = f"torch_xla uses one chip or all; use --procs 1 or --procs {chips}"
@@ -373,10 +386,9 @@ def resolve(config: LaunchConfig, hardware: Hardware) -> LaunchConfig:
     return dataclasses.replace(config, device=device, procs=procs, start=start)
 
 
-def _procs(config: LaunchConfig, device: str, hardware: Hardware) -> int:
+def _procs(config: LaunchConfig, device: str, hardware: Hardware, most: int | None) -> int:
     """Return how many ranks a node is to have: what the mesh and the machine have place for."""
     places = math.prod(size for _, size in config.mesh) if config.mesh else None
-    most = most_procs(config, hardware)
     usual = 2 if DEVICES[device].shares == "always" else hardware.count(device)
     procs = config.procs or (places and places // config.nodes) or usual
     if most is not None and procs > most:

@@ -31,6 +31,7 @@ from accelnb.engine.run import RankResults, Run
 from accelnb.engine.tensors import Packed
 from accelnb.errors import AccelnbError
 from accelnb.names import CellNames
+from accelnb.notebook.asked import Asked, asked_by, shape_of
 from accelnb.notebook.capture import Capture
 from accelnb.notebook.cell import Cell, cells_so_far, empty_cell
 from accelnb.notebook.defaults import Defaults
@@ -59,7 +60,7 @@ class Session:
         self.shell = shell
         self.settings = Defaults(shell)
         self.group: WorkerGroup | None = None
-        self._defaults_then = LaunchConfig()  # the defaults when the ranks were last chosen
+        self._asked: Asked | None = None  # what the ranks were asked to be
         self.imports = Imports(shell.user_ns)
         # What the notebook ran before it loaded the extension, and the cell that does so.
         self._cells_before = cells_before(shell)
@@ -121,8 +122,8 @@ class Session:
                 "pull: a detached cell has nothing to bring back yet; "
                 "use %accelnb pull when its run is done"
             )
-        defaults = self.defaults()
-        config = self._resolved(given, defaults)
+        asked = self._asked_by(given)
+        config = self._resolved(asked, given)
         ranks = _chosen(options.ranks, config.world_size)
         if options.ranks and config.mesh and "mesh" in given:
             raise ConfigError("mesh: is made by all ranks together; leave out --mesh or --ranks")
@@ -130,7 +131,7 @@ class Session:
         try:
             if options.fresh or not self._fits(config, given):
                 self._start(config)
-            self._defaults_then = defaults
+            self._asked = asked
             assert self.group is not None
             self._replace_dead(self.group)
             run = self._begin(cell, ranks, config, options)
@@ -222,23 +223,19 @@ class Session:
 
     def restart(self) -> None:
         """End the ranks and start as many new ones."""
-        defaults = self.defaults()
-        self._start(self.group.config if self.group else self._resolved({}, defaults))
-        self._defaults_then = defaults
+        asked = self._asked_by({})
+        self._start(self.group.config if self.group else self._resolved(asked, {}))
+        self._asked = asked
 
-    def _resolved(self, given: Mapping[str, Any], defaults: LaunchConfig) -> LaunchConfig:
-        """Return the options of a cell: its own, else of the ranks that are there, else defaults.
+    def _asked_by(self, given: Mapping[str, Any]) -> Asked:
+        there = self.group.config if self.group else None
+        return asked_by(given, self.defaults(), self._asked, there)
 
-        The ranks' shape no longer counts when the defaults for it changed since.
-        """
-        base = defaults
-        if self.group is not None and _shape(defaults) == _shape(self._defaults_then):
-            base = dataclasses.replace(defaults, **_shape(self.group.config))
+    def _resolved(self, asked: Asked, given: Mapping[str, Any]) -> LaunchConfig:
         try:
-            asked = from_mapping(LaunchConfig, given, base)
-            with saying_if_connecting(asked):
-                hardware = hardware_for(asked)
-            return resolve(asked, hardware)
+            with saying_if_connecting(asked.config):
+                hardware = hardware_for(asked.config)
+            return resolve(asked.config, hardware, names_device=asked.names_device)
         except ConfigError as error:
             raise self.settings.explain(error, given) from None
 
@@ -248,7 +245,7 @@ class Session:
         if not self.group.alive:
             _say("the ranks are gone: new ones are started, without the variables of the old")
             return False
-        if _shape(self.group.config) == _shape(config):
+        if shape_of(self.group.config) == shape_of(config):
             return True
         if not given.keys() & set(SHAPE):
             _say("the defaults changed: new ranks are started, without the variables of the old")
@@ -421,10 +418,6 @@ def _without_mesh(names: CellNames) -> CellNames:
 
 def _is_for_ranks(cell: str | None) -> bool:
     return (cell or "").startswith("%%distributed")
-
-
-def _shape(config: LaunchConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in SHAPE}
 
 
 def _say(text: str) -> None:
