@@ -72,6 +72,8 @@ class Device:
         What Ray calls it; empty if Ray does not count it.
     run_on : str
         Where and when ranks ran on it; empty if they never did.
+    ran_on_one : bool
+        Whether that was one such device: ranks on several, and nccl between them, were not run.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Device:
     meter: str = ""
     resource: str = ""
     run_on: str = ""
+    ran_on_one: bool = False
 
     @property
     def module(self) -> Any:

@@ -26,6 +26,8 @@ DEVICES = {
             called=("gpu", "nvidia"),
             meter="nvml",
             resource="GPU",
+            run_on="one H200, torch 2.11, 2026-11-26; not on several at once",
+            ran_on_one=True,
         ),
         Device(
             "rocm",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from accelnb.devices import DEVICES, Ability
 from accelnb.hardware.machine import Card, Machine
+from accelnb.hardware.probe import Hardware
 
 
 def hardware_rows(machine: Machine) -> list[tuple[str, str]]:
@@ -60,16 +61,23 @@ def _rows(machine: Machine) -> Iterator[tuple[str, str]]:
     if machine.driver:
         yield "driver", machine.driver
     yield "ranks on", machine.hardware.describe()
-    untried = [
-        kind for kind in DEVICES if machine.hardware.count(kind) and not DEVICES[kind].run_on
-    ]
-    if untried:
+    if untried := _untried(machine.hardware):
         yield "not tried", f"accelnb's authors have run no ranks on {', '.join(untried)} so far"
     limits = machine.limits
     if limits.shm_total is not None:
         yield "/dev/shm", f"{size(limits.shm_free)} free of {size(limits.shm_total)}"
     if limits.open_files is not None:
         yield "open files", f"{limits.open_files:,} for each process"
+
+
+def _untried(hardware: Hardware) -> list[str]:
+    there = [row for row in DEVICES.values() if hardware.count(row.name)]
+    never = [row.name for row in there if not row.run_on]
+    return never + [
+        f"several {row.name} devices at once"
+        for row in there
+        if row.ran_on_one and hardware.count(row.name) > 1
+    ]
 
 
 def _processors(machine: Machine) -> str:

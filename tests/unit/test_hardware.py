@@ -185,6 +185,16 @@ def test_what_each_gpu_can_do_is_said(tmp_path: Path):
     assert "580.65, for CUDA up to 13.0" in said(found)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_ranks_on_one_nvidia_gpu_were_tried_and_on_several_at_once_not(tmp_path: Path, count: int):
+    root = machine(tmp_path, {f"dev/nvidia{n}": "" for n in range(count)})
+    found = inspect(root, {}, Driver(*[H100] * count), CUDA_TORCH)
+    assert found.hardware.count("cuda") == count
+    untried = "accelnb's authors have run no ranks on several cuda devices at once so far"
+    assert (untried in said(found)) == (count > 1)
+    assert "no ranks on cuda" not in said(found)
+
+
 def test_a_precision_that_only_some_gpus_have_is_said(tmp_path: Path):
     root = machine(tmp_path, {f"dev/nvidia{n}": "" for n in range(3)})
     found = inspect(root, {}, Driver(T4, H100, T4), CUDA_TORCH)
