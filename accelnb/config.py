@@ -90,6 +90,13 @@ class LaunchConfig:
         flags="--precision",
         choices=("no", "fp16", "bf16", "fp8"),
     )
+    outputs: str = declare(
+        "fp32",
+        "what models of the cell's Accelerator return in mixed precision: fp32 converts it, as in "
+        "Accelerate; compute leaves it as it was computed, which saves time and memory",
+        flags="--outputs",
+        choices=("fp32", "compute"),
+    )
     strategy: str = declare(
         "ddp",
         "how the cell's Accelerator trains one model on all ranks: ddp averages gradients, "
@@ -258,6 +265,7 @@ def settings_for_ranks(config: LaunchConfig, everyone: bool = True) -> dict[str,
     """
     return {
         "precision": config.precision,
+        "outputs": config.outputs,
         "strategy": config.strategy,
         "accumulation": config.accumulation,
         "mesh": config.mesh if everyone else None,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from accelnb.launching.target import Target
 
 # Of the launch options, those that a script can take over; the others are of notebooks.
-_OF_SCRIPTS = ("procs", "device", "precision", "strategy", "accumulation")
+_OF_SCRIPTS = ("procs", "device", "precision", "outputs", "strategy", "accumulation")
 _TORCHRUN = "Arguments of torchrun"
 _OF_NOTEBOOKS = ("mesh", "cluster", "nodes", "start", "timeout", "stall", "logs")
 
@@ -58,7 +58,7 @@ def command(target: str, arguments: tuple[str, ...], ignore_file: bool, **option
 
     ARGS are the script's own. What is not given comes from the notebook's first distributed cell,
     then from the accelnb.yaml beside it or the script, then from this machine: one process for
-    each accelerator, else two on the CPU. precision, strategy and accumulation reach
+    each accelerator, else two on the CPU. precision, outputs, strategy and accumulation reach
     the script's Accelerator. torchrun's arguments have torchrun's meaning; processes that mpirun
     or srun started run the script in place. The exit code is the script's.
 

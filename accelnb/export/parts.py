@@ -6,17 +6,17 @@ from accelnb.config import LaunchConfig
 from accelnb.devices import DEVICES
 from accelnb.export.notebook_file import ExportError
 from accelnb.export.text import call_of
+from accelnb.training.environment import BY_OPTION
 
 # Options that an Accelerator takes from the environment: our name, the variable, what is usual.
-FROM_ENVIRONMENT = (
-    ("precision", "ACCELERATE_MIXED_PRECISION", "no", "mixed precision of Accelerator()"),
-    (
-        "accumulation",
-        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
-        1,
-        "batches for an optimizer step of Accelerator()",
-    ),
-    ("strategy", "ACCELNB_STRATEGY", "ddp", "how Accelerator() trains one model on all processes"),
+FROM_ENVIRONMENT = tuple(
+    (name, BY_OPTION[name], usual, what)
+    for name, usual, what in (
+        ("precision", "no", "mixed precision of Accelerator()"),
+        ("outputs", "fp32", "whether Accelerator() converts what models return to fp32"),
+        ("accumulation", 1, "batches for an optimizer step of Accelerator()"),
+        ("strategy", "ddp", "how Accelerator() trains one model on all processes"),
+    )
 )
 
 GATHER = '''

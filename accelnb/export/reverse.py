@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from accelnb.config import ConfigError, LaunchConfig, options
 from accelnb.export.command_line import declares_options, options_of, reads_options
 from accelnb.export.exploring import dotted
 from accelnb.export.job_part import (
@@ -22,16 +23,17 @@ from accelnb.export.job_part import (
     target_of,
 )
 from accelnb.export.notebook_file import Cell, ExportError
-from accelnb.export.parts import FROM_ENVIRONMENT
 from accelnb.export.percent import cells_of_marks, has_marks
 from accelnb.export.statements import Statement, cut
 from accelnb.export.writing import write_files
+from accelnb.option import Option
+from accelnb.training.environment import BY_OPTION
 
 _BANNER = re.compile(r"#+[\s#=*~_-]*(?P<title>[^\s#=*~_-].*?)[\s#=*~_-]*")
 _RULE = re.compile(r"#?\s*[#=*~_-]{3,}")
 # What accelnb's own scripts do and a distributed cell need not.
 _OWN_FUNCTIONS = ("join_process_group", "work_as")
-_SETTINGS = tuple(name.upper() for name, *_ in FROM_ENVIRONMENT)
+_SETTINGS = {o.name.upper(): o for o in options(LaunchConfig) if o.name in BY_OPTION}
 _PROCS = re.compile(r"--nproc-per-node (\d+)")
 _FOR_THE_SYSTEM = re.compile(r"#!|#.*coding[:=]")  # comments of a file that a cell has no use for
 _ENVIRONMENT = re.compile(r"(rank|local_rank|world_size) = int\(os\.environ\[\W\w+\W\]\)")
@@ -165,10 +167,21 @@ def _magic_line(tree: ast.Module, document: str) -> str:
     if procs := _PROCS.search(document):
         line += f" --procs {procs[1]}"
     for node in list(tree.body):
-        if isinstance(node, ast.Assign) and dotted(node.targets[0]) in _SETTINGS:
-            line += f" --{dotted(node.targets[0]).lower()} {ast.literal_eval(node.value)}"
+        if isinstance(node, ast.Assign) and (option := _setting(node)):
+            line += f" {option.flags[-1]} {ast.literal_eval(node.value)}"
             tree.body.remove(node)
     return line
+
+
+def _setting(node: ast.Assign) -> Option | None:
+    """Return the option that an exported script's constant stands for, None for other constants."""
+    option = _SETTINGS.get(dotted(node.targets[0]))
+    try:
+        if option is not None:
+            option.read(ast.literal_eval(node.value))
+        return option
+    except (ConfigError, ValueError):  # a script's own constant of that name
+        return None
 
 
 # ---- cells ----

@@ -25,11 +25,6 @@ _PLACES_PROCESSES = (
 # addresses of those that ended, and cannot connect. And a launcher that comes back after its
 # machine died waits for ever for the store's address, which the others published at their start.
 _OWN_STORES = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-_VARIABLES = {
-    "precision": environment.MIXED_PRECISION,
-    "strategy": environment.STRATEGY,
-    "accumulation": environment.ACCUMULATION,
-}
 
 
 def launch(
@@ -49,7 +44,7 @@ def launch(
     config
         How many processes, on which device; resolved. Unused where `given` says the number.
     settings
-        Options that the script's Accelerator takes over: precision, strategy, accumulation.
+        Options that the script's Accelerator takes over: those of `environment.BY_OPTION`.
 
     Returns
     -------
@@ -142,7 +137,8 @@ def _reached_by(found: network.Reach) -> dict[str, str]:
 
 def _for_accelerator(config: LaunchConfig | None, settings: Mapping[str, Any]) -> dict[str, str]:
     """Return the variables by which an Accelerator takes over the launch's options."""
-    variables = {_VARIABLES[name]: str(v) for name, v in settings.items() if name in _VARIABLES}
+    by_option = environment.BY_OPTION
+    variables = {by_option[name]: str(v) for name, v in settings.items() if name in by_option}
     if config is None:
         return variables
     from accelnb.hardware import probe

@@ -16,10 +16,19 @@ NO = ("0", "false", "no", "off", "n", "f", "")
 MIXED_PRECISION = "ACCELERATE_MIXED_PRECISION"
 USE_CPU = "ACCELERATE_USE_CPU"
 ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
+OUTPUTS = "ACCELNB_OUTPUTS"  # fp32, or compute: in mixed precision they stay as computed
 SHARED = "ACCELNB_SHARED_DEVICE"  # true: ranks share devices, which nccl refuses
 DEVICE = "ACCELNB_DEVICE"  # a name of accelnb.devices.DEVICES
 STRATEGY = "ACCELNB_STRATEGY"  # ddp, or none: models stay as they are
 THREADS = "OMP_NUM_THREADS"
+
+# Options of a launch that an Accelerator takes over, by the names that they have there.
+BY_OPTION = {
+    "precision": MIXED_PRECISION,
+    "outputs": OUTPUTS,
+    "strategy": STRATEGY,
+    "accumulation": ACCUMULATION,
+}
 
 
 def flag(name: str, default: bool = False) -> bool:

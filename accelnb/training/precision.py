@@ -85,7 +85,10 @@ class Precision:
         return Scaler(self.device_type, **given)
 
     def apply_to(self, model: nn.Module) -> None:
-        """Make a model compute in this precision and return fp32, instead of any before."""
+        """Make a model compute in this precision, instead of any before.
+
+        It returns fp32, unless the `AutocastKwargs` leave outputs as they were computed.
+        """
         restore_forward(model)
         if not self.is_mixed:
             return
@@ -115,7 +118,7 @@ class Precision:
 
 
 class _ForwardInPrecision:
-    """A model's ``forward`` in mixed precision, with fp32 results. It can be pickled."""
+    """A model's ``forward`` in mixed precision. It can be pickled."""
 
     def __init__(self, forward: Callable[..., Any], precision: Precision) -> None:
         functools.update_wrapper(self, forward)  # its signature is that of the original
@@ -125,6 +128,8 @@ class _ForwardInPrecision:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self.precision.autocast():
             outputs = self.forward(*args, **kwargs)
+        if self.precision.autocast_handler.outputs == "compute":
+            return outputs
         return convert_to_fp32(outputs)
 
 

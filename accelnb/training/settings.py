@@ -31,7 +31,19 @@ class KwargsHandler:
 
 @dataclass
 class AutocastKwargs(KwargsHandler):
-    """Of ``torch.autocast``.
+    """Of ``torch.autocast``, and what becomes of a model's outputs.
+
+    Attributes
+    ----------
+    outputs : str
+        Of an Accelerator's models in mixed precision: ``fp32`` converts tensors of fp16 and bf16,
+        as Accelerate does; ``compute`` leaves them as they were computed. By default as the launch
+        says (``--outputs``), else ``fp32``.
+
+    Raises
+    ------
+    AccelnbError
+        `outputs` is neither.
 
     Examples
     --------
@@ -42,6 +54,16 @@ class AutocastKwargs(KwargsHandler):
 
     enabled: bool = True
     cache_enabled: bool | None = None
+    outputs: str | None = None
+
+    def __post_init__(self) -> None:
+        name = "outputs" if self.outputs else environment.OUTPUTS
+        self.outputs = self.outputs or os.environ.get(environment.OUTPUTS) or "fp32"
+        if self.outputs not in ("fp32", "compute"):
+            raise AccelnbError(f"{name}={self.outputs}: choose one of fp32, compute")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in super().to_dict().items() if name != "outputs"}
 
 
 @dataclass

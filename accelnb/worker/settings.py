@@ -11,12 +11,6 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from accelnb.training import environment
 
-_VARIABLES = {
-    "precision": environment.MIXED_PRECISION,
-    "strategy": environment.STRATEGY,
-    "accumulation": environment.ACCUMULATION,
-}
-
 
 class CellSettings:
     """Gives each cell what its options say.
@@ -37,7 +31,7 @@ class CellSettings:
 
     def apply(self, settings: dict[str, Any]) -> None:
         """Set what the cell's code will read. All ranks of a mesh must call this."""
-        for name, variable in _VARIABLES.items():
+        for name, variable in environment.BY_OPTION.items():
             os.environ[variable] = str(settings[name])
         dimensions = settings["mesh"]
         if dimensions is None:  # only some ranks run this cell: what they have stays

@@ -113,6 +113,17 @@ def test_the_accelerator_of_a_cell_follows_strategy_and_accumulation(shared_note
     assert "choose strategy none" in error
 
 
+def test_a_cells_models_return_what_they_computed_if_it_says_so(shared_notebook: Notebook):
+    run = shared_notebook.run
+    cell = (
+        "import torch\nfrom accelnb import Accelerator\n"
+        "model = Accelerator().prepare(torch.nn.Linear(2, 2))\nmodel(torch.ones(1, 2)).dtype"
+    )
+    compute = "%%distributed --precision bf16 --outputs compute\n"
+    assert run(compute + cell).lines == ["[0-1] torch.bfloat16"]
+    assert run("%%distributed --precision bf16\n" + cell).lines == ["[0-1] torch.float32"]
+
+
 def test_the_sub_commands_print_where_there_are_no_widgets(shared_notebook: Notebook):
     run = shared_notebook.run
     assert run("%accelnb").stdout.startswith("2 ranks on cpu")

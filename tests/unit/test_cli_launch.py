@@ -30,7 +30,8 @@ def report(rank):
         dist.barrier()
         os.kill(os.getpid(), signal.SIGKILL if rank else signal.SIGTERM)
     names = "ACCELERATE_MIXED_PRECISION", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
-    said = [os.environ[name] for name in (*names, "ACCELERATE_USE_CPU", "WORLD_SIZE")]
+    more = "ACCELNB_OUTPUTS", "ACCELERATE_USE_CPU", "WORLD_SIZE"
+    said = [os.environ[name] for name in (*names, *more)]
     print(f"{rank}: {said} {sys.argv[1:]}\\n", end="", flush=True)
     dist.barrier()
     raise ValueError("the loss is not a number")
@@ -75,11 +76,13 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 def test_ranks_start_again_and_their_error_is_shown_once_and_options_reach_the_script(tmp_path):
     (tmp_path / "train.py").write_text(FAILS)
-    (tmp_path / "accelnb.yaml").write_text("version: 1\nprecision: bf16\naccumulation: 2\n")
+    (tmp_path / "accelnb.yaml").write_text(
+        "version: 1\nprecision: bf16\naccumulation: 2\noutputs: compute\n"
+    )
     options = ("--accumulation", "4", "--nproc_per_node=2", "--max-restarts", "1")
     code, stdout, stderr = ended(start(*options, "train.py", "--lr", "0.1", cwd=tmp_path))
     assert code == 1
-    said = "['bf16', '4', 'true', '2'] ['--lr', '0.1']"
+    said = "['bf16', '4', 'compute', 'true', '2'] ['--lr', '0.1']"
     assert sorted(stdout.splitlines()) == [f"0: {said}", f"1: {said}"]
     first, _, rest = stderr.partition("\n")
     assert re.fullmatch("accelnb: rank . was killed by SIG.*; starting again, 1 of 1", first)
@@ -88,8 +91,8 @@ def test_ranks_start_again_and_their_error_is_shown_once_and_options_reach_the_s
     who = lines[0].strip("- ")
     assert who in ("ranks 0-1", "rank 0", "rank 1")
     assert lines[1:3] == ["Traceback (most recent call last):", lines[2]]
-    assert lines[2] == '  File "train.py", line 15, in <module>'
-    told = f"accelnb: {who}: ValueError: the loss is not a number (train.py, line 12)"
+    assert lines[2] == '  File "train.py", line 16, in <module>'
+    told = f"accelnb: {who}: ValueError: the loss is not a number (train.py, line 13)"
     assert lines[-1] == told
     assert stderr.count("Traceback") == 1
 

@@ -18,6 +18,7 @@ OTHER = LaunchConfig(
     procs=4,
     device="cpu",
     precision="bf16",
+    outputs="compute",
     strategy="none",
     mesh=(("dp_replicate", 2), ("tp", 2)),
     accumulation=8,

@@ -213,9 +213,12 @@ def test_a_script_runs_alone_with_its_functions_and_its_typed_options(tmp_path):
 
 def test_options_of_the_magic_line_are_settings_of_the_script(tmp_path):
     (tmp_path / "accelnb.yaml").write_text("version: 1\naccumulation: 4\n")
-    line = "%%distributed -n 4 --precision bf16 --mesh dp_shard=2,tp=2 --device cpu"
+    line = (
+        "%%distributed -n 4 --precision bf16 --outputs compute --mesh dp_shard=2,tp=2 --device cpu"
+    )
     script = script_of(tmp_path, f"{line}\nprint(mesh)")
     assert 'PRECISION = "bf16"' in script
+    assert 'os.environ.setdefault("ACCELNB_OUTPUTS", OUTPUTS)' in script
     assert "ACCUMULATION = 4" in script
     assert (
         'mesh = init_device_mesh(device.type, (2, 2), mesh_dim_names=("dp_shard", "tp"))' in script

@@ -17,6 +17,7 @@ LABELS = {
     "device": "Device",
     "procs": "Processes",
     "precision": "Precision",
+    "outputs": "Outputs",
     "strategy": "Strategy",
     "mesh": "Mesh",
     "accumulation": "Accumulation",
