@@ -1,6 +1,6 @@
 """What does a training step cost through the Accelerator? accelnb beside Accelerate and by hand.
 
-The three loops (``training_loops.py``) run in the same processes and take turns, a block of
+The loops (``training_loops.py``) run in the same processes and take turns, a block of
 steps each. Figures are medians over the blocks; a ratio is the median of the blocks' ratios.
 
 own cost
@@ -8,6 +8,9 @@ own cost
     by hand. With accumulate, clipping and a scheduler, as loops are written.
 step
     DDP on 2 ranks (under torchrun, with gloo): the MLP, and a small transformer for throughput.
+outputs
+    A GPT in bf16 in one process, with its outputs converted to fp32 and left as they were computed:
+    on a GPU one of 124M parameters with 16 x 1,024 tokens, on the CPU a tiny one.
 prepare
     ``Accelerator.prepare``, and by hand the DDP constructor.
 import
@@ -37,14 +40,16 @@ from kernel import machine
 from report import Budget, duration, show_budgets
 from rich.console import Console
 from rich.table import Table
-from training_loops import CONTENDERS
+from training_loops import CONTENDERS, IN_BF16
 
 _LOOPS = Path(__file__).with_name("training_loops.py")
 _RUNS = (  # model, ranks, steps in a block
     ("mlp", 1, 500),
     ("mlp", 2, 100),
     ("transformer", 2, 10),
+    ("gpt", 1, 5),
 )
+_GPT = "gpt, 1 rank"
 _IMPORTS = (
     "import accelnb",
     "from accelnb import Accelerator",
@@ -90,6 +95,8 @@ def table(results: dict[str, dict[str, Any]], imports: dict[str, float]) -> list
         steps.add_column(heading, justify="right" if heading != "loop" else "left")
     for name, result in results.items():
         seconds = result["step"]
+        if seconds.keys() != set(CONTENDERS):
+            continue
         steps.add_row(
             name,
             *(duration(median(seconds[c])) for c in CONTENDERS),
@@ -101,7 +108,19 @@ def table(results: dict[str, dict[str, Any]], imports: dict[str, float]) -> list
     imported.add_column("", justify="right")
     for statement, second in imports.items():
         imported.add_row(statement, duration(second))
-    return [steps, imported]
+    in_bf16 = (outputs_table(results[_GPT]),) if _GPT in results else ()
+    return [steps, *in_bf16, imported]
+
+
+def outputs_table(result: dict[str, Any]) -> Table:
+    found = Table(title="A step of a GPT in bf16", title_justify="left")
+    first = IN_BF16[0]
+    for heading in ("loop", "", f"/ {first}"):
+        found.add_column(heading, justify="right" if heading != "loop" else "left")
+    for name, seconds in result["step"].items():
+        times = ratio(seconds, result["step"][first])
+        found.add_row(name, duration(median(seconds)), f"{times:.3f}")
+    return found
 
 
 def budgets(results: dict[str, dict[str, Any]], imports: dict[str, float]) -> list[Budget]:
