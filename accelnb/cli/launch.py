@@ -114,12 +114,8 @@ def _beside(target: Target, ignore_file: bool) -> dict[str, Any]:
 
 
 def _resolved(settings: dict[str, Any], is_number_given: bool) -> Any:
-    from accelnb.config import LaunchConfig, from_mapping, resolve, sharing
+    from accelnb.config import LaunchConfig, from_mapping, resolve
     from accelnb.hardware import probe
 
     wanted = {k: v for k, v in settings.items() if k != "procs" or not is_number_given}
-    config, hardware = from_mapping(LaunchConfig, wanted), probe()
-    config = resolve(config, hardware)
-    if note := sharing(config, hardware):
-        print(f"accelnb: {note}", file=sys.stderr)
-    return config
+    return resolve(from_mapping(LaunchConfig, wanted), probe())

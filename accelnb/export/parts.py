@@ -147,11 +147,16 @@ def _device_lines(config: LaunchConfig, makes_group: bool) -> list[str]:
         return [f"    {line}" for line in cpu]
     found = [
         "accelerator_type = torch.accelerator.current_accelerator()",
-        'device = torch.device(accelerator_type.type, int(os.environ["LOCAL_RANK"]))',
+        "devices = torch.accelerator.device_count()",
+        'index = int(os.environ["LOCAL_RANK"]) % devices',
+        "device = torch.device(accelerator_type.type, index)",
         "torch.accelerator.set_device_index(device.index)",
     ]
     if makes_group:
-        found.append("backend = None  # nccl for tensors on GPUs, gloo for those on CPUs")
+        found += [
+            "# nccl for tensors on GPUs, unless processes share one, which it refuses; else gloo.",
+            'backend = "gloo" if int(os.environ["LOCAL_WORLD_SIZE"]) > devices else None',
+        ]
     return [
         "    if torch.accelerator.is_available():",
         *(f"        {line}" for line in found),

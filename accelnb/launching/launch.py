@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from accelnb.config import LaunchConfig, sharing
@@ -66,11 +67,13 @@ def launch(
     variables = _for_accelerator(config, settings or {})
     place = started(os.environ, os.getppid())
     if place is not None and not any(given.get(name) for name in _PLACES_PROCESSES):
-        return _run_in_place(target, place, variables)
+        return _run_in_place(target, place, variables | _sharing(config))
     arguments = torchrun.read(given)
     if not given.get("nproc_per_node") and "PET_NPROC_PER_NODE" not in os.environ and config:
         arguments.nproc_per_node = str(config.procs)
-    variables |= _share_of_cores(torchrun.processes(arguments))
+    processes = torchrun.processes(arguments)
+    variables |= _share_of_cores(processes)
+    variables |= _sharing(config and replace(config, procs=processes))
     variables |= _choose_meeting_point(arguments, given)
     with as_script(target) as ready, _environment(variables):
         return torchrun.run(arguments, ready)
@@ -141,14 +144,21 @@ def _for_accelerator(config: LaunchConfig | None, settings: Mapping[str, Any]) -
     variables = {by_option[name]: str(v) for name, v in settings.items() if name in by_option}
     if config is None:
         return variables
-    from accelnb.hardware import probe
-
     variables[environment.DEVICE] = config.device
     if config.device == "cpu":
         variables[environment.USE_CPU] = "true"
-    if sharing(config, probe()):
-        variables[environment.SHARED] = "true"
     return variables
+
+
+def _sharing(config: LaunchConfig | None) -> dict[str, str]:
+    """Return the variable that tells processes that they share devices, and say so."""
+    from accelnb.hardware import probe
+
+    note = config and sharing(config, probe())
+    if not note:
+        return {}
+    print(f"accelnb: {note}", file=sys.stderr, flush=True)
+    return {environment.SHARED: "true"}
 
 
 def _share_of_cores(processes: int) -> dict[str, str]:

@@ -219,6 +219,24 @@ def test_a_restart_is_told_once_and_what_torch_logs_of_it_stays_as_asked_for(cap
     assert [record.name for record in caplog.records] == [processes.name] * 2
 
 
+def test_processes_that_share_a_gpu_are_told_so_however_their_number_was_given(tmp_path):
+    one_gpu = "import accelnb.hardware as h\nh.probe = lambda: h.Hardware({'cpu': 8, 'cuda': 1})\n"
+    (tmp_path / "sitecustomize.py").write_text(one_gpu)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    script = 'echo "$RANK shares: $ACCELNB_SHARED_DEVICE"'
+    words = ("--no-python", "sh", "-c", script)
+    for given in (("--nproc-per-node", "2"), ("-n", "2", "--device", "cuda")):
+        code, stdout, stderr = ended(start(*given, *words, cwd=tmp_path, PYTHONPATH=path))
+        assert (code, sorted(stdout.split())) == (
+            0,
+            ["0", "1", "shares:", "shares:", *["true"] * 2],
+        )
+        assert stderr.startswith("accelnb: 2 ranks share 1 cuda device: they take turns on it")
+        assert stderr.count("\n") == 1
+    code, stdout, stderr = ended(start(*words, cwd=tmp_path, PYTHONPATH=path))
+    assert (code, stdout, stderr) == (0, "0 shares: \n", "")
+
+
 def test_every_argument_of_torchrun_is_accepted_by_its_own_name():
     import rich_click as click
     from torch.distributed.run import get_args_parser

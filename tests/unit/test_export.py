@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from notebook_files import write
 
+from accelnb.config import LaunchConfig
 from accelnb.export import ExportError, export_notebook, live
+from accelnb.export.parts import join_text
 
 JOB = "%%distributed --procs 2\nprint(x)"
 
@@ -381,3 +383,31 @@ def test_without_a_file_the_cells_are_what_was_run(tmp_path):
     shell = kernel(tmp_path / "none.ipynb", "x = (", "x = 1", JOB, JOB)
     script = live(shell, tmp_path / "train.py").script
     assert script.count("print(x)") == 1
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "procs", "index", "backend"),
+    [(1, 2, 1, None), (1, 4, 1, "gloo"), (3, 4, 1, "gloo")],
+)
+def test_processes_of_a_script_share_gpus_where_there_are_fewer(
+    monkeypatch, local_rank, procs, index, backend
+):
+    text = join_text(LaunchConfig(), makes_group=True, shares_cores=False, several=False)
+    chosen: list[Any] = []
+    accelerator = SimpleNamespace(
+        is_available=lambda: True,
+        current_accelerator=lambda: SimpleNamespace(type="cuda"),
+        device_count=lambda: 2,
+        set_device_index=chosen.append,
+    )
+    fake_torch = SimpleNamespace(
+        accelerator=accelerator, device=lambda *of: SimpleNamespace(index=of[1])
+    )
+    dist = SimpleNamespace(init_process_group=lambda backend, **_: chosen.append(backend))
+    place = {"RANK": local_rank, "LOCAL_RANK": local_rank, "MASTER_ADDR": "localhost"}
+    for name, value in (place | {"WORLD_SIZE": procs, "LOCAL_WORLD_SIZE": procs}).items():
+        monkeypatch.setenv(name, str(value))
+    names: dict[str, Any] = {"os": os, "torch": fake_torch, "dist": dist}
+    exec(text.replace(" -> torch.device", ""), names)
+    names["join_process_group"]()
+    assert chosen == [index, backend]
