@@ -67,9 +67,11 @@ def test_collectives_on_the_cpu_work_beside_those_on_the_gpu(ranks):
 
 def test_more_ranks_than_gpus_are_refused_unless_the_device_is_named(notebook):
     count = torch.cuda.device_count()
-    error = notebook.run(f"%%distributed --procs {count + 1}\nrank", fails=True).error
-    assert f"procs={count + 1}: this machine has {count} cuda device" in error
-    assert "--device cuda for ranks that share one" in error
+    for before in ("", "%distributed device", "%distributed --device cuda device"):
+        notebook.run(before, timeout=100)
+        error = notebook.run(f"%%distributed --procs {count + 1}\nrank", fails=True).error
+        assert f"procs={count + 1}: this machine has {count} cuda device" in error
+        assert "--device cuda for ranks that share one" in error
     output = notebook.run(
         f"%%distributed --procs {count + 1} --device cuda --out sums\n"
         "import torch, torch.distributed as dist\n"

@@ -70,9 +70,11 @@ def computes_in(precision: str) -> tuple[str, str, str]:
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", "bfloat16"), ("fp16", "float16")])
-def test_mixed_precision_computes_in_it_and_returns_fp32(precision, dtype):
-    expected = (f"torch.{dtype}", "torch.float32", "torch.float32")
-    assert on_ranks(computes_in, precision, **CUDA) == [expected] * 2
+@pytest.mark.parametrize("outputs", ["fp32", "compute"])
+def test_mixed_precision_computes_in_it_and_returns_fp32_unless_told(precision, dtype, outputs):
+    returned = "float32" if outputs == "fp32" else dtype
+    expected = (f"torch.{dtype}", f"torch.{returned}", "torch.float32")
+    assert on_ranks(computes_in, precision, outputs=outputs, **CUDA) == [expected] * 2
 
 
 def overflows() -> tuple[bool, bool, bool, bool, float]:
