@@ -72,18 +72,23 @@ def asked_by(
     read = from_mapping(LaunchConfig, given, defaults)
     own = {name: getattr(read, name) for name in SHAPE if name in given}
     names_device = "device" in own or defaults.device != "auto"
-    if before is None or there is None or shape_of(defaults) != shape_of(before.defaults):
+    if before is None or there is None or not _same_shape(defaults, before.defaults):
         return Asked(read, names_device, shape_of(read), defaults)
-    shape = _taken_over(own, before.shape, there) | own
-    if own.items() <= shape_of(there).items():
-        return Asked(dataclasses.replace(read, **shape_of(there)), True, shape, defaults)
-    rest = shape_of(defaults) | shape
-    return Asked(dataclasses.replace(read, **rest), names_device, rest, defaults)
+    as_there = shape_of(there)
+    if own.items() <= as_there.items():
+        config = dataclasses.replace(read, **as_there)
+        return Asked(config, True, before.shape | own, defaults)
+    shape = shape_of(defaults) | _taken_over(own, before.shape, there) | own
+    return Asked(dataclasses.replace(read, **shape), names_device, shape, defaults)
 
 
 def shape_of(config: LaunchConfig) -> dict[str, Any]:
     """Return what must be equal for a cell to run on ranks that are there."""
     return {name: getattr(config, name) for name in SHAPE}
+
+
+def _same_shape(one: LaunchConfig, other: LaunchConfig) -> bool:
+    return one == other or shape_of(one) == shape_of(other)
 
 
 def _taken_over(
