@@ -8,13 +8,16 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from accelnb.export.statements import IMPORTS, Statement
+from accelnb.export.values import executed
 from accelnb.export.words import (
-    CHANGING,
     DRAWING,
+    DRAWING_NUMBERS,
+    DRAWING_NUMBERS_CALLS,
     DRAWING_WORDS,
     FILE_MODULES,
     LOOKING,
     OF_CONTAINERS,
+    READING,
     SAVING,
     SETTING,
     SETTING_CALLS,
@@ -47,6 +50,11 @@ class Imported:
             for node in ast.walk(statement.node):
                 if isinstance(node, IMPORTS):
                     self._homes.update(_homes(node))
+        self._figures: set[str] = set()
+        for statement in statements * 2:  # also what is made of them
+            self._figures |= self._drawn_by(statement.node)
+        for statement in statements:
+            self._figures -= set() if self._drawn_by(statement.node) else statement.names.binds
 
     def path(self, node: ast.AST) -> str:
         """Return the full path of what an expression names, ``torch.manual_seed`` say."""
@@ -54,7 +62,17 @@ class Imported:
         return self._homes[first] + dot + rest if first in self._homes else ""
 
     def is_drawing(self, name: str) -> bool:
-        return self._homes.get(name, "").partition(".")[0] in DRAWING
+        """Return whether a name is of a package that draws, or a figure that such a one made."""
+        return name in self._figures or self._homes.get(name, "").partition(".")[0] in DRAWING
+
+    def _drawn_by(self, node: ast.stmt) -> set[str]:
+        """Return the names of figures: ``fig, ax = plt.subplots()``."""
+        if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)):
+            return set()
+        if not self.is_drawing(base_name(node.value.func)) or last_part(node.value) in READING:
+            return set()
+        names = {n for target in node.targets for n in ast.walk(target) if isinstance(n, ast.Name)}
+        return {name.id for name in names if isinstance(name.ctx, ast.Store)}
 
     def __contains__(self, name: str) -> bool:
         return name in self._homes
@@ -71,45 +89,8 @@ def _homes(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
             yield first, first
 
 
-def changes(statement: Statement, imported: Imported) -> frozenset[str]:
-    """Return the names whose values an ordinary statement may change in place."""
-    found: set[str] = set()
-    for node in ast.walk(statement.node):
-        if isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
-            found.add(base_name(node))
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            found |= _changed_by(node.value, imported)
-        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in CHANGING:
-            found.add(base_name(node.func))
-    return frozenset(name for name in found if name and name not in imported)
-
-
-def _changed_by(call: ast.Call, imported: Imported) -> set[str]:
-    name = last_part(call)
-    if _only_looks(call, imported):
-        return set()
-    found = {base_name(call.func)}  # a closure or an object that is called may change, too
-    if name not in WRITING:
-        given = [*call.args, *(keyword.value for keyword in call.keywords)]
-        found |= {base_name(value) for value in given}
-    return found
-
-
-def is_function(statement: Statement) -> bool:
-    """Return whether it binds a function or a class, which a call does not change."""
-    return statement.is_definition or isinstance(getattr(statement.node, "value", None), ast.Lambda)
-
-
-def is_call_of(node: ast.AST, name: str) -> bool:
-    """Return whether a statement is ``name(...)``, without a use of its value."""
-    if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
-        return False
-    call = node.value
-    given = [*call.args, *(keyword.value for keyword in call.keywords)]
-    return dotted(call.func) == name and name not in {base_name(value) for value in given}
-
-
-def _only_looks(call: ast.Call, imported: Imported) -> bool:
+def only_looks(call: ast.Call, imported: Imported) -> bool:
+    """Return whether a call shows or measures, and changes nothing."""
     name = last_part(call)
     if isinstance(call.func, ast.Name) and name in dir(builtins):
         return name not in ("setattr", "delattr", "exec", "next")
@@ -150,28 +131,17 @@ def draws(statement: Statement, imported: Imported) -> bool:
     return any(map(imported.is_drawing, names))
 
 
-def is_effect(statement: Statement, imported: Imported) -> bool:
-    """Return whether an ordinary statement changes what all code shares: a setting or a file."""
-    node = statement.node
-    if isinstance(node, ast.Assign | ast.AugAssign):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        shared = [t for t in targets if isinstance(t, ast.Attribute | ast.Subscript)]
-        return any(_is_shared(base_name(target), imported) for target in shared)
-    if isinstance(node, ast.With | ast.For | ast.If):
-        return _writes_file(statement)
-    if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
+def draws_numbers(call: ast.Call, imported: Imported) -> bool:
+    """Return whether a call may draw random numbers that the whole process shares."""
+    name = last_part(call)
+    if any(keyword.arg in ("generator", "random_state") for keyword in call.keywords):
         return False
-    call = node.value
-    return (
-        is_setting(call, imported)
-        or _writes_file(statement)
-        or (
-            not statement.is_last
-            and bool(imported.path(call.func))
-            and _is_shared(base_name(call.func), imported)
-            and not _only_looks(call, imported)
-        )
-    )
+    path = imported.path(call.func)
+    if path.startswith("torch.nn.") and name[:1].isupper():
+        return True  # a layer
+    if name == "iter":  # of a loader
+        return True
+    return name.startswith(DRAWING_NUMBERS) or name in DRAWING_NUMBERS_CALLS
 
 
 def is_setting(call: ast.Call, imported: Imported) -> bool:
@@ -183,15 +153,12 @@ def is_setting(call: ast.Call, imported: Imported) -> bool:
     return name.startswith(SETTING) or name in SETTING_CALLS or path.startswith("sys.path.")
 
 
-def _is_shared(name: str, imported: Imported) -> bool:
-    return name in imported and not imported.is_drawing(name)
-
-
 def _writes_file(statement: Statement) -> bool:
-    return any(_is_write(node) for node in ast.walk(statement.node))
+    return any(is_write(node) for node in ast.walk(statement.node))
 
 
-def _is_write(node: ast.AST) -> bool:
+def is_write(node: ast.AST) -> bool:
+    """Return whether a call changes files."""
     if not isinstance(node, ast.Call):
         return False
     if dotted(node.func) == "open":
@@ -205,15 +172,13 @@ def _is_write(node: ast.AST) -> bool:
     return not ambiguous or base_name(node.func) in FILE_MODULES
 
 
-def writes_once(statement: Statement) -> bool:
-    """Return whether one process of a machine is to run it for all: it writes a file."""
-    return _writes_file(statement)
-
-
 def computes(statement: Statement, imported: Imported) -> bool:
     """Return whether it may compute with torch, or draw its random numbers."""
-    for node in ast.walk(statement.node):
+    decorators = getattr(statement.node, "decorator_list", ())
+    for node in executed([statement.node]):
         if not isinstance(node, ast.Call) or dotted(node.func) in dir(builtins):
+            continue
+        if node in decorators:
             continue
         if last_part(node) in OF_CONTAINERS:
             continue

@@ -10,6 +10,7 @@ from accelnb.config import ConfigError, LaunchConfig, from_mapping, options
 from accelnb.export.exploring import Imported, dotted
 from accelnb.export.notebook_file import ExportError
 from accelnb.export.statements import Statement
+from accelnb.export.values import arguments_of
 
 _LAUNCHERS = {
     "accelnb.notebook_launcher": "notebook_launcher",
@@ -70,6 +71,14 @@ class LaunchCalls:
         known = {option.name for option in options(LaunchConfig)}
         renamed = {_RENAMED.get(name, name): value for name, value in given.items()}
         return _checked(statement, {n: v for n, v in renamed.items() if n in known})
+
+    def function_of(self, call: ast.Call) -> tuple[ast.expr | None, list[ast.expr]]:
+        """Return the function that a call launches, and what it gives to it."""
+        if not (launcher := self._launcher(call)):
+            return call.func, arguments_of(call)
+        given = _by_name(call) if launcher == "notebook_launcher" else _keywords(call)
+        function = given.pop("function", None) or (call.args[0] if call.args else None)
+        return function, [value for value in arguments_of(call) if value is not function]
 
     def plain(self, statement: Statement, call: ast.Call) -> str:
         """Return the text of the plain call of the function that `call` launches."""

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from accelnb.export.exploring import computes, dotted, last_part, says_or_saves, writes_once
+from accelnb.export.exploring import computes, dotted, last_part, says_or_saves
 from accelnb.export.parts import FROM_ENVIRONMENT
 from accelnb.export.placing import Places
 from accelnb.export.program import Phase, Program, Step
@@ -165,7 +165,9 @@ def _guard_of(step: Step, program: Program, selection: Selection, places: Places
         return f"rank == {ranks[0]}" if len(ranks) == 1 else f"rank in {ranks}"
     if step.position > program.last_phase or step in selection.reports:
         return "rank == 0"
-    if step not in places.parameters and writes_once(step.statement) and not selection.used[step]:
+    effect = step.effect
+    does_more = effect.is_setting or effect.surely - step.binds or selection.used[step]
+    if step not in places.parameters and effect.writes and not does_more:
         return "once"
     return ""
 

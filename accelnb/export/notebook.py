@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,12 +101,20 @@ def export_notebook(
     exported = to_script(read, output.name, elsewhere or {}, base)
     if not isinstance(notebook, Notebook) and output.parent.resolve() != folder.resolve():
         said = f"the notebook's relative paths start at {folder}: start the script there"
+        if modules := _modules_beside(exported.script, folder):
+            said += f", and keep it beside {', '.join(modules)}, which it imports"
         exported = dataclasses.replace(exported, notes=(*exported.notes, said))
     files = {output: exported.script}
     for name in launchers:
         files |= launcher_file(name, output, exported.config)
     write_files(files, force=force)
     return dataclasses.replace(exported, files=tuple(files))
+
+
+def _modules_beside(script: str, folder: Path) -> list[str]:
+    """Return the files in a folder that a script imports."""
+    names = re.findall(r"^ *(?:from|import) +(\w+)", script, re.MULTILINE)
+    return sorted({f"{name}.py" for name in names if (folder / f"{name}.py").is_file()})
 
 
 def to_script(

@@ -9,12 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from accelnb.export.exploring import dotted
+from accelnb.export.ordering import early_settings, late_imports, names_read_at_once
 from accelnb.export.parameters import Parameter, parameter_of
 from accelnb.export.program import Program, Step
 from accelnb.export.selection import Selection
 from accelnb.export.statements import IMPORTS
 
-_READS_SCOPES = ("globals", "locals", "vars", "exec", "eval")
+_READS_SCOPES = ("globals", "locals", "exec", "eval")
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Places:
         Names of the main function that functions at the top read: they are ``global``.
     """
 
+    early: list[Step] = field(default_factory=list)  # settings that imports after them see
     imports: list[Step] = field(default_factory=list)
     constants: list[Step] = field(default_factory=list)
     definitions: list[Step] = field(default_factory=list)
@@ -42,19 +44,24 @@ def place(program: Program, selection: Selection) -> Places:
         kept.remove(step)
     bound = Counter(name for step in kept for name in step.binds if step.brought != "pull")
     changed = {name for step in kept for name in step.changes}
+    early = early_settings(kept)
+    late = late_imports(kept, early)
     top = {
         step
         for step in kept
-        if not step.brought
+        if not (step.brought or step in late)
         and all(bound[name] == 1 or name == "*" for name in step.binds)
         and (_is_import(step) or (_is_constant(step) and not step.binds & changed))
     }
     for step in kept:
-        if step.statement.is_import and not step.brought and _is_same_import(step, kept):
+        is_import = step.statement.is_import and not (step.brought or step in late)
+        if is_import and _is_same_import(step, kept):
             top.add(step)
     _add_definitions(top, kept, bound, selection)
-    places = Places()
+    places = Places(early=early)
     for step in kept:
+        if step in early:
+            continue
         if not step.brought and (parameter := parameter_of(step.statement)):
             places.parameters[step] = parameter
             places.main.append(step)
@@ -74,7 +81,7 @@ def _same_again(kept: list[Step]) -> list[Step]:
     """Return functions and classes that are there before, word for word."""
     found, before = [], {}
     for step in kept:
-        if step.brought or not step.statement.is_definition:
+        if step.brought or not step.statement.is_definition or _does_something(step):
             continue
         name = min(step.binds)
         if before.get(name) == step.statement.text():
@@ -159,7 +166,13 @@ def _add_definitions(
 ) -> None:
     """Add the functions and classes that need nothing of the main function to exist."""
     above = set(dir(builtins)) | {name for step in top for name in step.binds}
-    waiting = [s for s in kept if not s.brought and s.statement.is_definition and s not in top]
+    waiting = [
+        step
+        for step in kept
+        if step.statement.is_definition
+        and not (step.brought or step in top or _does_something(step))
+        and not _sees_changes(step, kept, selection)
+    ]
     while True:
         ready = [
             step
@@ -176,6 +189,25 @@ def _add_definitions(
         waiting = [step for step in waiting if step not in ready]
 
 
+def _does_something(step: Step) -> bool:
+    """Return whether a definition does more than define: it registers, or patches."""
+    return step.effect.is_setting or bool(step.effect.changes)
+
+
+def _sees_changes(step: Step, kept: list[Step], selection: Selection) -> bool:
+    """Return whether what a definition reads at once was changed before it: `lr=CFG.lr`."""
+    before = [other for other in kept if other.position < step.position]
+    settings = {name for other in before for name in other.effect.settings}
+    if settings & names_read_at_once(step.statement.node):
+        return True
+    on_ranks = {n for other in before if other.on_ranks for n in other.effect.surely}
+    for name in step.reads:
+        for binder in selection.values.reaching(name, step.position, step.on_ranks):
+            if any(other in before for other in selection.values.changers(name, binder)):
+                return True
+    return bool(step.on_ranks and step.reads & on_ranks)
+
+
 def _shared(places: Places) -> set[str]:
     in_main = {name for step in places.main if step.brought != "pull" for name in step.binds}
     nodes = [
@@ -184,11 +216,19 @@ def _shared(places: Places) -> set[str]:
         if not step.brought
         for node in ast.walk(step.statement.node)
     ]
-    if any(isinstance(n, ast.Call) and dotted(n.func) in _READS_SCOPES for n in nodes):
+    if any(isinstance(n, ast.Call) and _reads_scope(n) for n in nodes):
         return in_main - {"*"}
     read = {name for step in places.definitions for name in step.later}
+    # A class that stays in its place is still one of the module, for pickle.
+    ordinary = [s for s in places.main if not (s.on_ranks or s.brought)]
+    read |= {n for s in ordinary if s.statement.is_definition for n in s.binds}
     declared = {name for node in nodes if isinstance(node, ast.Global) for name in node.names}
     return (in_main & (read | set(dir(builtins)))) | declared
+
+
+def _reads_scope(call: ast.Call) -> bool:
+    name = dotted(call.func)
+    return name in _READS_SCOPES or (name == "vars" and not call.args)
 
 
 def of_rank_shared(places: Places, of_rank: set[str]) -> set[str]:

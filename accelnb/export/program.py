@@ -12,11 +12,13 @@ from accelnb.config import CellOptions, LaunchConfig, from_mapping
 from accelnb.devices import DEVICES
 from accelnb.export.awaiting import awaits, run_awaited
 from accelnb.export.cell_code import CellCode, read_cell
-from accelnb.export.exploring import Imported, changes, dotted
+from accelnb.export.effects import NO_EFFECT, Effect, Effects
+from accelnb.export.exploring import Imported, dotted
 from accelnb.export.launch_calls import LaunchCalls
 from accelnb.export.notebook_file import Cell, ExportError
 from accelnb.export.parameters import not_an_option
 from accelnb.export.statements import NO_NAMES, Names, Statement, cut
+from accelnb.export.values import roots
 from accelnb.export.words import MAGICS_LEFT_OUT
 from accelnb.names import analyse
 
@@ -64,7 +66,7 @@ class Step:
     phase: Phase | None = None
     no_form: str = ""
     names: Names = NO_NAMES
-    changes: frozenset[str] = frozenset()
+    effect: Effect = NO_EFFECT
     calls: list[ast.Call] = field(default_factory=list)  # that launch ranks
 
     @property
@@ -74,6 +76,10 @@ class Step:
     @property
     def later(self) -> frozenset[str]:
         return self.names.later
+
+    @property
+    def changes(self) -> frozenset[str]:
+        return self.effect.changes
 
     @property
     def binds(self) -> frozenset[str]:
@@ -92,15 +98,27 @@ class Program:
     phases: list[Phase]
     imported: Imported
     launches: LaunchCalls
+    effects: Effects
     requirements: list[str]
     imports: set[str]
     notes: list[str]
-    rebound_by: dict[str, set[str]]  # a function: the names that it declares as global
+    scripts: list[str] = field(default_factory=list)  # that `%run` ran, each with its place
 
     @property
     def last_phase(self) -> int:
         """The position of the last step of a job."""
         return max(step.position for step in self.steps if step.phase)
+
+    def launched_changes(self, step: Step) -> frozenset[str]:
+        """Return the names whose values change on the ranks only, that a step launches."""
+        found: set[str] = set()
+        for call in step.calls:
+            function, given = self.launches.function_of(call)
+            for known in self.effects.called(function) if function else ():
+                found |= known.surely | known.rebinds
+                if known.surely_changed_parameters:
+                    found |= {name for value in given for name in roots(value, {})}
+        return frozenset(found)
 
 
 def read_program(cells: Iterable[Cell], base: LaunchConfig) -> Program:
@@ -116,8 +134,8 @@ def read_program(cells: Iterable[Cell], base: LaunchConfig) -> Program:
     modules = {name for code in codes for name in code.imports}
     imported = Imported([statement for _, cell in cut_cells for statement in cell], modules)
     launches = LaunchCalls(imported)
-    rebound_by = _rebound_by([statement for _, cell in cut_cells for statement in cell])
-    program = Program([], [], imported, launches, [], set(), [], rebound_by)
+    effects = Effects([s.node for _, cell in cut_cells for s in cell], imported)
+    program = Program([], [], imported, launches, effects, [], set(), [])
     for code, statements in cut_cells:
         program.requirements += [r for r in code.requirements if r not in program.requirements]
         program.imports |= code.imports
@@ -197,34 +215,13 @@ def _add(program: Program, statement: Statement, **more: Any) -> None:
         names=statement.names,
         **more,
     )
-    if not step.on_ranks:
-        step.changes = changes(statement, program.imported) | _rebound(statement, program)
+    is_shown = statement.is_last and not statement.is_silent
+    step.effect = program.effects.of(statement.node, is_shown=is_shown)
     program.steps.append(step)
 
 
 def _called(node: ast.AST) -> set[str]:
     return {dotted(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)}
-
-
-def _rebound_by(statements: Iterable[Statement]) -> dict[str, set[str]]:
-    return {
-        statement.node.name: names
-        for statement in statements
-        if isinstance(statement.node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (
-            names := {
-                n for g in ast.walk(statement.node) if isinstance(g, ast.Global) for n in g.names
-            }
-        )
-    }
-
-
-def _rebound(statement: Statement, program: Program) -> frozenset[str]:
-    """Return the names that the functions which a statement calls bind anew."""
-    if statement.is_definition:
-        return frozenset()
-    found = [program.rebound_by.get(name, set()) for name in _called(statement.node)]
-    return frozenset().union(*found)
 
 
 def _phase(program: Program, cell: Cell, given: dict[str, Any], base: LaunchConfig) -> Phase:
@@ -285,6 +282,8 @@ def _leave_out_magic(program: Program, statement: Statement, call: ast.Call) -> 
         return  # of the notebook alone
     shown = f"!{text}" if kind in ("system", "getoutput") else f"%{magic} {text}".rstrip()
     program.notes.append(f"{statement.place()} is left out: {shown}")
+    if magic == "run":
+        program.scripts.append(f"{shown} ({statement.place()})")
 
 
 def _ipython_calls(node: ast.AST) -> list[ast.Call]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from accelnb.config import LaunchConfig
 from accelnb.export import parts
-from accelnb.export.exploring import Imported
+from accelnb.export.exploring import Imported, dotted
 from accelnb.export.main_body import ENDS_GROUP, Body, takes_turns, takes_turns_twice, write_body
 from accelnb.export.notebook_file import ExportError, Notebook
 from accelnb.export.parameters import parser_text
@@ -17,6 +17,7 @@ from accelnb.export.placing import Places, aliases, of_rank_shared, place
 from accelnb.export.program import Program, Step
 from accelnb.export.selection import Selection
 from accelnb.export.text import WIDTH, Headings, comment, headings_of, imports_text, indented, tidy
+from accelnb.export.values import executed
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ def write_script(notebook: Notebook, program: Program, selection: Selection, fil
         Something of it has no script form.
     """
     _take_ipython_out(program, selection)
+    _mean_the_module(selection)
     _name_pulled(selection)
     places = place(program, selection)
     _leave_annotations_out(places)
@@ -140,10 +142,27 @@ def _imports(program: Program, selection: Selection, places: Places, written: st
     ):
         if sign in written:
             found.append((text, ""))
+    again = _for_early(places)
+    found = [entry for entry in found if entry[0] not in again]
     stands_in = [text for text, _ in found if text.startswith("import accelnb.compat")]
     found = [entry for entry in found if entry[0] not in stands_in]
-    early = "\n".join(f"{text}  # before all others: it stands in" for text in stands_in[:1])
-    return "\n\n".join(part for part in (early, imports_text(found), *others) if part)
+    first = "\n".join(f"{text}  # before all others: it stands in" for text in stands_in[:1])
+    every = (_early(places), first, imports_text(found), *others)
+    return "\n\n".join(part for part in every if part)
+
+
+def _for_early(places: Places) -> list[str]:
+    """Return the imports that the settings above all other imports need."""
+    read = {name for step in places.early for name in step.reads}
+    return [text for step in places.imports for text, name in aliases(step) if name in read]
+
+
+def _early(places: Places) -> str:
+    """Return the settings that the imports below them see."""
+    lines = [imports_text([(text, "") for text in _for_early(places)]), ""]
+    for step in places.early:
+        lines += [*step.statement.comments, step.statement.text()]
+    return "\n".join(lines) if places.early else ""
 
 
 def _is_for_effect(text: str, step: Step) -> bool:
@@ -269,6 +288,22 @@ def _take_ipython_out(program: Program, selection: Selection) -> None:
             elif _is_of_ipython(node, "clear_output", program.imported):
                 is_all = getattr(step.statement.node, "value", None) is node
                 step.statement.replace(node, "" if is_all else "None")
+
+
+def _mean_the_module(selection: Selection) -> None:
+    """Have the module's names for what a cell calls its own: main has others of its own."""
+    for step in selection.kept:
+        if step.brought or step.statement.is_definition:
+            continue
+        for node in executed([step.statement.node]):
+            name = dotted(node.func) if isinstance(node, ast.Call) else ""
+            if not isinstance(node, ast.Call) or node.keywords:
+                continue
+            if name in ("exec", "eval") and len(node.args) == 1:
+                given = step.statement.source_of(node.args[0])
+                step.statement.replace(node, f"{name}({given}, globals())")
+            elif name in ("locals", "vars") and not node.args:
+                step.statement.replace(node, "globals()")
 
 
 def _leave_annotations_out(places: Places) -> None:

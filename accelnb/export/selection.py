@@ -6,20 +6,13 @@ import ast
 import builtins
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from accelnb.export.exploring import (
-    computes,
-    draws,
-    is_call_of,
-    is_effect,
-    is_function,
-    is_report,
-    is_setting,
-    last_part,
-)
+from accelnb.export.changing import Values
+from accelnb.export.exploring import computes, draws, is_report, is_setting, last_part
 from accelnb.export.notebook_file import Cell, ExportError
 from accelnb.export.program import OF_A_RANK, Program, Step
+from accelnb.export.two_sides import check_sides
 
 _ALWAYS_THERE = frozenset(dir(builtins)) | {"display", "get_ipython"}
 _OF_IPYTHON = re.compile(r"_+\d*|_i+\d*|In|Out|exit|quit|_dh|_ih|_oh")
@@ -68,19 +61,17 @@ class Selection:
         self._program = program
         self._elsewhere = elsewhere
         self._steps = program.steps
-        self._binders: dict[str, list[Step]] = defaultdict(list)
-        self._changers: dict[str, list[Step]] = defaultdict(list)
-        for step in self._steps:
-            for name in step.binds:
-                self._binders[name].append(step)
-            for name in step.changes:
-                self._changers[name].append(step)
+        self._last = program.last_phase
+        self.values = Values(program)
+        self._binders = self.values.binders
         self.kept: set[Step] = set()
         self.reports: set[Step] = set()
         self.pulled: dict[Step, set[str]] = defaultdict(set)
         self.used: dict[Step, set[str]] = defaultdict(set)
         self.of_rank: set[str] = set()
+        self._unread: list[Step] = []
         self._seen: set[tuple[str, int, bool]] = set()
+        self._sources: dict[tuple[str, int, bool], list[Step]] = {}
         self._latent: dict[Step, frozenset[str]] = {}
         self._found_later: set[str] = set()
         self._missing_later: dict[str, tuple[Step, str]] = {}
@@ -93,22 +84,25 @@ class Selection:
         ExportError
             Something that is needed cannot be had in a script.
         """
-        last = self._program.last_phase
         for step in self._steps:
             if not step.brought and (step.phase or self._is_effect_for_job(step)):
                 self._keep(step)
+                self._keep_latent(step)
+        self._follow()
         reports = self._reports()
         self.reports = set(reports)
         for step in reports:
             self._keep(step)
         last_report = max((step.position for step in self.reports), default=-1)
         for step in self._steps:
-            if last < step.position < last_report and _seeds(step, self._program):
+            if self._last < step.position < last_report and _seeds(step, self._program):
                 self._keep(step)
+        self._keep_draws()
+        self._follow()
         for name, (step, said) in self._missing_later.items():
             if name not in self._found_later:
                 raise self._not_bound(name, step, said)
-        self._check_two_values()
+        check_sides(self._program, self)
         self._leave_out_idle_seeds()
 
     # ---- names ----
@@ -119,32 +113,57 @@ class Selection:
         if step.no_form:
             raise ExportError(f"{step.statement.place()}: {step.no_form}")
         self.kept.add(step)
-        for name in sorted(step.reads):
-            if not self._need(name, step, step.position) and name in step.names.unbound:
-                raise self._not_bound(name, step, "")
+        self._unread.append(step)
+
+    def _follow(self) -> None:
+        """Keep what the kept steps read, and what those read, until all is there."""
+        while self._unread:
+            step = self._unread.pop()
+            for name in sorted(step.reads):
+                if not self._need(name, step, step.position) and name in step.names.unbound:
+                    raise self._not_bound(name, step, "")
 
     def _need(self, name: str, reader: Step, at: int) -> bool:
-        """Keep what binds `name` for a reader at a position; return whether there is any."""
-        key = (name, at, reader.on_ranks)
-        found = self._reaching(name, at, reader.on_ranks)
+        """Keep what binds `name` for a reader at a position; return whether there is any.
+
+        Also what the functions in its value read when they are called.
+        """
+        is_there = self._keep_value(name, reader, at)
+        waiting = self._functions_read(name, reader, at) if is_there else []
+        while waiting:
+            later, caller = waiting.pop()
+            if (later, at, reader.on_ranks) in self._seen:
+                self._found_later.add(later)
+            elif self._keep_value(later, reader, at):
+                self._found_later.add(later)
+                waiting += self._functions_read(later, reader, at)
+            else:
+                said = f" (in what it calls {caller})"
+                self._missing_later.setdefault(later, (reader, said))
+        return is_there
+
+    def _keep_value(self, name: str, reader: Step, at: int) -> bool:
+        found = self.values.reaching(name, at, reader.on_ranks)
         if found and found[0].brought == "pull":
             self.pulled[reader].add(name)
-        if key in self._seen:
+        if (name, at, reader.on_ranks) in self._seen:
             return True
         if not found and not self._is_there(name, reader):
             return False
-        self._seen.add(key)
+        self._seen.add((name, at, reader.on_ranks))
+        changers = [] if found else self._keep_changes(name, None, at)
         for step in found:
             self._keep(step)
             self.used[step].add(name)
-            self._keep_changes(name, step, at)
-            for later in sorted(self._latent_of(step)):
-                if self._need(later, reader, at):
-                    self._found_later.add(later)
-                else:
-                    said = f" (in what it calls {name})"
-                    self._missing_later.setdefault(later, (reader, said))
+            changers += self._keep_changes(name, step, at)
+        self._sources[name, at, reader.on_ranks] = [*found, *changers]
         return True
+
+    def _functions_read(self, name: str, reader: Step, at: int) -> list[tuple[str, str]]:
+        """Return what the functions in a name's value read, each with the name."""
+        sources = self._sources.pop((name, at, reader.on_ranks), [])
+        names = set().union(*map(self._latent_of, sources))
+        return [(later, name) for later in sorted(names, reverse=True)]
 
     def _is_there(self, name: str, reader: Step) -> bool:
         is_own = reader.on_ranks or name == "device" or not self._binders[name]
@@ -162,33 +181,29 @@ class Selection:
     def _has_mesh(self) -> bool:
         return any(phase.config.mesh for phase in self._program.phases)
 
-    def _reaching(self, name: str, at: int, on_ranks: bool) -> list[Step]:
-        """Return the steps whose value `name` may have at a position, the latest first."""
+    def _keep_changes(self, name: str, binder: Step | None, at: int) -> list[Step]:
+        """Keep what changes a value before the last job, or before a position; return it."""
+        end = max(at, self._last)
         found = []
-        for step in reversed(self._binders[name]):
-            if step.position >= at or not self._sees(on_ranks, step, name):
-                continue
-            found.append(step)
-            if name in step.surely:
-                break
+        for step in self.values.changers(name, binder):
+            is_before = step.position < end and not step.no_form
+            if is_before and not self._is_picture(step):
+                self._keep(step)
+                found += [step, *self._keep_changes_of_bound(step, at)]
         return found
 
-    def _sees(self, on_ranks: bool, step: Step, name: str) -> bool:
-        if not on_ranks:
-            return not step.on_ranks
-        # What was pulled is not sent back, and a rank's own numbers are never replaced.
-        return step.on_ranks or (step.brought != "pull" and name not in OF_A_RANK)
+    def _is_picture(self, step: Step) -> bool:
+        is_sure = step in self.kept or step.effect.surely
+        return not is_sure and draws(step.statement, self._program.imported)
 
-    def _keep_changes(self, name: str, binder: Step, at: int) -> None:
-        end = max(at, self._program.last_phase)
-        again = [s.position for s in self._binders[name] if not s.on_ranks and name in s.surely]
-        end = min([end, *(position for position in again if position > binder.position)])
-        for step in self._changers[name]:
-            if is_function(binder.statement) and is_call_of(step.statement.node, name):
-                continue
-            is_between = binder.position < step.position < end and not step.no_form
-            if is_between and not draws(step.statement, self._program.imported):
-                self._keep(step)
+    def _keep_changes_of_bound(self, step: Step, at: int) -> list[Step]:
+        """Keep what changes what a step put somewhere: a class that it registered, say."""
+        return [s for name in sorted(step.binds) for s in self._keep_changes(name, step, at)]
+
+    def read_by(self, step: Step, called: Iterable[str]) -> frozenset[str]:
+        """Return the names that a step reads, itself or in what it calls."""
+        of = (self.values.reaching(name, step.position, step.on_ranks) for name in called)
+        return step.reads.union(*(self._latent_of(binder) for found in of for binder in found))
 
     def _latent_of(self, step: Step) -> frozenset[str]:
         """Return the names that functions in the step's value read when they are called."""
@@ -196,7 +211,7 @@ class Selection:
             self._latent[step] = step.later  # also ends the search in a circle
             names = set(step.later)
             for name in step.reads:
-                for binder in self._reaching(name, step.position, step.on_ranks):
+                for binder in self.values.reaching(name, step.position, step.on_ranks):
                     names |= self._latent_of(binder)
             self._latent[step] = frozenset(names)
         return self._latent[step]
@@ -204,10 +219,21 @@ class Selection:
     # ---- what is kept although no job needs it ----
 
     def _is_effect_for_job(self, step: Step) -> bool:
-        imported = self._program.imported
-        if step.position > self._program.last_phase or step.no_form:
+        """Return whether it changes what all code shares: a setting, a library, a file."""
+        if step.on_ranks or step.position > self._last or step.no_form:
             return False
-        return is_effect(step.statement, imported) and not draws(step.statement, imported)
+        effect = step.effect
+        is_picture = draws(step.statement, self._program.imported)
+        return effect.is_setting or (effect.writes and not is_picture)
+
+    def _keep_latent(self, effect: Step) -> None:
+        """Keep what a job reads when it calls the functions that a step gave to a library."""
+        if effect.phase:
+            return
+        job = next(s for s in self._steps if s.position == self._last)
+        changers = self._keep_changes_of_bound(effect, job.position)
+        for name in sorted(frozenset().union(*map(self._latent_of, [effect, *changers]))):
+            self._need(name, job, job.position)
 
     def _reports(self) -> list[Step]:
         """Return the ordinary steps that print or save what came back from the ranks."""
@@ -225,6 +251,26 @@ class Selection:
                 of_ranks -= step.surely
         return found
 
+    def _keep_draws(self) -> None:
+        """Keep what draws random numbers between a seed and something kept that draws some."""
+        imported = self._program.imported
+        seeded, waiting = False, list[Step]()
+        for step in self._steps:
+            if step.position > self._last:
+                return
+            if step.on_ranks or step.phase or step.brought or step.no_form:
+                continue
+            if step.effect.seeds:
+                seeded, waiting = step in self.kept, []
+            elif step in self.kept and not step.statement.is_definition:
+                if seeded and computes(step.statement, imported):
+                    for drawing in waiting:
+                        self._keep(drawing)
+                    self._follow()
+                    waiting = []
+            elif step.effect.draws_numbers:
+                waiting.append(step)
+
     def _leave_out_idle_seeds(self) -> None:
         """Leave out a seed after which the notebook draws nothing."""
         imported = self._program.imported
@@ -233,27 +279,12 @@ class Selection:
         drawing = [
             s.position
             for s in ordinary
-            if s not in seeds and not s.statement.is_definition and computes(s.statement, imported)
+            if s not in seeds and not s.statement.is_definition
+            if s.effect.draws_numbers or computes(s.statement, imported)
         ]
         self.kept -= {s for s in seeds if s.position > max(drawing, default=-1)}
 
     # ---- what goes wrong ----
-
-    def _check_two_values(self) -> None:
-        """Refuse a name that had one value in the notebook and another on the ranks."""
-        for step in self.kept:
-            if step.on_ranks or step.brought:
-                continue
-            for name in step.reads - self.pulled[step]:
-                for binder in self._reaching(name, step.position, on_ranks=False)[:1]:
-                    for other in self._binders[name]:
-                        between = binder.position < other.position < step.position
-                        if other.on_ranks and between:
-                            raise ExportError(
-                                f"{step.statement.place()}: {name} is the notebook's here, but "
-                                f"{other.statement.place()} gives it another value on the ranks: "
-                                "rename one of them, or bring the ranks' back with --pull"
-                            )
 
     def _not_bound(self, name: str, step: Step, said: str) -> NotBound:
         where = f"{step.statement.place()}: {name}{said}"
@@ -272,6 +303,9 @@ class Selection:
             other = on_ranks[0].statement
             text = f"{where} is bound only on the ranks, by {other.place()}"
             return NotBound(f"{text}: bring it back with --out or --pull", reader, None)
+        if ran := self._program.scripts:
+            text = f"{where} is bound in no cell, perhaps by {', '.join(ran)}"
+            return NotBound(f"{text}: import it from a module, or put it into a cell", reader, None)
         why = self._elsewhere.get(name) or (
             "is bound in no cell (was its cell deleted or edited?): put the cell that binds it back"
         )

@@ -12,11 +12,14 @@ DRAWING = _words(
     "IPython altair bokeh graphviz holoviews ipywidgets matplotlib plotly seaborn tensorboard "
     "torchinfo torchsummary torchviz"
 )
+# Of these packages, what reads data.
+READING = _words("imread get_data")
 # How functions begin that show something.
 DRAWING_WORDS = ("plot", "show", "display", "draw", "visuali", "print", "summar", "inspect", "peek")
 # Methods that return what they say and change nothing.
 LOOKING = _words(
-    "asdict astuple boxplot corr count describe device_count dim dtypes exists format "
+    "agg aggregate asdict astuple boxplot corr count cov crosstab describe device_count dim dtypes "
+    "exists format groupby nlargest nsmallest percentile pivot_table quantile query "
     "get_device_name get_device_properties getcwd glob head hist info is_available isna isnull "
     "item items join keys listdir max mean min named_parameters numel nunique parameters plot "
     "sample shape show size state_dict std sum tail tolist unique value_counts values var"
@@ -58,4 +61,34 @@ SAY_NOTHING = _words(
     "fit free_memory init_process_group init_trackers load_state log manual_seed pprint print run "
     "save save_model save_state seed set_seed show sleep step update wait_for_everyone write "
     "zero_grad"
+)
+# Builtins and methods whose value shares nothing with what they are given.
+NEW_BY_BUILTINS = _words(
+    "abs all any bool bytes callable chr complex dir divmod float format hasattr hash hex id input "
+    "int isinstance issubclass len open ord pow print range repr round str sum type"
+)
+NEW_BY_METHODS = _words(
+    "clone copy corr count deepcopy describe dim encode endswith format isna isnull item keys "
+    "lower manual_seed numel nunique size split startswith strip tolist upper value_counts"
+)
+# Decorators that only wrap what they stand on, by the last part of their name.
+WRAPPING = _words(
+    "abstractmethod asynccontextmanager autocast cache cached_property classmethod compile "
+    "contextmanager dataclass define deleter deprecated enable_grad final "
+    "find_executable_batch_size frozen getter inference_mode jit lru_cache memoize njit no_grad "
+    "no_type_check overload override profile property record retry runtime_checkable script setter "
+    "singledispatch singledispatchmethod staticmethod total_ordering typechecked unique vmap wraps"
+)
+# Packages whose functions, shown as the last value of a cell, are looked at.
+COMPUTING = _words(
+    "PIL cv2 datasets einops evaluate jax librosa math networkx nltk numpy pandas polars scipy "
+    "skimage sklearn spacy sympy tokenizers torch torchaudio torchmetrics torchtext torchvision "
+    "transformers"
+)
+# How functions are named that draw random numbers, and others that do.
+DRAWING_NUMBERS = ("rand", "dropout", "shuffle", "sample", "init_weights", "reset_parameters")
+DRAWING_NUMBERS_CALLS = _words(
+    "bernoulli choice choices exponential gauss multinomial normal normal_ permutation poisson "
+    "trunc_normal_ uniform uniform_ kaiming_normal_ kaiming_uniform_ orthogonal_ train_test_split "
+    "xavier_normal_ xavier_uniform_"
 )

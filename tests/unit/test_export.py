@@ -228,6 +228,14 @@ def test_options_of_the_magic_line_are_settings_of_the_script(tmp_path):
     assert "torchrun --nproc-per-node 4 train.py" in script
 
 
+def test_a_script_elsewhere_is_told_of_the_modules_beside_the_notebook(tmp_path):
+    (tmp_path / "helper.py").write_text("x = 1")
+    (tmp_path / "scripts").mkdir()
+    path = write(tmp_path, "from helper import x", JOB)
+    (note,) = export_notebook(path, tmp_path / "scripts" / "train.py").notes
+    assert note.endswith("start the script there, and keep it beside helper.py, which it imports")
+
+
 def test_headings_title_and_strings_keep_their_form(tmp_path):
     text = '"""first\n  second"""'
     script = script_of(
@@ -271,6 +279,8 @@ def test_a_part_for_some_ranks_and_a_function_that_rebinds_a_name_keep_their_mea
         ([ran("a = b + 1", 4), ran("b = a + 1", 3), ran(f"{JOB}, a", 5), ran("x = 1", 1)],
          "cell 2 (In [3]), line 1: a is bound only by cell 1 (In [4]), line 1, which ran later"),
         (["x = x + 1", JOB], "cell 1, line 1: x has no value before cell 1, line 1 changes it"),
+        (["%run other.py", JOB],
+         "cell 2, line 2: x is bound in no cell, perhaps by %run other.py (cell 1, line 1): "),
         (["files = !ls\nx = files", JOB], "cell 1, line 1: it has no script form"),
         (["x = _3", JOB], "cell 1, line 1: _3 exists only in IPython"),
         (["%%distributed\nx = 1\n%run other.py"], "cell 1, line 3: %run has no script form"),

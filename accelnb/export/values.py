@@ -1,0 +1,152 @@
+"""What an expression's value may be, or be a part of: the names it comes from."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator, Mapping
+
+from accelnb.export.words import NEW_BY_BUILTINS, NEW_BY_METHODS
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+GIVEN = "(given)"  # stands for what a function is given
+_NEW = (ast.Constant, ast.Compare, ast.JoinedStr)
+
+
+def executed(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """Yield what runs when statements run: all but the bodies of the functions they define."""
+    for node in nodes:
+        yield node
+        if isinstance(node, FUNCTIONS):
+            returns = [node.returns] if node.returns else []
+            yield from executed([*node.decorator_list, node.args, *returns])
+        elif isinstance(node, ast.Lambda):
+            yield from executed([node.args])
+        else:
+            yield from executed(ast.iter_child_nodes(node))
+
+
+def arguments_of(call: ast.Call) -> list[ast.expr]:
+    return [*call.args, *(keyword.value for keyword in call.keywords)]
+
+
+def roots(node: ast.AST | None, returned: Mapping[str, frozenset[str]]) -> set[str]:
+    """Return the names whose values the value of an expression may be, or share a part with.
+
+    Parameters
+    ----------
+    returned
+        For functions of the notebook, the names whose values they may return.
+
+    Examples
+    --------
+    >>> import ast
+    >>> from accelnb.export.values import roots
+    >>> sorted(roots(ast.parse("[a.b, f(c)[0], len(d)]", mode="eval").body, {}))
+    ['a', 'c']
+    """
+    if node is None or isinstance(node, _NEW):
+        return set()
+    if isinstance(node, ast.Name):
+        return {node.id}
+    if isinstance(node, ast.Subscript):
+        return roots(node.value, returned)
+    if isinstance(node, ast.Lambda):
+        return {part.id for part in ast.walk(node.body) if isinstance(part, ast.Name)}
+    if isinstance(node, ast.Call):
+        return _of_call(node, returned)
+    parts = [roots(child, returned) for child in ast.iter_child_nodes(node)]
+    return set().union(*parts)
+
+
+def _of_call(call: ast.Call, returned: Mapping[str, frozenset[str]]) -> set[str]:
+    function = call.func
+    given = [roots(value, returned) for value in arguments_of(call)]
+    if isinstance(function, ast.Name):
+        if function.id in NEW_BY_BUILTINS:
+            return set()
+        if function.id in ("globals", "locals"):
+            return {function.id}
+        own = returned.get(function.id, frozenset({GIVEN}))
+        return set(own - {GIVEN}).union(*(given if GIVEN in own else ()))
+    name = function.attr if isinstance(function, ast.Attribute) else ""
+    if name in NEW_BY_METHODS:
+        return set()
+    of = function.value if isinstance(function, ast.Attribute) else function
+    return roots(of, returned).union(*given, returned.get(f".{name}", frozenset()) - {GIVEN})
+
+
+def bound_names(nodes: Iterable[ast.AST]) -> set[str]:
+    """Return the names that statements bind, without those inside functions and classes."""
+    found: set[str] = set()
+    for node in executed(nodes):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, (*FUNCTIONS, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            found.add(node.name)
+    return found
+
+
+def bindings(node: ast.AST) -> list[tuple[ast.expr, ast.expr]]:
+    """Return the pairs (target, value) of what a node alone binds."""
+    if isinstance(node, ast.Assign):
+        return [(target, node.value) for target in node.targets]
+    if isinstance(node, ast.AnnAssign | ast.NamedExpr | ast.AugAssign):
+        return [(node.target, node.value)] if node.value is not None else []
+    if isinstance(node, ast.For | ast.AsyncFor | ast.comprehension):
+        return [(node.target, node.iter)]
+    if isinstance(node, ast.withitem) and node.optional_vars is not None:
+        return [(node.optional_vars, node.context_expr)]
+    return []
+
+
+def targets_of(target: ast.expr) -> Iterator[ast.expr]:
+    """Yield the names, attributes and items that a target of an assignment consists of."""
+    if isinstance(target, ast.Tuple | ast.List):
+        for part in target.elts:
+            yield from targets_of(part)
+    else:
+        yield target.value if isinstance(target, ast.Starred) else target
+
+
+def names_in_annotation(annotation: ast.expr) -> set[str]:
+    """Return the names that an annotation reads, also one that is a text."""
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        try:
+            annotation = ast.parse(annotation.value, mode="eval").body
+        except SyntaxError:
+            return set()
+    return {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
+
+
+def thrown_away(node: ast.AST) -> list[ast.Call]:
+    """Return the calls whose value a node throws away."""
+    if isinstance(node, ast.Expr):
+        return _calls_of(node.value)
+    if isinstance(node, ast.withitem):
+        return _calls_of(node.context_expr)
+    if isinstance(node, ast.Assign) and all(
+        getattr(target, "id", "") == "_" for target in node.targets
+    ):
+        return _calls_of(node.value)
+    return []
+
+
+def _calls_of(value: ast.expr) -> list[ast.Call]:
+    if isinstance(value, ast.Call):
+        return [value]
+    if isinstance(value, ast.Await):
+        return _calls_of(value.value)
+    parts: list[ast.expr] = []
+    if isinstance(value, ast.ListComp | ast.SetComp):
+        parts = [value.elt]
+    elif isinstance(value, ast.BoolOp):
+        parts = value.values
+    elif isinstance(value, ast.IfExp):
+        parts = [value.body, value.orelse]
+    elif isinstance(value, ast.Tuple | ast.List):
+        parts = value.elts
+    return [call for part in parts for call in _calls_of(part)]
