@@ -14,7 +14,8 @@ from accelnb.export import export_notebook
 from accelnb.export.notebook_file import read_notebook
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-NAMES = ("classes", "functions", "launch", "launcher", "loops", "reruns", "two_cells", "two_groups")
+NAMES = ("classes", "functions", "launch", "launcher", "loops", "patches", "reruns", "settings")
+NAMES += ("tutorial", "two_cells", "two_groups")
 BIN = Path(sys.executable).parent
 
 
@@ -64,7 +65,7 @@ def run(*command: str | Path, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_scripts_of_eight_notebooks_have_their_losses_on_every_rank(folder, printed_by):
+def test_the_scripts_of_notebooks_have_their_losses_on_every_rank(folder, printed_by):
     scripts = [folder / f"{name}.py" for name in NAMES]
     driver = Path(__file__).with_name("export_driver.py")
     run("torchrun", "--nproc-per-node", "2", driver, folder, *scripts, folder=folder)
@@ -86,7 +87,7 @@ def test_accelerate_launches_a_script_with_the_configuration_that_comes_with_it(
     )
     both = losses(printed_by["launcher"][0]) + losses(printed_by["launcher"][1])
     for loss in both:
-        assert loss.removeprefix("loss ") in printed
+        assert loss.split()[1] in printed  # words of two processes can mix in a line
     assert "precision: bf16" in (tmp_path / "accelnb.yaml").read_text()
 
 
