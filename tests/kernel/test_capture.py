@@ -128,8 +128,8 @@ def test_what_a_rank_could_not_rebuild_is_sent_again(shared_notebook):
     run("fine, own = 1, 0")
     run("%distributed globals().update(own=rank), fine, own")
     run(
-        "import os, pathlib\n"
-        "def rebuild():\n"
+        "import pathlib\n"
+        "def rebuild():\n    import os\n"
         "    if os.environ.get('RANK') == '1' and not os.path.exists('mended'): 1 / 0\n"
         "    return []\n"
         "class Fragile:\n    def __reduce__(self): return rebuild, ()\n"
