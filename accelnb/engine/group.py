@@ -16,6 +16,7 @@ from accelnb.engine.logs import new_log
 from accelnb.engine.members import Member, failure_of
 from accelnb.engine.questions import Question
 from accelnb.engine.run import Run
+from accelnb.engine.settings.of_notebook import changes as changes_of_settings
 from accelnb.engine.tensors import Packed
 from accelnb.errors import AccelnbError
 
@@ -274,7 +275,9 @@ class WorkerGroup:
         """Return what changed since the ranks were told where the notebook runs."""
         told, now = self._context, self._launched.context()
         self._context = now
-        changes = {key: now[key] for key in ("cwd", "path", "matmul") if now[key] != told[key]}
+        changes = {key: now[key] for key in ("cwd", "path") if now[key] != told[key]}
+        if settings := changes_of_settings(told["settings"], now["settings"]):
+            changes["settings"] = settings
         env = {
             name: now["env"].get(name)
             for name in now["env"].keys() | told["env"].keys()

@@ -349,6 +349,11 @@ def rebuild_on(device: Any) -> None:
     _own_device = device
 
 
+def own_device() -> Any:
+    """Return the device that `rebuild_on` was given, if any."""
+    return _own_device
+
+
 def _rebuild_storage(memory: Any, device_type: str) -> Any:
     import torch
 

@@ -59,6 +59,17 @@ def present_cpus(root: Path) -> int:
     return _count_of_list(listed) if listed else os.cpu_count() or 1
 
 
+def physical_cores(root: Path) -> int:
+    """Return how many cores the machine has, each of which may be several processors."""
+    folder = root / "sys/devices/system/cpu"
+    siblings = {
+        read(folder / name / "topology/thread_siblings_list")
+        for name in entries(folder)
+        if name.removeprefix("cpu").isdecimal()
+    }
+    return len(siblings - {""}) or present_cpus(root)
+
+
 def cpu_share(root: Path) -> float | None:
     """Return how many processors' time the cgroup allows, None if it does not limit it."""
     shares = []

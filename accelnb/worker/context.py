@@ -1,4 +1,4 @@
-"""What a rank takes from the notebook's process: folder, path, environment, fp32 precision."""
+"""What a rank takes from the notebook's process: folder, path, environment."""
 
 from __future__ import annotations
 
@@ -72,8 +72,6 @@ class Context:
             self._enter(changes["cwd"])
         if "path" in changes:
             sys.path[:] = self._path(changes["path"])
-        if changes.get("matmul"):
-            torch.set_float32_matmul_precision(changes["matmul"])
 
     def _enter(self, folder: str | None) -> None:
         if folder is None and self._same_machine:

@@ -32,6 +32,7 @@ from accelnb.worker import interrupt, lookup, out_of_memory, progress, where
 from accelnb.worker.context import Context
 from accelnb.worker.event_loop import CellLoop
 from accelnb.worker.link import RankLink
+from accelnb.worker.notebook_settings import NotebookSettings
 from accelnb.worker.process_group import RankProcessGroup
 from accelnb.worker.settings import CellSettings
 from accelnb.worker.shell import Cell, CellError, RankShell, make_shell
@@ -60,6 +61,8 @@ class Rank:
         self._kind = kind = DEVICES[spec["device"]]
         self._device = device = kind.take(spec["local_rank"])
         rebuild_on(device)
+        self._of_notebook = NotebookSettings()
+        self._of_notebook.follow(spec["context"]["settings"])
         backend = kind.backend_for(kind.is_shared(spec["local_world_size"]))
         self._group = RankProcessGroup(
             self.rank, self.world_size, backend, listener, kind.aborts, self._on_interrupt
@@ -175,7 +178,10 @@ class Rank:
 
     def _run(self, message: Message) -> Packed | None:
         request = message.content
-        self._context.follow(request.get("context", {}))
+        changes = request.get("context", {})
+        self._context.follow(changes)
+        self._of_notebook.follow(changes.get("settings", {}))
+        self._of_notebook.before_values()
         if "settings" in request:
             self._settings.apply(request["settings"])
         self._loop.begin_cell()
@@ -186,11 +192,13 @@ class Rank:
                 lambda: Received(request, message.buffers).load()
             )
             self._has_values = True
+            self._of_notebook.before_cell()
             value = self._shell.run_call(functools.partial(function, *args, **kwargs))
         else:
             if message.buffers:
                 self._rebuilt(lambda: Received(request, message.buffers).unpack(namespace))
             self._has_values = True
+            self._of_notebook.before_cell()
             self._bound_to = {name: id(value) for name, value in namespace.items()}
             value = self._shell.run_code_of_cell(
                 Cell(**request["cell"]), show_value=not request["result"]

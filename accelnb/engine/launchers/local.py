@@ -21,6 +21,7 @@ from accelnb.engine.launchers.channel import Channel
 from accelnb.engine.launchers.contract import Exit
 from accelnb.engine.launchers.outputs import Rest
 from accelnb.engine.launchers.tpu_environment import host_of, launch_environment
+from accelnb.engine.settings.of_notebook import settings_now
 from accelnb.engine.socket_folder import new_socket_folder
 from accelnb.engine.usage import Held, MemoryMeter, process_state
 from accelnb.engine.wire import Link
@@ -235,17 +236,11 @@ class LocalRanks:
 
 
 def where_it_runs() -> dict[str, Any]:
-    """Return this process's folder and import path, and how precise its fp32 products are.
+    """Return this process's folder and import path, and the settings that it was given.
 
-    The folder is None where it was removed. The precision is None where torch's own default
-    holds, or no one name tells it.
+    The folder is None where it was removed.
     """
-    matmul = None
-    if (torch := sys.modules.get("torch")) is not None:
-        # It raises an error if it was set for each library by itself; torch may not be whole yet.
-        with contextlib.suppress(AttributeError, RuntimeError):
-            matmul = torch.get_float32_matmul_precision()
-    return {"cwd": working_folder(), "path": list(sys.path), "matmul": matmul}
+    return {"cwd": working_folder(), "path": list(sys.path), "settings": settings_now()}
 
 
 def news_of(message: dict[str, Any]) -> tuple[int, int] | Exit:

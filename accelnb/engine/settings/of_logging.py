@@ -1,0 +1,128 @@
+"""Settings of logging: levels, and what is printed. Read in the notebook, held on a rank."""
+
+from __future__ import annotations
+
+import logging
+import operator
+import sys
+from typing import Any
+
+# What the kernel logs, and libraries that set up their loggers at import on every rank alike:
+# of these only levels are held.
+_OWN_SETUP = frozenset({
+    "IPKernelApp", "asyncio", "comm", "ipykernel", "jedi", "parso", "tornado", "traitlets",
+    "torch", "c10d-NullHandler-default", "strobelight_compile_time_profiler",
+    "strobelight_function_profiler",
+})  # fmt: skip
+_STATE = operator.attrgetter("level", "disabled", "propagate", "handlers")
+_LEVEL = operator.attrgetter("level")
+_HANDLER = operator.attrgetter("level", "formatter", "filters")
+
+_held_handlers: dict[str, list[logging.Handler]] = {}  # by logger: those from the notebook
+_held_levels: set[str] = set()
+
+_names: list[Any] = []  # what loggerDict held when these two were made of it
+_with_own_setup: list[logging.Logger] = []
+_others: list[logging.Logger] = []
+
+
+def read_loggers(_: Any) -> Any:
+    """Return the state of every logger, and of the handlers that print."""
+    manager = logging.root.manager
+    there = list(manager.loggerDict.values())
+    if there != _names:
+        _names[:] = there
+        loggers = [logging.root, *(one for one in there if isinstance(one, logging.Logger))]
+        _with_own_setup[:] = [one for one in loggers if _top(one.name) in _OWN_SETUP]
+        _others[:] = [one for one in loggers if _top(one.name) not in _OWN_SETUP]
+    states = list(map(_STATE, _others))
+    printing = [(_HANDLER(one), _stream_of(one)) for state in states for one in state[3]]
+    return manager.disable, list(map(_LEVEL, _with_own_setup)), states, printing
+
+
+def kept_loggers(state: Any) -> Any:
+    """Copy the lists, which change in place."""
+    disable, levels, states, printing = state
+    copied = [(*one[:3], list(one[3])) for one in states]
+    return disable, levels, copied, [((h[0], h[1], list(h[2])), stream) for h, stream in printing]
+
+
+def described_loggers(state: Any) -> Any:
+    """Return what differs from a fresh process: what is disabled of all, and loggers by name."""
+    disable, levels, states, _ = state
+    described: dict[str, Any] = {
+        logger.name: (level, False, True, [])
+        for logger, level in zip(_with_own_setup, levels, strict=True)
+        if level
+    }
+    for logger, (level, disabled, propagate, handlers) in zip(_others, states, strict=True):
+        printing = [
+            (stream, *_HANDLER(handler))
+            for handler in handlers
+            if (stream := _stream_of(handler)) is not None
+        ]
+        usual = logging.WARNING if logger is logging.root else logging.NOTSET
+        if printing or (level, bool(disabled), bool(propagate)) != (usual, False, True):
+            described[logger.name] = (level, bool(disabled), bool(propagate), printing)
+    return (disable, described) if disable or described else None
+
+
+def hold_loggers(value: Any, only: frozenset[str] | None = None) -> None:
+    """Set levels, and have printed what the notebook prints.
+
+    Parameters
+    ----------
+    only
+        Libraries whose loggers are meant; by default all.
+    """
+    disable, described = value or (0, {})
+    if only is None:
+        logging.disable(disable)
+        for name in (_held_levels | _held_handlers.keys()) - described.keys():
+            _hold(name, (logging.WARNING if name == "root" else 0, False, True, []))
+        _held_levels.clear()
+        _held_levels.update(described)
+    for name, state in described.items():
+        if only is None or _top(name) in only:
+            _hold(name, state)
+
+
+def _hold(name: str, state: Any) -> None:
+    level, disabled, propagate, printing = state
+    logger = logging.root if name == "root" else logging.getLogger(name)
+    logger.setLevel(level)
+    if _top(name) in _OWN_SETUP:
+        return
+    logger.disabled, logger.propagate = disabled, propagate
+    for old in _held_handlers.pop(name, []):
+        logger.removeHandler(old)
+    there = [(_stream_of(own), own.level, _format_of(own.formatter)) for own in logger.handlers]
+    for stream, level_of_handler, formatter, filters in printing:
+        if (stream, level_of_handler, _format_of(formatter)) in there:
+            continue  # a library put it there, as it did in the notebook
+        handler = logging.StreamHandler(getattr(sys, f"__{stream}__"))
+        handler.setLevel(level_of_handler)
+        handler.setFormatter(formatter)
+        for filter in filters:
+            handler.addFilter(filter)
+        logger.addHandler(handler)
+        _held_handlers.setdefault(name, []).append(handler)
+
+
+def _stream_of(handler: logging.Handler) -> str | None:
+    """Return ``stdout`` or ``stderr`` if that is all that a handler writes to."""
+    if type(handler) is not logging.StreamHandler:
+        return None
+    if handler.stream in (sys.stdout, sys.__stdout__):
+        return "stdout"
+    return "stderr" if handler.stream in (sys.stderr, sys.__stderr__) else None
+
+
+def _format_of(formatter: logging.Formatter | None) -> Any:
+    if formatter is None:
+        return None
+    return type(formatter).__qualname__, formatter._fmt, formatter.datefmt
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
