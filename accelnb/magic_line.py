@@ -1,4 +1,4 @@
-"""The line of `%distributed`: where its options end and its expression begins."""
+"""The line of `%distributed`: where its options, its expression and its comment begin."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from accelnb.config import CellOptions, LaunchConfig, options
 
 _WORD = re.compile(r"\s*(?P<flag>--?[\w-]+)(?P<equals>=)?")
 _VALUE = re.compile(r"\s*\S+")
+# What a line says before its comment: a # within a word or within quotes is part of it.
+_SAID = re.compile(r"""(?:[^\s#'"]|'[^']*'|"(?:[^"\\]|\\.)*"|(?<=\S)\#|\s)*""")
 _TAKES_VALUE = {
     flag: not option.is_switch
     for option in options(LaunchConfig, CellOptions)
@@ -31,3 +33,18 @@ def split_options(line: str) -> tuple[str, str]:
             value = _VALUE.match(line, at)
             at = value.end() if value else at
     return line[:at], line[at:].lstrip()
+
+
+def without_comment(line: str) -> str:
+    """Return the line of a magic without the comment at its end.
+
+    Examples
+    --------
+    >>> from accelnb.magic_line import without_comment
+    >>> without_comment("--procs 2   # two"), without_comment("--out a#b"), without_comment("'# 1'")
+    ('--procs 2', '--out a#b', "'# 1'")
+    """
+    said = _SAID.match(line)
+    if said is None or not line.startswith("#", said.end()):
+        return line  # no comment, or a quote that is not closed
+    return line[: said.end()].rstrip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import __future__
 import ast
 import re
 import types
@@ -9,6 +10,8 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+# What a cell can import from __future__ that holds for the cells after it.
+FUTURE_FLAGS = __future__.annotations.compiler_flag
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 _EVALUATE = frozenset({"eval", "exec", "query"})  # functions and methods that read a text as code
 _FORMAT = frozenset({"format", "format_map"})
@@ -34,8 +37,13 @@ class CellNames:
     imports: tuple[tuple[str, str, str], ...] = ()
 
 
-def analyse(code: str) -> CellNames:
+def analyse(code: str, future: int = 0) -> CellNames:
     """Find the names of a transformed cell.
+
+    Parameters
+    ----------
+    future
+        The compiler flags that cells before it have turned on, of `FUTURE_FLAGS`.
 
     Raises
     ------
@@ -48,13 +56,13 @@ def analyse(code: str) -> CellNames:
     >>> sorted(names.needed), sorted(names.bound)
     (['Net', 'data'], ['loss', 'model', 'x'])
     """
-    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | future
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # the ranks say it when they compile it
         tree = compile(code, "<cell>", "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
         # `return` outside of a function, and more, is an error for the compiler only.
-        compile(tree, "<cell>", "exec", flags, dont_inherit=True)
-    reader = _Reader()
+        compiled = compile(tree, "<cell>", "exec", flags, dont_inherit=True)
+    reader = _FutureReader() if compiled.co_flags & FUTURE_FLAGS else _Reader()
     reader.read(tree.body)
     later = {name for names in reader.later for name in names if name not in reader.surely}
     needed = reader.needed | later
@@ -249,7 +257,7 @@ class _Reader(ast.NodeVisitor):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         self.read([*node.decorator_list, *node.bases, *node.keywords])
-        inside = _Reader()
+        inside = type(self)()
         inside.read(node.body)
         self.needed |= inside.needed - self.surely
         self.unbound |= inside.unbound - self.bound - self.expected
@@ -299,6 +307,14 @@ def _texts_of(call: ast.Call) -> Sequence[ast.expr]:
         return [of] if names & {"globals", "locals", "vars"} else ()
     is_magic = isinstance(of, ast.Call) and getattr(of.func, "id", None) == "get_ipython"
     return given if is_magic or call.func.attr in _EVALUATE else ()
+
+
+class _FutureReader(_Reader):
+    """Reads a cell whose annotations are not evaluated, except by who asks for them."""
+
+    def _read_annotation(self, node: ast.expr) -> None:
+        names = (part.id for part in ast.walk(node) if isinstance(part, ast.Name))
+        self.perhaps.update(names)
 
 
 def _free_names(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> set[str]:

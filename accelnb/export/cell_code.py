@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from accelnb.config import CellOptions, ConfigError, LaunchConfig, from_mapping, options
 from accelnb.export.notebook_file import Cell, ExportError
-from accelnb.magic_line import split_options
+from accelnb.magic_line import split_options, without_comment
 
 # Cell magics whose body is an ordinary cell.
 _AROUND = ("time", "capture", "prun", "local")
@@ -82,7 +82,7 @@ def read_cell(cell: Cell, bound: Collection[str] = ()) -> CellCode:
     if found := _LINE_JOB.fullmatch(body.rstrip()):
         line, expression = split_options(found["rest"])
         line_options = read_options(cell, line, above + 1)
-        if {"out", "pull"} & line_options.keys() or "(" in expression:  # else it only looks
+        if {"out", "pull"} & line_options.keys() or "(" in without_comment(expression):  # else it only looks
             given, body = line_options, expression
     requirements: list[str] = []
     imports: set[str] = set()
@@ -102,7 +102,7 @@ def read_cell(cell: Cell, bound: Collection[str] = ()) -> CellCode:
 def read_options(cell: Cell, line: str, number: int = 1) -> dict[str, Any]:
     """Read the options of a ``%%distributed`` line, checked."""
     try:
-        words = shlex.split(line)
+        words = shlex.split(without_comment(line))
         given = vars(_parser().parse_args(words))
         for name in [n for n, value in given.items() if set("${") & set(str(value))]:
             if name != "procs":  # the script has as many processes as it is started with

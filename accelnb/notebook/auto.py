@@ -20,7 +20,7 @@ _CELL_MAGICS_OF_RANKS = {"capture", "prun", "time", "timeit"}
 _LINE_MAGICS_OF_RANKS = {"prun", "run", "time", "timeit", "who", "who_ls", "whos"}
 
 _MAGIC = re.compile(r"(?P<sign>%%?)(?P<name>\w+)")
-_LOCAL = re.compile(r"%%local\s*$")
+_LOCAL = re.compile(r"%%local\s*(?:#.*)?$")
 _HELP = re.compile(r"\?{1,2}\s*%{0,2}[\w.*]+;?|%{0,2}[\w.*]+\?{1,2};?")
 _INSTALL = re.compile(r"[%!]?\s*(?:\S*python[\d.]*\s+-m\s+|uv\s+)?(?:pip|conda|mamba)\s+\w")
 
@@ -131,7 +131,7 @@ class AutoCells:
         Without the extension's automatic mode (`%accelnb auto on`) that is what any cell does.
         """
         if line.strip():
-            raise ConfigError(f"%%local takes no options, so not {line.strip()}")
+            raise ConfigError(f"%%local takes no options, so not {line}")
         self._shell.run_cell(cell)
 
     def _asked_by_program(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from IPython.core.interactiveshell import InteractiveShell
 
 from accelnb.errors import AccelnbError
-from accelnb.names import CellNames, analyse
+from accelnb.names import FUTURE_FLAGS, CellNames, analyse
 
 
 class CellSyntaxError(AccelnbError):
@@ -29,7 +29,8 @@ class Cell:
     """A cell as the ranks get it.
 
     `code` has IPython's syntax transformed and the same line numbers as the cell in the
-    notebook; `name` is the file name that the notebook compiled the cell under.
+    notebook; `name` is the file name that the notebook compiled the cell under. `future` are the
+    compiler flags that the notebook's cells have turned on (``from __future__ import ...``).
     """
 
     code: str
@@ -37,6 +38,12 @@ class Cell:
     name: str
     number: int
     names: CellNames
+    future: int = 0
+
+
+def future_of(shell: InteractiveShell) -> int:
+    """Return which of `FUTURE_FLAGS` the notebook's cells have turned on."""
+    return shell.compile.flags & FUTURE_FLAGS
 
 
 def read_cell(shell: InteractiveShell, above: str | None, body: str) -> Cell:
@@ -54,6 +61,7 @@ def read_cell(shell: InteractiveShell, above: str | None, body: str) -> Cell:
         The text is not Python; shown as the notebook shows it for any cell.
     """
     name, number, line = _current_cell(shell)
+    future = future_of(shell)
     if above is None:
         source = _with_line(name, line, body)
         code = "\n" * (line - 1) + shell.transform_cell(body)
@@ -61,7 +69,7 @@ def read_cell(shell: InteractiveShell, above: str | None, body: str) -> Cell:
         source = above + body
         code = "\n" * (above.count("\n") + _empty_lines(body)) + shell.transform_cell(body)
     try:
-        return Cell(code, source, name, number, analyse(code))
+        return Cell(code, source, name, number, analyse(code, future), future)
     except (SyntaxError, ValueError) as error:
         if not isinstance(error, SyntaxError):
             error = SyntaxError(str(error))

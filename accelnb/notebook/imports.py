@@ -23,6 +23,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from accelnb.engine.origins import Origin
 from accelnb.names import CellNames, analyse
+from accelnb.notebook.cell import future_of
 from accelnb.notebook.fingerprint import Fingerprint, Reading, can_change, is_notebooks
 from accelnb.notebook.patches import Patches
 
@@ -186,7 +187,9 @@ def cells_before(shell: InteractiveShell) -> list[str]:
 def names_in(text: str, shell: InteractiveShell | None) -> CellNames:
     """Return the names of a cell that was run, or of a script; none if it is not Python."""
     with contextlib.suppress(SyntaxError, ValueError):
-        return analyse(shell.transform_cell(text) if shell is not None else text)
+        if shell is None:
+            return analyse(text)
+        return analyse(shell.transform_cell(text), future_of(shell))
     return CellNames()
 
 

@@ -20,7 +20,7 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 
 from accelnb.config import CellOptions, ConfigError, LaunchConfig, options
 from accelnb.engine.run import Run
-from accelnb.magic_line import split_options
+from accelnb.magic_line import split_options, without_comment
 from accelnb.notebook.cell import read_cell
 from accelnb.notebook.commands import Commands
 from accelnb.notebook.session import Session
@@ -70,8 +70,11 @@ class AccelnbMagics(Magics):
             line, cell = split_options(line)
             if wrong := _NO_OPTION.match(cell):
                 line = wrong[0]  # refused like any option that there is not
+            if not without_comment(cell):
+                cell = ""
         else:
             above = f"%%distributed {line}".rstrip() + "\n"
+            line = without_comment(line)
         given = self._parse(line)
         if not cell.strip():
             raise ConfigError("%distributed: there is no code to run; see %%distributed?")
@@ -101,7 +104,7 @@ class AccelnbMagics(Magics):
 
         pull and push take --ranks 0,2-3. Where there are no widgets, %accelnb shows the status.
         """
-        self._commands.run(line)
+        self._commands.run(without_comment(line))
 
     def _parse(self, line: str) -> dict[str, Any]:
         expanded = self.shell.var_expand(line, depth=3) if line else ""

@@ -41,6 +41,7 @@ class Cell:
     source: str
     name: str  # the file name that the notebook compiled it under
     number: int
+    future: int = 0  # compiler flags that the notebook's cells have turned on
 
 
 class _Compiler(CachingCompiler):
@@ -165,6 +166,7 @@ class RankShell(InteractiveShell):
         """
         self._rendered = []
         self.compile.cell = cell
+        self.compile.flags |= cell.future
         self.execution_count = cell.number
         self.shows_value = show_value and not _ends_with_semicolon(cell.code)
         result = self.run_cell(cell.code)

@@ -24,6 +24,8 @@ _held_levels: set[str] = set()
 _names: list[Any] = []  # what loggerDict held when these two were made of it
 _with_own_setup: list[logging.Logger] = []
 _others: list[logging.Logger] = []
+_levels: list[int] = []  # of _with_own_setup, as long as _READ is there
+_READ: Any = object()  # in a cache that logging clears when a level is set anywhere
 
 
 def read_loggers(_: Any) -> Any:
@@ -35,16 +37,25 @@ def read_loggers(_: Any) -> Any:
         loggers = [logging.root, *(one for one in there if isinstance(one, logging.Logger))]
         _with_own_setup[:] = [one for one in loggers if _top(one.name) in _OWN_SETUP]
         _others[:] = [one for one in loggers if _top(one.name) not in _OWN_SETUP]
+        logging.root._cache.pop(_READ, None)  # type: ignore[attr-defined]
+    if _READ not in (cache := logging.root._cache):  # type: ignore[attr-defined]
+        cache[_READ] = True
+        _levels[:] = map(_LEVEL, _with_own_setup)
     states = list(map(_STATE, _others))
     printing = [(_HANDLER(one), _stream_of(one)) for state in states for one in state[3]]
-    return manager.disable, list(map(_LEVEL, _with_own_setup)), states, printing
+    return manager.disable, _levels, states, printing
 
 
 def kept_loggers(state: Any) -> Any:
     """Copy the lists, which change in place."""
     disable, levels, states, printing = state
     copied = [(*one[:3], list(one[3])) for one in states]
-    return disable, levels, copied, [((h[0], h[1], list(h[2])), stream) for h, stream in printing]
+    return (
+        disable,
+        list(levels),
+        copied,
+        [((h[0], h[1], list(h[2])), stream) for h, stream in printing],
+    )
 
 
 def described_loggers(state: Any) -> Any:
