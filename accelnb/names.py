@@ -1,8 +1,8 @@
 """Which names of the notebook a cell needs, from its code alone."""
 
 from __future__ import annotations
-
 import __future__
+
 import ast
 import re
 import types

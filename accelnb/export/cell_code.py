@@ -82,7 +82,9 @@ def read_cell(cell: Cell, bound: Collection[str] = ()) -> CellCode:
     if found := _LINE_JOB.fullmatch(body.rstrip()):
         line, expression = split_options(found["rest"])
         line_options = read_options(cell, line, above + 1)
-        if {"out", "pull"} & line_options.keys() or "(" in without_comment(expression):  # else it only looks
+        if {"out", "pull"} & line_options.keys() or "(" in without_comment(
+            expression
+        ):  # else it only looks
             given, body = line_options, expression
     requirements: list[str] = []
     imports: set[str] = set()

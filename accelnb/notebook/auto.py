@@ -10,6 +10,7 @@ from types import FrameType
 from IPython.core.interactiveshell import InteractiveShell
 
 from accelnb.config import ConfigError
+from accelnb.magic_line import without_comment
 from accelnb.notebook.cell import read_cell
 from accelnb.notebook.session import Session
 
@@ -130,7 +131,7 @@ class AutoCells:
 
         Without the extension's automatic mode (`%accelnb auto on`) that is what any cell does.
         """
-        if line.strip():
+        if line := without_comment(line).strip():
             raise ConfigError(f"%%local takes no options, so not {line}")
         self._shell.run_cell(cell)
 

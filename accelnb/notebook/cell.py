@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import linecache
 import sys
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from accelnb.errors import AccelnbError
 from accelnb.names import FUTURE_FLAGS, CellNames, analyse
+from accelnb.notebook.scripts import names_of_scripts
 
 
 class CellSyntaxError(AccelnbError):
@@ -69,7 +71,10 @@ def read_cell(shell: InteractiveShell, above: str | None, body: str) -> Cell:
         source = above + body
         code = "\n" * (above.count("\n") + _empty_lines(body)) + shell.transform_cell(body)
     try:
-        return Cell(code, source, name, number, analyse(code, future), future)
+        names = analyse(code, future)
+        if of_scripts := names_of_scripts(shell, code):
+            names = dataclasses.replace(names, perhaps=names.perhaps | of_scripts)
+        return Cell(code, source, name, number, names, future)
     except (SyntaxError, ValueError) as error:
         if not isinstance(error, SyntaxError):
             error = SyntaxError(str(error))

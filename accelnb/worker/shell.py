@@ -28,6 +28,13 @@ _MOST_FRAMES = 100
 _SILENT = (tokenize.ENDMARKER, tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT)
 _FRAMES_KEPT = 10  # of a traceback with more, at either end
 
+# IPython's methods that show an error, and those in which one ends the cell.
+_SHOWING = frozenset({
+    "_show", "_showtraceback", "showtraceback", "show_usage_error", "showsyntaxerror",
+    "showindentationerror",
+})  # fmt: skip
+_RUNNING = frozenset({"run_code", "run_ast_nodes", "run_cell_async", "_run_cell", "run_cell"})
+
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _FILE = re.compile(r'File "([^"]+)"')
 _REFUSED = "this code already runs on a rank; start %{name} from an ordinary notebook cell"
@@ -150,6 +157,8 @@ class RankShell(InteractiveShell):
 
     def __init__(self, **kwargs: Any) -> None:
         self._rendered: list[str] = []
+        self._left_out = 0
+        self._depth = 0  # of cells that run: a magic may run one inside another
         super().__init__(**kwargs)
 
     def know_sources(self, sources: dict[str, tuple[int, str]]) -> None:
@@ -169,11 +178,19 @@ class RankShell(InteractiveShell):
         self.compile.flags |= cell.future
         self.execution_count = cell.number
         self.shows_value = show_value and not _ends_with_semicolon(cell.code)
+        self._depth = 0
         result = self.run_cell(cell.code)
         error = result.error_before_exec or result.error_in_exec
         if error is not None:
             raise self._cell_error(error)
         return result.result
+
+    def run_cell(self, *args: Any, **kwargs: Any) -> Any:
+        self._depth += 1
+        try:
+            return super().run_cell(*args, **kwargs)
+        finally:
+            self._depth -= 1
 
     def run_call(self, call: Callable[[], Any]) -> Any:
         """Return what `call` returns; raise CellError if it raises."""
@@ -225,12 +242,31 @@ class RankShell(InteractiveShell):
         return _FILE.sub(lambda file: self.compile.label(file[1]) or file[0], text.rstrip())
 
     def _showtraceback(self, etype: type, evalue: BaseException, stb: list[str]) -> None:
-        self._rendered = "\n".join(stb).split("\n")
+        lines = "\n".join(stb).split("\n")
         if self._left_out:
-            self._rendered.insert(-1, f"[{self._left_out:,} frames in the middle are left out]")
+            lines.insert(-1, f"[{self._left_out:,} frames in the middle are left out]")
+            self._left_out = 0
+        self._show(lines)
 
     def show_usage_error(self, exc: BaseException) -> None:
-        self._rendered = [f"UsageError: {exc}"]
+        self._show([f"UsageError: {exc}"])
+
+    def _show(self, lines: list[str]) -> None:
+        """Keep the lines of the error that ends the cell; print those of any other.
+
+        A magic such as %run shows an error and goes on, a display formatter too.
+        """
+        if self._ends_cell():
+            self._rendered = lines
+        else:  # as in the notebook, also where the cell's own output is captured
+            print("\n".join(lines), file=sys.__stderr__)
+
+    def _ends_cell(self) -> bool:
+        frame: Any = sys._getframe(1)
+        while frame.f_code.co_name in _SHOWING:
+            frame = frame.f_back
+        name, shell = frame.f_code.co_name, frame.f_locals.get("self")
+        return shell is self and (name == "run_call" or (name in _RUNNING and self._depth <= 1))
 
     def enable_gui(self, gui: str | None = None) -> None:
         pass
