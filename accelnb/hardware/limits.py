@@ -60,14 +60,11 @@ def present_cpus(root: Path) -> int:
 
 
 def physical_cores(root: Path) -> int:
-    """Return how many cores the machine has, each of which may be several processors."""
+    """Return on how many cores this process may run, each of which may be several processors."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(0)
     folder = root / "sys/devices/system/cpu"
-    siblings = {
-        read(folder / name / "topology/thread_siblings_list")
-        for name in entries(folder)
-        if name.removeprefix("cpu").isdecimal()
-    }
-    return len(siblings - {""}) or present_cpus(root)
+    siblings = {read(folder / f"cpu{cpu}/topology/thread_siblings_list") for cpu in allowed}
+    return len(siblings - {""}) or allowed_cpus(root)
 
 
 def cpu_share(root: Path) -> float | None:

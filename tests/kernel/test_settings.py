@@ -215,6 +215,10 @@ def test_ranks_print_what_the_notebooks_loggers_print(with_imports):
     with_imports.run("logging.root.handlers.clear(); own.handlers.clear(); own.propagate = True")
     with_imports.run("logging.root.setLevel(logging.WARNING)")
     assert with_imports.run(cell).stderr == ""
+    with_imports.run("logging.root.addHandler(logging.FileHandler('notebook.log'))")
+    assert "the root logger's FileHandler stays in the notebook" in with_imports.run(cell).stderr
+    assert with_imports.run(cell).stderr == ""  # said once
+    with_imports.run("logging.root.handlers.clear()")
 
 
 def test_filters_of_warnings_are_the_notebooks(with_imports):
@@ -247,7 +251,8 @@ def test_ranks_that_start_later_hold_the_settings_too(notebook):
     assert "numpy's print options cannot be taken to the ranks" in output.stderr
     notebook.run("%%distributed --ranks 1\nimport os; os._exit(1)", fails=True)
     output = notebook.run(asked.format(""))
-    assert output.lines == [seen] and "print options" not in output.stderr  # said once
+    assert output.lines == [seen]
+    assert "print options" not in output.stderr
     assert notebook.run(asked.format("--fresh --start spawn")).lines == [seen]
     output = notebook.run("accelnb.launch(lambda: str(__import__('torch').ones(1).dtype), procs=2)")
     assert output.value == "[0: 'torch.float64', 1: 'torch.float64']"

@@ -24,6 +24,9 @@ _held_levels: set[str] = set()
 _names: list[Any] = []  # what loggerDict held when these two were made of it
 _with_own_setup: list[logging.Logger] = []
 _others: list[logging.Logger] = []
+# Root handlers that are put there for notebooks by others than their users.
+_OF_HOSTS = ("absl", "colabtools", "google", "ipykernel", "_pytest")
+_said: set[str] = set()  # kinds of handlers that were named
 _levels: list[int] = []  # of _with_own_setup, as long as _READ is there
 _READ: Any = object()  # in a cache that logging clears when a level is set anywhere
 
@@ -72,10 +75,27 @@ def described_loggers(state: Any) -> Any:
             for handler in handlers
             if (stream := _stream_of(handler)) is not None
         ]
+        if logger is logging.root:
+            _say_what_stays(handlers)
         usual = logging.WARNING if logger is logging.root else logging.NOTSET
         if printing or (level, bool(disabled), bool(propagate)) != (usual, False, True):
             described[logger.name] = (level, bool(disabled), bool(propagate), printing)
     return (disable, described) if disable or described else None
+
+
+def _say_what_stays(handlers: list[logging.Handler]) -> None:
+    """Name the root's handlers that ranks do without: those to files, and of other libraries."""
+    for handler in handlers:
+        kind = type(handler)
+        if _stream_of(handler) is not None or kind is logging.NullHandler or kind.__name__ in _said:
+            continue
+        if not kind.__module__.startswith(_OF_HOSTS):
+            _said.add(kind.__name__)
+            print(
+                f"accelnb: the root logger's {kind.__name__} stays in the notebook; to log by one "
+                "on the ranks, call logging.basicConfig(...) in a distributed cell",
+                file=sys.stderr,
+            )
 
 
 def hold_loggers(value: Any, only: frozenset[str] | None = None) -> None:
