@@ -139,6 +139,16 @@ def test_what_ipython_leaves_as_it_is_in_a_setting_is_a_text_in_the_script(tmp_p
     assert 'os.environ["D"] = f"{rank}"\n' in script
 
 
+def test_a_comment_behind_the_options_is_none_of_them(tmp_path):
+    job = "%%distributed --procs 2   # it's for (two)\nprint(x)"
+    script = script_of(tmp_path, "x = 1", job)
+    assert "for (two)" not in script
+    assert "--nproc-per-node 2" in script
+    (tmp_path / "train.py").unlink()
+    looks = refusal(tmp_path, "x = 1", "%distributed x  # as it is (for now)")
+    assert "no cell runs on ranks" in looks
+
+
 def test_a_line_that_runs_on_ranks_is_a_job_if_it_does_something(tmp_path):
     script = script_of(
         tmp_path, "%distributed --out total sum([rank, 1])", "%distributed rank", "print(total)"
