@@ -33,7 +33,7 @@ from accelnb.errors import AccelnbError
 from accelnb.names import CellNames
 from accelnb.notebook.asked import Asked, asked_by, shape_of
 from accelnb.notebook.capture import Capture
-from accelnb.notebook.cell import Cell, cells_so_far, empty_cell, future_of
+from accelnb.notebook.cell import Cell, cells_so_far, empty_cell
 from accelnb.notebook.defaults import Defaults
 from accelnb.notebook.imports import Imports, cells_before, names_in
 from accelnb.notebook.sources import Sources
