@@ -6,6 +6,7 @@ it anew or changes its value in place. What a rank's cells assign stays theirs u
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -199,8 +200,11 @@ class Capture:
 
     def _add(self, pack: Pack, lacking: Lacking, now: Comparison) -> None:
         values = {name: self._namespace[name] for name in sorted(lacking.names)}
+        # Code that runs while objects are rebuilt, as in __setstate__, finds what it uses.
+        first = {name: value for name, value in values.items() if _runs_no_code(value)}
         try:
-            pack.add(values, lacking.deleted, now.renewals(lacking))
+            pack.add(first, lacking.deleted, now.renewals(lacking))
+            pack.add({name: value for name, value in values.items() if name not in first})
         except Exception as error:
             for name in values:
                 if (refusal := self._refusal(name, now)) is not None:
@@ -208,10 +212,7 @@ class Capture:
             raise AccelnbError(f"the notebook's values cannot be sent: {error}") from error
 
     def _known(self, name: str, pack: Pack, now: Comparison) -> Known:
-        value = self._namespace[name]
-        then = None
-        if can_change(value) and id(value) not in now.imported:
-            then = now.reading.of(value)
+        value, then = self._namespace[name], now.now_of(name)
         is_read = then is not None and then.digest is not None and not then.in_part
         uses = then.uses if then is not None and is_read else pack.globals_used
         return Known.of(value, then, uses, seen_at=self._imports.moment)
@@ -229,3 +230,7 @@ class Capture:
             f"the cell uses {name}, a {type(self._namespace[name]).__name__}, which cannot be "
             f"sent to the ranks ({refusal}); create it inside the cell instead"
         )
+
+
+def _runs_no_code(value: Any) -> bool:
+    return isinstance(value, type | types.FunctionType) or not can_change(value)

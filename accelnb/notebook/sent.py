@@ -190,7 +190,18 @@ class Comparison:
                 missing.add(it)
                 if id(value) in self._copied:
                     renewed.add(self._copied[id(value)])
+                if (now := self.now_of(it)) is not None:
+                    to_see += [*now.uses, *now.classes]
         return Lacking(frozenset(missing), frozenset(stale), frozenset(renewed), deleted)
+
+    def now_of(self, name: str, in_part: bool = False) -> Fingerprint | None:
+        """Return the fingerprint of a variable, if it can be changed in place."""
+        value = self._namespace[name]
+        if id(value) in self.imported or not can_change(value):
+            return None
+        if (name, in_part) not in self._now:
+            self._now[name, in_part] = self.reading.of(value, in_part)
+        return self._now[name, in_part]
 
     def _is_stale(self, origin: Origin, has: OnRank) -> bool:
         now = self.state_of(origin)
@@ -208,9 +219,8 @@ class Comparison:
             return True
         if then.seconds > _SLOW and had.seen_at == self._moment:
             return True
-        now = self._now.get((name, then.in_part))
-        if now is None:
-            now = self._now[name, then.in_part] = self.reading.of(value, then.in_part)
+        now = self.now_of(name, then.in_part)
+        assert now is not None
         if now.digest == then.digest:
             had.seen_at = self._moment
             if then.is_partial:
