@@ -144,9 +144,13 @@ class Capture:
         optional = names.perhaps | (names.needed & names.bound)
         now = Comparison(self._namespace, self._imports, self.is_users)
         sendings: dict[Lacking, _Sending] = {}
-        chosen = {}
+        chosen: dict[int, Lacking] = {}
         for rank in ranks:
             has = self._ranks.setdefault(rank, OnRank())
+            alike = next((other for other in chosen if self._ranks[other] == has), None)
+            if alike is not None:
+                chosen[rank] = chosen[alike]
+                continue
             lacking = now.lacking(names.needed | names.perhaps, has)
             if lacking not in sendings:
                 sendings[lacking] = self._sending(lacking, optional, has, now)

@@ -15,11 +15,11 @@ import time
 import types
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
+import xxhash
 from cloudpickle.cloudpickle import _extract_code_globals, _should_pickle_by_reference
 
 from accelnb.engine.reducers import TABLE
@@ -42,8 +42,7 @@ _OF_EVERY_CLASS = frozenset(
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
 
-@dataclass(frozen=True)
-class Fingerprint:
+class Fingerprint(NamedTuple):
     """What is known of a value at one time.
 
     Attributes
@@ -163,8 +162,6 @@ class _Stream:
     """Takes a pickle's bytes and keeps their digest."""
 
     def __init__(self) -> None:
-        import xxhash
-
         self.digest = xxhash.xxh3_128()
         self._left = _PICKLED
 
@@ -334,8 +331,6 @@ class _Whole(cloudpickle.Pickler):
         return self._memory_of((ctypes.c_char * length).from_address(address), length)
 
     def _memory_of(self, memory: Any, length: int) -> bytes:
-        import xxhash
-
         if length <= self._memory_left:
             self._memory_left -= length
             return xxhash.xxh3_128_digest(memory)

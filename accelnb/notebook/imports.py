@@ -73,6 +73,7 @@ class Imports:
         self._left_out: set[Origin] = set()  # what a module has that is too much to follow
         self._held: list[Held] = []
         self._held_at = -1
+        self._reading = Reading(namespace)
         self.moment = 0
         self.untouched: dict[Origin, bytes] = {}
 
@@ -98,6 +99,7 @@ class Imports:
     def objects(self) -> list[Held]:
         """Return what modules have now."""
         if self._held_at != self.moment:
+            self._reading = Reading(self._namespace)
             found = list(self._still_bound())
             origins = {held.origin for held in found}
             for _, module in self._own_modules():
@@ -108,6 +110,11 @@ class Imports:
             ]
             self._held, self._held_at = found, self.moment
         return self._held
+
+    def reading(self) -> Reading:
+        """Return what reads values now; what it knows of classes holds for this moment."""
+        self.objects()
+        return self._reading
 
     def _public(self, module: str) -> list[str]:
         there = vars(sys.modules.get(module, types))

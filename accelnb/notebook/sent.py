@@ -20,7 +20,7 @@ _TOO_SLOW = 0.5  # and this is not compared at all
 _BUILTINS = frozenset(dir(builtins))
 
 
-@dataclass
+@dataclass(eq=False)
 class Known:
     """The value that a rank has of a name, as it was when it was sent.
 
@@ -141,7 +141,7 @@ class Comparison:
         self._is_users = is_users
         self._moment = imports.moment
         self._untouched = imports.untouched
-        self.reading = Reading(namespace)
+        self.reading = imports.reading()
         self._now: dict[tuple[str, bool], Fingerprint] = {}
         self._held = {held.origin: held for held in imports.objects()}
         # Names become the module's own object by its import, or else a copy, to which the module's
