@@ -16,7 +16,6 @@ from accelnb.engine.logs import new_log
 from accelnb.engine.members import Member, failure_of
 from accelnb.engine.questions import Question
 from accelnb.engine.run import Run
-from accelnb.engine.settings.of_notebook import changes as changes_of_settings
 from accelnb.engine.tensors import Packed
 from accelnb.errors import AccelnbError
 
@@ -276,11 +275,15 @@ class WorkerGroup:
         told, now = self._context, self._launched.context()
         self._context = now
         changes = {key: now[key] for key in ("cwd", "path") if now[key] != told[key]}
-        if settings := changes_of_settings(told["settings"], now["settings"]):
-            changes["settings"] = settings
-        env = {
-            name: now["env"].get(name)
-            for name in now["env"].keys() | told["env"].keys()
-            if now["env"].get(name) != told["env"].get(name)
-        }
-        return {"context": changes | {"env": env}} if changes or env else {}
+        for key in ("settings", "env"):
+            if changed := _changed(told[key], now[key]):
+                changes[key] = changed
+        return {"context": changes} if changes else {}
+
+
+def _changed(told: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str | None]:
+    """Return what makes `now` of `told`; None for what is no longer there."""
+    if told is now:
+        return {}
+    names = told.keys() | now.keys()
+    return {name: now.get(name) for name in names if now.get(name) != told.get(name)}

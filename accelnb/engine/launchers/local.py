@@ -21,7 +21,6 @@ from accelnb.engine.launchers.channel import Channel
 from accelnb.engine.launchers.contract import Exit
 from accelnb.engine.launchers.outputs import Rest
 from accelnb.engine.launchers.tpu_environment import host_of, launch_environment
-from accelnb.engine.settings.of_notebook import settings_now
 from accelnb.engine.socket_folder import new_socket_folder
 from accelnb.engine.usage import Held, MemoryMeter, process_state
 from accelnb.engine.wire import Link
@@ -240,6 +239,9 @@ def where_it_runs() -> dict[str, Any]:
 
     The folder is None where it was removed.
     """
+    # Not while the extension loads: no rank asks for it yet.
+    from accelnb.engine.settings.of_notebook import settings_now
+
     return {"cwd": working_folder(), "path": list(sys.path), "settings": settings_now()}
 
 

@@ -50,14 +50,6 @@ def settings_now() -> Mapping[str, str]:
     return _differ
 
 
-def changes(told: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str | None]:
-    """Return what ranks that know `told` have to be told; None for the default."""
-    if told is now:
-        return {}
-    names = told.keys() | now.keys()
-    return {name: now.get(name) for name in names if now.get(name) != told.get(name)}
-
-
 def _packed(setting: Setting, state: Any) -> str | None:
     value = setting.value(state)
     if value == setting.default:
