@@ -31,11 +31,11 @@ class Origin(NamedTuple):
 def is_renewed_in_place(value: Any) -> bool:
     """Return whether what an object holds can be exchanged without making another object."""
     cls = type(value)
-    if isinstance(value, _CONTAINERS):
+    if issubclass(cls, _CONTAINERS):
         return True
     return (
         hasattr(value, "__dict__")
-        and not isinstance(value, type | types.FunctionType)
+        and not issubclass(cls, (type, types.FunctionType))
         and cls.__reduce_ex__ is object.__reduce_ex__
         and cls.__reduce__ is object.__reduce__
     )

@@ -229,6 +229,16 @@ def dumps(
     return (finish or finished)([pack])[0]
 
 
+def call(
+    function: Callable[..., Any],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    brought_up_to_date: Iterable[Any] = (),
+) -> tuple[Any, ...]:
+    """Return what a rank that is asked to call a function expects, for `dumps`."""
+    return function, tuple(args), dict(kwargs or {}), list(brought_up_to_date)
+
+
 def pickled(value: Any) -> bytes:
     """Return `value`, a small one, as bytes that plain `pickle.loads` reads."""
     file = io.BytesIO()

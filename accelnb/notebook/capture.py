@@ -237,4 +237,4 @@ class Capture:
 
 
 def _runs_no_code(value: Any) -> bool:
-    return isinstance(value, type | types.FunctionType) or not can_change(value)
+    return issubclass(type(value), (type, types.FunctionType)) or not can_change(value)

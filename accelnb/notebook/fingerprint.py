@@ -79,7 +79,7 @@ def can_change(value: Any) -> bool:
     """Return whether `value` can be changed in place by what a notebook does."""
     if type(value) in _NO_CHANGE:
         return False
-    if isinstance(value, type | types.FunctionType):
+    if issubclass(type(value), (type, types.FunctionType)):  # `isinstance` would ask a proxy
         return is_notebooks(value)
     return True
 

@@ -25,7 +25,7 @@ from accelnb.engine.failure import RunInterrupted, stopped_lines
 from accelnb.engine.group import WorkerGroup
 from accelnb.engine.launchers.choice import finish_for, hardware_for
 from accelnb.engine.run import RankResults
-from accelnb.engine.tensors import dumps
+from accelnb.engine.tensors import call, dumps
 from accelnb.errors import AccelnbError
 from accelnb.notebook.cell import cells_so_far
 from accelnb.notebook.defaults import Defaults
@@ -192,7 +192,7 @@ def _launch(
     now = Comparison({}, imports)
     try:
         packed = dumps(
-            (function, args, dict(kwargs), now.renewals(now.lacking((), OnRank()))),
+            call(function, args, kwargs, now.renewals(now.lacking((), OnRank()))),
             finish=finish_for(config),
             imported=now.imported,
         )

@@ -32,6 +32,7 @@ _STDLIB = Path(sysconfig.get_path("stdlib"))
 _INSTALLED = {"site-packages", "dist-packages"}
 _SLOW = 0.01  # s
 _MODULES = (types.ModuleType, types.BuiltinFunctionType)
+_DEFINED = (type, types.FunctionType)
 
 
 @dataclass(frozen=True)
@@ -158,11 +159,11 @@ class Imports:
         reading = Reading(self._namespace)
         for name, value in list(vars(module).items()):
             origin = Origin(module.__name__, name)
-            if name.startswith("_") or isinstance(value, _MODULES) or origin in known:
+            if name.startswith("_") or origin in known or origin in self._left_out:
                 continue
-            if isinstance(value, type | types.FunctionType) and not is_notebooks(value):
+            if issubclass(type(value), _MODULES):
                 continue
-            if origin in self._left_out:
+            if issubclass(type(value), _DEFINED) and not is_notebooks(value):
                 continue
             now = reading.of(value)
             if now.is_partial or now.seconds > _SLOW:
@@ -201,7 +202,7 @@ def names_in(text: str, shell: InteractiveShell | None) -> CellNames:
 
 
 def _is_held(value: Any) -> bool:
-    return can_change(value) and not isinstance(value, type | types.FunctionType)
+    return can_change(value) and not issubclass(type(value), _DEFINED)
 
 
 def _attribute(origin: Origin) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from accelnb.engine.origins import Origin
@@ -47,22 +48,35 @@ class Patches:
     def _owners_in(self, chain: str) -> Iterator[Any]:
         first, *names = chain.split(".")
         owner = self._namespace.get(first)
-        while isinstance(owner, _OWNERS):
-            if not isinstance(owner, type) or not is_notebooks(owner):
+        while issubclass(type(owner), _OWNERS):
+            if not issubclass(type(owner), type) or not is_notebooks(owner):
                 yield owner
             if not names:
                 return
             owner = vars(owner).get(names.pop(0))
 
     def _is_of_notebook(self, value: Any) -> bool:
-        function = getattr(value, "fget", None) or getattr(value, "__func__", value)
-        return (
-            type(function) is types.FunctionType and function.__globals__ is self._namespace
-        ) or (isinstance(value, type) and value.__module__ == "__main__")
+        if issubclass(type(value), type):
+            return value.__module__ == "__main__"
+        function = _FUNCTION_IN.get(type(value), _itself)(value)
+        return type(function) is types.FunctionType and function.__globals__ is self._namespace
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+# Looked at by type: to ask anything else for an attribute may run code, and take a device.
+_FUNCTION_IN: dict[type, Callable[[Any], Any]] = {
+    property: lambda value: value.fget,
+    staticmethod: lambda value: value.__func__,
+    classmethod: lambda value: value.__func__,
+    functools.cached_property: lambda value: value.func,
+}
 
 
 def _origin(owner: Any, name: str) -> Origin | None:
-    if isinstance(owner, types.ModuleType):
+    if issubclass(type(owner), types.ModuleType):
         return Origin(owner.__name__, name) if owner.__name__ != "__main__" else None
     if "<locals>" in owner.__qualname__:
         return None

@@ -163,7 +163,10 @@ class Session:
         names = names_in(text, self.shell)
         before = [(cell, names_in(cell, self.shell)) for cell in self._cells_before[:-1]]
         self._cells_before = []
-        self.imports.read([*before, (text, names)])
+        try:
+            self.imports.read([*before, (text, names)])
+        except Exception as error:  # of code in somebody's module, which is no fault of the cell
+            _say(f"what this cell did to modules cannot be read ({type(error).__name__}: {error})")
         if self.group is not None and result.success:
             self._capture.send_again(names.surely)
 

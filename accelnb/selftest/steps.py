@@ -15,7 +15,7 @@ from accelnb.engine.group import WorkerGroup
 from accelnb.engine.launchers.choice import finish_for, hardware_for
 from accelnb.engine.launchers.local import fork_server
 from accelnb.engine.run import Run
-from accelnb.engine.tensors import dumps
+from accelnb.engine.tensors import call, dumps
 from accelnb.errors import AccelnbError
 
 _LIMIT = 60.0  # s for one step
@@ -111,7 +111,7 @@ def self_test(config: LaunchConfig, cancelled: threading.Event | None = None) ->
 
 def _run(group: WorkerGroup, check: str, config: LaunchConfig, cancelled: threading.Event) -> str:
     """Run a check on all ranks and return what rank 0 says of it."""
-    packed = dumps((_Check(check), (), {}), finish=finish_for(config))
+    packed = dumps(call(_Check(check)), finish=finish_for(config))
     content = {"settings": settings_for_ranks(config), "result": True} | packed.content
     request = (content, packed.buffers)
     requests = dict.fromkeys(group.ranks, request)

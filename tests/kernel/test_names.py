@@ -151,6 +151,19 @@ def test_what_the_notebook_patches_in_a_library_is_patched_on_ranks(shared_noteb
     assert run(f"%distributed {asked}").said == {"(1, 'mine', 'B')"}
 
 
+def test_looking_for_patches_runs_no_code_of_what_a_cell_mentions(shared_notebook):
+    shared_notebook.run(
+        "%%writefile minefield.py\nclass Mine:\n"
+        "    def __getattribute__(self, name): raise RuntimeError(name)\nmine = Mine()\n"
+        "class Holder:\n    mine = mine\n"
+        "def __getattr__(name): raise RuntimeError(name)"
+    )
+    output = shared_notebook.run("import minefield\nminefield.Holder; minefield.Mine.own = 1")
+    assert (output.stdout, output.stderr) == ("", "")
+    shown = shared_notebook.run("%distributed minefield.Mine.__name__")
+    assert (shown.said, shown.stderr) == ({"'Mine'"}, "")
+
+
 def test_what_a_module_found_out_on_a_rank_stays(shared_notebook, state):
     shared_notebook.run(f"from {state} import where")
     assert shared_notebook.run("%distributed where['rank']").lines == ["[0] '0'", "[1] '1'"]

@@ -180,19 +180,13 @@ def with_imports(shared_notebook):
     return shared_notebook
 
 
-def seen_by_ranks(notebook, asked):
-    """Return what the ranks show, which may be lines apart: the first to import takes longer."""
-    lines = notebook.run(f"%distributed {asked}").lines
-    return {line.partition("] ")[2] for line in lines}
-
-
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_setting_holds_on_ranks_until_the_notebook_goes_back(with_imports, setting):
     sets, asked, seen, goes_back, seen_then = SETTINGS[setting]
     with_imports.run(sets)
-    assert seen_by_ranks(with_imports, asked) == {seen}
+    assert with_imports.run(f"%distributed {asked}").said == {seen}
     with_imports.run(goes_back)
-    assert seen_by_ranks(with_imports, asked) == {seen_then}
+    assert with_imports.run(f"%distributed {asked}").said == {seen_then}
 
 
 def test_what_a_ranks_cell_sets_stays_until_the_notebook_changes_that_setting(with_imports):
