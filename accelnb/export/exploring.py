@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from accelnb.export.statements import IMPORTS, Statement
 from accelnb.export.values import executed
 from accelnb.export.words import (
+    COMPUTING,
     DRAWING,
     DRAWING_NUMBERS,
     DRAWING_NUMBERS_CALLS,
@@ -46,10 +47,13 @@ class Imported:
 
     def __init__(self, statements: list[Statement], modules: Iterable[str] = ()) -> None:
         self._homes: dict[str, str] = {name: name for name in modules}
+        self._modules = set(modules)
         for statement in statements:
             for node in ast.walk(statement.node):
                 if isinstance(node, IMPORTS):
                     self._homes.update(_homes(node))
+                if isinstance(node, ast.Import):
+                    self._modules |= {name for name, _ in _homes(node)}
         self._figures: set[str] = set()
         for statement in statements * 2:  # also what is made of them
             self._figures |= self._drawn_by(statement.node)
@@ -60,6 +64,19 @@ class Imported:
         """Return the full path of what an expression names, ``torch.manual_seed`` say."""
         first, dot, rest = dotted(node).partition(".")
         return self._homes[first] + dot + rest if first in self._homes else ""
+
+    def is_makers(self, function: ast.expr) -> bool:
+        """Return whether what a function returns is new: it is of a module, or a class.
+
+        Of ``from x import y`` nobody can know whether ``y`` is a module or an object, which
+        ``y.get()`` returns a part of.
+        """
+        if not (path := self.path(function)):
+            return False
+        first, _, rest = path.partition(".")
+        is_class = rest.rpartition(".")[2][:1].isupper()
+        is_known = first in COMPUTING or first in sys.stdlib_module_names
+        return is_class or is_known or base_name(function) in self._modules
 
     def is_drawing(self, name: str) -> bool:
         """Return whether a name is of a package that draws, or a figure that such a one made."""
@@ -182,7 +199,7 @@ def computes(statement: Statement, imported: Imported) -> bool:
             continue
         if last_part(node) in OF_CONTAINERS:
             continue
-        home = imported.path(node.func).partition(".")[0]
-        if home not in sys.stdlib_module_names:
+        home = imported.path(ast.Name(base_name(node.func))).partition(".")[0]
+        if home not in sys.stdlib_module_names or isinstance(node.func, ast.Call):
             return True
     return False

@@ -128,7 +128,7 @@ class Finder:
                 self._derive(node)
 
     def _roots(self, node: ast.AST | None) -> set[str]:
-        return roots(node, self._returned)
+        return roots(node, self._returned, self._imported)
 
     def _bind(self, target: ast.expr, held: set[str]) -> None:
         for part in targets_of(target):
@@ -185,6 +185,7 @@ class Finder:
         elif name in ("exec", "eval") and first:
             self.is_setting |= name == "exec"
             text = first[0].value if isinstance(first[0], ast.Constant) else ""
+            self.settings |= OF_SCOPE if name == "exec" and not text else set()
             self._read_text(str(text))
 
     def _read_text(self, text: str) -> None:

@@ -44,6 +44,7 @@ def place(program: Program, selection: Selection) -> Places:
         kept.remove(step)
     bound = Counter(name for step in kept for name in step.binds if step.brought != "pull")
     changed = {name for step in kept for name in step.changes}
+    declared = _declared_global(kept)
     early = early_settings(kept)
     late = late_imports(kept, early)
     top = {
@@ -51,7 +52,7 @@ def place(program: Program, selection: Selection) -> Places:
         for step in kept
         if not (step.brought or step in late)
         and all(bound[name] == 1 or name == "*" for name in step.binds)
-        and (_is_import(step) or (_is_constant(step) and not step.binds & changed))
+        and (_is_import(step) or (_is_constant(step, changed) and not step.binds & declared))
     }
     for step in kept:
         is_import = step.statement.is_import and not (step.brought or step in late)
@@ -135,7 +136,7 @@ def aliases(step: Step) -> Iterable[tuple[str, str]]:
             yield f"import {said}", alias.asname or alias.name.partition(".")[0]
 
 
-def _is_constant(step: Step) -> bool:
+def _is_constant(step: Step, changed: set[str]) -> bool:
     node = step.statement.node
     if step.on_ranks or step.phase or parameter_of(step.statement):
         return False
@@ -149,7 +150,7 @@ def _is_constant(step: Step) -> bool:
         value is not None
         and len(targets) == 1
         and isinstance(targets[0], ast.Name)
-        and (_is_literal(value))
+        and (isinstance(value, ast.Constant) or (_is_literal(value) and not step.binds & changed))
     )
 
 
@@ -222,8 +223,13 @@ def _shared(places: Places) -> set[str]:
     # A class that stays in its place is still one of the module, for pickle.
     ordinary = [s for s in places.main if not (s.on_ranks or s.brought)]
     read |= {n for s in ordinary if s.statement.is_definition for n in s.binds}
-    declared = {name for node in nodes if isinstance(node, ast.Global) for name in node.names}
+    declared = _declared_global([*places.definitions, *places.main])
     return (in_main & (read | set(dir(builtins)))) | declared
+
+
+def _declared_global(steps: Iterable[Step]) -> set[str]:
+    nodes = [node for s in steps if not s.brought for node in ast.walk(s.statement.node)]
+    return {name for node in nodes if isinstance(node, ast.Global) for name in node.names}
 
 
 def _reads_scope(call: ast.Call) -> bool:

@@ -117,7 +117,7 @@ class Program:
             for known in self.effects.called(function) if function else ():
                 found |= known.surely | known.rebinds
                 if known.surely_changed_parameters:
-                    found |= {name for value in given for name in roots(value, {})}
+                    found = found.union(*(roots(value, {}, self.imported) for value in given))
         return frozenset(found)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from accelnb.export.changing import Values
 from accelnb.export.exploring import computes, draws, is_report, is_setting, last_part
+from accelnb.export.finding import OF_SCOPE
 from accelnb.export.notebook_file import Cell, ExportError
 from accelnb.export.program import OF_A_RANK, Program, Step
 from accelnb.export.two_sides import check_sides
@@ -174,8 +175,18 @@ class Selection:
             return True
         if name in self._program.imports:  # what a magic became needs it
             return True
-        # `from x import *` binds names that nobody can know here.
-        return bool(stars := self._binders["*"]) and [self._keep(star) for star in stars] != []
+        for binder in (unknown := self._bind_unknown_names(reader)):
+            self._keep(binder)
+        return bool(unknown)
+
+    def _bind_unknown_names(self, reader: Step) -> list[Step]:
+        """Return the steps before a reader that bind names which nobody can know here.
+
+        Such as ``from x import *`` or ``globals().update(defaults)``.
+        """
+        in_scope = [s for s in self._steps if s.effect.settings & OF_SCOPE]
+        found = [s for s in in_scope if s.position < reader.position and not s.no_form]
+        return self._binders["*"] + [s for s in found if reader.on_ranks or not s.on_ranks]
 
     @property
     def _has_mesh(self) -> bool:

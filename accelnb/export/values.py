@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from accelnb.export.words import NEW_BY_BUILTINS, NEW_BY_METHODS
+
+if TYPE_CHECKING:
+    from accelnb.export.exploring import Imported
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 GIVEN = "(given)"  # stands for what a function is given
@@ -29,13 +33,19 @@ def arguments_of(call: ast.Call) -> list[ast.expr]:
     return [*call.args, *(keyword.value for keyword in call.keywords)]
 
 
-def roots(node: ast.AST | None, returned: Mapping[str, frozenset[str]]) -> set[str]:
+def roots(
+    node: ast.AST | None,
+    returned: Mapping[str, frozenset[str]],
+    imported: Imported | None = None,
+) -> set[str]:
     """Return the names whose values the value of an expression may be, or share a part with.
 
     Parameters
     ----------
     returned
         For functions of the notebook, the names whose values they may return.
+    imported
+        What the notebook imports: ``nn.Linear(2, 2)`` is no part of ``nn``.
 
     Examples
     --------
@@ -49,18 +59,20 @@ def roots(node: ast.AST | None, returned: Mapping[str, frozenset[str]]) -> set[s
     if isinstance(node, ast.Name):
         return {node.id}
     if isinstance(node, ast.Subscript):
-        return roots(node.value, returned)
+        return roots(node.value, returned, imported)
     if isinstance(node, ast.Lambda):
         return {part.id for part in ast.walk(node.body) if isinstance(part, ast.Name)}
     if isinstance(node, ast.Call):
-        return _of_call(node, returned)
-    parts = [roots(child, returned) for child in ast.iter_child_nodes(node)]
+        return _of_call(node, returned, imported)
+    parts = [roots(child, returned, imported) for child in ast.iter_child_nodes(node)]
     return set().union(*parts)
 
 
-def _of_call(call: ast.Call, returned: Mapping[str, frozenset[str]]) -> set[str]:
+def _of_call(
+    call: ast.Call, returned: Mapping[str, frozenset[str]], imported: Imported | None
+) -> set[str]:
     function = call.func
-    given = [roots(value, returned) for value in arguments_of(call)]
+    given = [roots(value, returned, imported) for value in arguments_of(call)]
     if isinstance(function, ast.Name):
         if function.id in NEW_BY_BUILTINS:
             return set()
@@ -72,7 +84,8 @@ def _of_call(call: ast.Call, returned: Mapping[str, frozenset[str]]) -> set[str]
     if name in NEW_BY_METHODS:
         return set()
     of = function.value if isinstance(function, ast.Attribute) else function
-    return roots(of, returned).union(*given, returned.get(f".{name}", frozenset()) - {GIVEN})
+    own = set() if imported and imported.is_makers(function) else roots(of, returned, imported)
+    return own.union(*given, returned.get(f".{name}", frozenset()) - {GIVEN})
 
 
 def bound_names(nodes: Iterable[ast.AST]) -> set[str]:

@@ -29,10 +29,12 @@ CHANGING = _words(
     "add append apply clear discard eval extend fit insert load_state_dict pop popitem remove "
     "requires_grad_ reverse setdefault shuffle sort step train update zero_grad"
 )
-# Methods of lists, dicts, texts and files, which compute nothing.
+# Methods of lists, dicts, texts, files, parsers and loggers, which compute nothing.
 OF_CONTAINERS = _words(
-    "append copy endswith extend format get insert items join keys lower pop read readlines "
-    "replace setdefault split splitlines startswith strip upper values write"
+    "add add_argument add_argument_group append clear copy debug discard endswith exists extend "
+    "format get info insert items join keys lower mkdir parse_args parse_known_args pop popitem "
+    "read readlines remove replace setdefault setLevel split splitlines startswith strip update "
+    "upper values warning write"
 )
 # Calls that save something, by the last part of their name.
 SAVING = _words(

@@ -105,6 +105,10 @@ def test_the_script_prints_what_the_job_printed(folder, runner, case):
         (("@functools.wraps(make)\ndef extra(d: Frame):\n    pass",), "extra"),
         (("class More(Frame):\n    pass",), "More"),
         (("df2 = copy.copy(df)", "df2['a'] = 1"), "df2"),
+        (("import nets\ndf[0] = nets", "net = nets.make(2)", "net.load_state_dict({})"), "net."),
+        (("from nets import Net\ndf[0] = Net", "a = Net()\na.x = 1"), "a.x"),
+        (("import torch\ndf[0] = torch", "def f():\n    t = torch.ones(2)\n    t.fill_(3)", "f()"),
+         "f()"),
     ],
 )  # fmt: skip
 def test_what_changes_nothing_of_the_job_is_left_out(tmp_path, cells, left_out):
@@ -114,6 +118,31 @@ def test_what_changes_nothing_of_the_job_is_left_out(tmp_path, cells, left_out):
     exported = export_notebook(path, tmp_path / "train.py").script
     assert left_out not in exported
     assert "df = Frame('ab')" in exported
+
+
+def test_what_computes_nothing_is_no_work_of_the_notebook(tmp_path):
+    config = "cfg = dict(a=1)\ncfg.update(b=2)\nimport argparse, pathlib, torch"
+    parser = (
+        "p = argparse.ArgumentParser()\np.add_argument('-x', default=1)\nx = p.parse_args([]).x"
+    )
+    folder = "pathlib.Path('a').mkdir(exist_ok=True)"
+    job = "%%distributed\nprint(cfg, x)"
+    exported = export_notebook(write(tmp_path, config, parser, folder, job), tmp_path / "a.py")
+    assert "cfg.update(b=2)" in exported.script
+    assert "mkdir" in exported.script
+    assert "work_as" not in exported.script
+    path = write(tmp_path, config, parser, "cfg.update(c=torch.rand(1))", job)
+    assert 'work_as("notebook")' in export_notebook(path, tmp_path / "b.py").script
+
+
+def test_a_number_of_the_notebook_is_a_constant_of_the_script(tmp_path):
+    """Also if it is given to what may change what it is given."""
+    cells = (
+        "import torch\nsize = 2",
+        "%%distributed\nm = torch.nn.Linear(2, 2)\nm(torch.ones(size))",
+    )
+    exported = export_notebook(write(tmp_path, *cells), tmp_path / "train.py")
+    assert "\nsize = 2\n" in exported.script
 
 
 LAUNCH = "import accelnb\nlog = []\ndef train(lr):\n    log.append(lr)\n    return log"
