@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from accelnb.export.program import OF_A_RANK, Program, Step
 
-_Changers = dict[tuple[Step | None, str], list[Step]]
+_Value = tuple[Step | None, str]  # what a step bound to a name; None if it is not known which
+_Changers = dict[_Value, list[Step]]
 
 
 class Values:
@@ -26,11 +27,13 @@ class Values:
                 self.binders[name].append(step)
         self._changed_by: _Changers = defaultdict(list)
         self._changed_on_ranks: _Changers = defaultdict(list)
+        self._parts: dict[_Value, set[_Value]] = defaultdict(set)
         for step in program.steps:
             if step.on_ranks:
                 self._note(step, step.effect.surely, self._changed_on_ranks)
             elif not step.brought:
                 self._note(step, step.changes, self._changed_by)
+            self._note_parts(step)
 
     def reaching(self, name: str, at: int, on_ranks: bool) -> list[Step]:
         """Return the steps whose value `name` may have at a position, the latest first."""
@@ -59,23 +62,29 @@ class Values:
 
     def _note(self, step: Step, names: Iterable[str], changed_by: _Changers) -> None:
         """Note a step with each value that it may change."""
-        seen: set[tuple[str, Step | None]] = set()
-        waiting = [(name, step.position) for name in sorted(names)]
+        seen: set[_Value] = set()
+        waiting = [value for name in sorted(names) for value in self._values_of(name, step)]
         while waiting:
-            name, at = waiting.pop()
-            for binder in self.reaching(name, at, step.on_ranks) or [None]:
-                if (name, binder) in seen:
-                    continue
-                seen.add((name, binder))
-                changed_by[binder, name].append(step)
-                if binder is not None:
-                    waiting += [(held, binder.position) for held in self._held(binder, name)]
-                for other in changed_by[binder, name]:
-                    if other.position < at:
-                        waiting += [(held, other.position) for held in self._held(other, name)]
+            value = waiting.pop()
+            if value not in seen:
+                seen.add(value)
+                changed_by[value].append(step)
+                waiting += self._parts[value]
 
-    def _held(self, step: Step, name: str) -> Iterable[str]:
-        return step.effect.holds.get(name, frozenset()) - {name}
+    def _note_parts(self, step: Step) -> None:
+        """Note the values that a step makes a part of another."""
+        for name, held in step.effect.holds.items():
+            parts = {value for other in held - {name} for value in self._values_of(other, step)}
+            if name in step.binds:
+                self._parts[step, name] |= parts
+            if name in step.changes:
+                for value in self._values_of(name, step):
+                    self._parts[value] |= parts
+
+    def _values_of(self, name: str, step: Step) -> list[_Value]:
+        """Return the values that a name may have before a step."""
+        binders = self.reaching(name, step.position, step.on_ranks)
+        return [(binder, name) for binder in binders or [None]]
 
 
 def _sees(on_ranks: bool, step: Step, name: str) -> bool:

@@ -93,6 +93,7 @@ class Effects:
     def _settle(self) -> None:
         """Find what each function does, until what the functions that it calls do is in it."""
         for _ in range(len(self._functions.all) + 1):
+            self._functions.note_returned()
             before = [function.summary() for function in self._functions.all]
             for function in self._functions.all:
                 self._sum_up(function)

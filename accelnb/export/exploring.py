@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
-import builtins
 import sys
 from collections.abc import Iterable, Iterator
 
 from accelnb.export.statements import IMPORTS, Statement
-from accelnb.export.values import executed
+from accelnb.export.values import BUILTINS, executed
 from accelnb.export.words import (
     COMPUTING,
     DRAWING,
@@ -109,7 +108,7 @@ def _homes(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
 def only_looks(call: ast.Call, imported: Imported) -> bool:
     """Return whether a call shows or measures, and changes nothing."""
     name = last_part(call)
-    if isinstance(call.func, ast.Name) and name in dir(builtins):
+    if isinstance(call.func, ast.Name) and name in BUILTINS:
         return name not in ("setattr", "delattr", "exec", "next")
     is_own = isinstance(call.func, ast.Name) and name not in imported
     if (name in LOOKING and not is_own) or name.lower().startswith(DRAWING_WORDS):
@@ -193,7 +192,7 @@ def computes(statement: Statement, imported: Imported) -> bool:
     """Return whether it may compute with torch, or draw its random numbers."""
     decorators = getattr(statement.node, "decorator_list", ())
     for node in executed([statement.node]):
-        if not isinstance(node, ast.Call) or dotted(node.func) in dir(builtins):
+        if not isinstance(node, ast.Call) or dotted(node.func) in BUILTINS:
             continue
         if node in decorators:
             continue

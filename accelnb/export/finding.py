@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import builtins
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from accelnb.export.exploring import (
 )
 from accelnb.export.functions import Function, Functions
 from accelnb.export.values import (
+    BUILTINS,
     FUNCTIONS,
     arguments_of,
     bindings,
@@ -157,6 +157,7 @@ class Finder:
     def _call(self, call: ast.Call) -> None:
         function, name = call.func, last_part(call)
         is_bare = id(call) in self._bare
+        is_name = isinstance(function, ast.Name)
         for known in self._functions.called(function, self._imported):
             self._run(known, call)
         for value in arguments_of(call):
@@ -171,8 +172,10 @@ class Finder:
             self.is_setting = True
             self.seeds |= "seed" in name
             self.settings |= set() if "seed" in name else {base_name(function)}
-        elif isinstance(function, ast.Name) and name in dir(builtins) and name not in self._bound:
+        elif is_name and name in BUILTINS and name not in self._bound:
             self._call_builtin(call)
+        elif is_name and self._functions.defines_function(name):
+            return  # what it does is known
         elif not only_looks(call, self._imported):
             self._call_unknown(call, is_bare)
 

@@ -8,7 +8,15 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from accelnb.export.exploring import Imported, base_name, dotted
-from accelnb.export.values import FUNCTIONS, GIVEN, bindings, bound_names, roots
+from accelnb.export.values import (
+    BUILTINS,
+    FUNCTIONS,
+    GIVEN,
+    bindings,
+    bound_names,
+    roots,
+    targets_of,
+)
 
 _MAKERS = ("__init__", "__new__", "__post_init__")
 _OF_INSTANCE = (".__call__", ".forward", ".__enter__", ".__exit__")
@@ -61,15 +69,8 @@ class Function:
         """Return all that it does, to be compared."""
         given = (self.changed_parameters, self.surely_changed_parameters)
         names = (self.changes, self.surely, self.rebinds, self.returns)
-        return (
-            *given,
-            *names,
-            self.settings,
-            self.seeds,
-            self.is_setting,
-            self.writes,
-            self.draws_numbers,
-        )
+        flags = (self.returns_given, self.is_setting, self.seeds, self.writes, self.draws_numbers)
+        return (*given, *names, self.settings, *flags)
 
     def arguments(
         self, call: ast.Call, receiver: ast.expr, names: Collection[str]
@@ -98,10 +99,14 @@ class Functions:
         Each of them, methods too.
     asks_subclasses : bool
         Whether a class is asked for its subclasses, so that to derive one changes it.
+    returned : dict
+        The names of the notebook whose values a function returns, by its name; with `GIVEN`
+        among them if it may return what it is given.
     """
 
     def __init__(self, nodes: Sequence[ast.stmt]) -> None:
         self.all: list[Function] = []
+        self.returned: dict[str, frozenset[str]] = {}
         self._by_name: dict[str, list[Function]] = defaultdict(list)  # a method by `.name`
         self._classes: dict[str, list[ast.ClassDef]] = defaultdict(list)
         self._stands_for: dict[str, set[str]] = defaultdict(set)
@@ -109,18 +114,15 @@ class Functions:
         self.asks_subclasses = any(getattr(n, "attr", "") == "__subclasses__" for n in every)
         for node in nodes:
             self._add(node)
-        for node in nodes:
-            for part in ast.walk(node):
-                for target, value in bindings(part):
-                    self._add_alias(target, value)
+        self._bound: set[str] = set()
+        for part in every:
+            for target, value in bindings(part):
+                self._bound |= {getattr(one, "id", "") for one in targets_of(target)}
+                self._add_alias(target, value)
 
-    @property
-    def returned(self) -> dict[str, frozenset[str]]:
-        """The names of the notebook whose values a function returns, by its name.
-
-        With `GIVEN` among them if it may return what it is given.
-        """
-        return {
+    def note_returned(self) -> None:
+        """Bring `returned` up to date with what is known of each function."""
+        self.returned = {
             name: frozenset().union(
                 *(f.returns | ({GIVEN} if f.returns_given else set()) for f in functions)
             )
@@ -142,15 +144,20 @@ class Functions:
         """Return whether a name is that of a function or a class."""
         return name in self._by_name or name in self._classes
 
+    def defines_function(self, name: str) -> bool:
+        """Return whether a name is that of a function, and of nothing else."""
+        return name in self._by_name and name not in self._classes
+
     def called(self, function: ast.expr, imported: Imported) -> list[Function]:
         """Return the functions of the notebook that a call of an expression may run."""
         if isinstance(function, ast.Name):
             if function.id in imported:
                 return []
-            found = self.named(function.id)
-            if found and function.id not in self._classes:
-                return found
-            return found + [f for way in _OF_INSTANCE for f in self._by_name.get(way, ())]
+            name = function.id
+            if name in BUILTINS and not self.defines(name) and name not in self._bound:
+                return []
+            instances = (f for way in _OF_INSTANCE for f in self._by_name.get(way, ()))
+            return self.named(name) or list(instances)
         if isinstance(function, ast.Attribute):
             is_librarys = base_name(function) in imported and imported.path(function)
             return [] if is_librarys else list(self._by_name.get(f".{function.attr}", ()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import builtins
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from accelnb.export.parameters import Parameter, parameter_of
 from accelnb.export.program import Program, Step
 from accelnb.export.selection import Selection
 from accelnb.export.statements import IMPORTS
+from accelnb.export.values import BUILTINS
 
 _READS_SCOPES = ("globals", "locals", "exec", "eval")
 
@@ -166,7 +166,7 @@ def _add_definitions(
     top: set[Step], kept: list[Step], bound: Counter[str], selection: Selection
 ) -> None:
     """Add the functions and classes that need nothing of the main function to exist."""
-    above = set(dir(builtins)) | {name for step in top for name in step.binds}
+    above = BUILTINS | {name for step in top for name in step.binds}
     waiting = [
         step
         for step in kept
@@ -224,7 +224,7 @@ def _shared(places: Places) -> set[str]:
     ordinary = [s for s in places.main if not (s.on_ranks or s.brought)]
     read |= {n for s in ordinary if s.statement.is_definition for n in s.binds}
     declared = _declared_global([*places.definitions, *places.main])
-    return (in_main & (read | set(dir(builtins)))) | declared
+    return (in_main & (read | BUILTINS)) | declared
 
 
 def _declared_global(steps: Iterable[Step]) -> set[str]:

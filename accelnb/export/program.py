@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,9 +105,9 @@ class Program:
     notes: list[str]
     scripts: list[str] = field(default_factory=list)  # that `%run` ran, each with its place
 
-    @property
+    @functools.cached_property
     def last_phase(self) -> int:
-        """The position of the last step of a job."""
+        """The position of the last step of a job, when all have been read."""
         return max(step.position for step in self.steps if step.phase)
 
     def launched_changes(self, step: Step) -> frozenset[str]:

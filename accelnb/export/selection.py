@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import builtins
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -14,8 +13,9 @@ from accelnb.export.finding import OF_SCOPE
 from accelnb.export.notebook_file import Cell, ExportError
 from accelnb.export.program import OF_A_RANK, Program, Step
 from accelnb.export.two_sides import check_sides
+from accelnb.export.values import BUILTINS
 
-_ALWAYS_THERE = frozenset(dir(builtins)) | {"display", "get_ipython"}
+_ALWAYS_THERE = BUILTINS | {"display", "get_ipython"}
 _OF_IPYTHON = re.compile(r"_+\d*|_i+\d*|In|Out|exit|quit|_dh|_ih|_oh")
 
 
@@ -73,6 +73,7 @@ class Selection:
         self._unread: list[Step] = []
         self._seen: set[tuple[str, int, bool]] = set()
         self._sources: dict[tuple[str, int, bool], list[Step]] = {}
+        self._changes: dict[tuple[str, Step | None, int], list[Step]] = {}
         self._latent: dict[Step, frozenset[str]] = {}
         self._found_later: set[str] = set()
         self._missing_later: dict[str, tuple[Step, str]] = {}
@@ -195,7 +196,9 @@ class Selection:
     def _keep_changes(self, name: str, binder: Step | None, at: int) -> list[Step]:
         """Keep what changes a value before the last job, or before a position; return it."""
         end = max(at, self._last)
-        found = []
+        if (name, binder, end) in self._changes:
+            return self._changes[name, binder, end]
+        self._changes[name, binder, end] = found = list[Step]()
         for step in self.values.changers(name, binder):
             is_before = step.position < end and not step.no_form
             if is_before and not self._is_picture(step):

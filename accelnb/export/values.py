@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from accelnb.export.words import NEW_BY_BUILTINS, NEW_BY_METHODS
 if TYPE_CHECKING:
     from accelnb.export.exploring import Imported
 
+BUILTINS = frozenset(dir(builtins))
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 GIVEN = "(given)"  # stands for what a function is given
 _NEW = (ast.Constant, ast.Compare, ast.JoinedStr)
