@@ -21,6 +21,7 @@ SHARED = "ACCELNB_SHARED_DEVICE"  # true: ranks share devices, which nccl refuse
 DEVICE = "ACCELNB_DEVICE"  # a name of accelnb.devices.DEVICES
 STRATEGY = "ACCELNB_STRATEGY"  # ddp, or none: models stay as they are
 THREADS = "OMP_NUM_THREADS"
+_MOST_THREADS = 4096  # no machine has more cores; torch crashes where it is given very many
 
 # Options of a launch that an Accelerator takes over, by the names that they have there.
 BY_OPTION = {
@@ -84,7 +85,8 @@ def threads() -> int | None:
     Of a list, which is for nested parallel regions, the first counts.
     """
     text = os.environ.get(THREADS, "").partition(",")[0].strip()
-    return int(text) if text.isdecimal() and int(text) else None
+    is_number = text.isdecimal() and 0 < int(text) <= _MOST_THREADS
+    return int(text) if is_number else None
 
 
 def wrong_threads() -> str | None:

@@ -37,10 +37,10 @@ class Connections:
         """Shut all of them down; for any thread."""
         self._note_new()
         for fd, name in list(self._noted.items()):
-            with contextlib.suppress(OSError):  # closed meanwhile
-                if os.readlink(f"/proc/self/fd/{fd}") == name:
-                    with socket.socket(fileno=os.dup(fd)) as copy:
-                        copy.shutdown(socket.SHUT_RDWR)
+            # It may be closed meanwhile, and the descriptor another's.
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as copy:
+                if os.readlink(f"/proc/self/fd/{copy.fileno()}") == name:
+                    copy.shutdown(socket.SHUT_RDWR)
 
     def forget(self) -> None:
         self._noted.clear()

@@ -39,6 +39,7 @@ class CellLoop:
         """Make this loop the current one again, whatever the cell before did to it."""
         if self._loop.is_closed():
             self._loop = _Loop(self._on_call)
+        asyncio._set_running_loop(None)  # an interrupt may have come while a loop was left
         asyncio.set_event_loop(self._loop)
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -51,8 +52,9 @@ class CellLoop:
                     return self._loop.run_until_complete(cell)
                 except KeyboardInterrupt:  # raised in another task
                     if cell.done():
+                        _ = cell.cancelled() or cell.exception()  # it needs not to be told of
                         raise
-                    self._stop(cell)
+                    self._stopped = cell.cancel()
         except asyncio.CancelledError:
             if self._stopped:  # before its first line
                 raise KeyboardInterrupt from None
@@ -70,16 +72,14 @@ class CellLoop:
         """
         if not self._loop.is_running() or asyncio.current_task(self._loop) is not None:
             return False
+        if self._stopped or not (self._cell or self._between_cells):
+            return False  # the first one did not help: a callback may run
         # Raised now, inside the loop's own code, it could lose what the loop has in hand.
-        if self._cell is not None and not self._stopped:
-            self._stop(self._cell)
-            self._loop.call_soon_threadsafe(lambda: None)  # it may be in select(2)
-            return True
-        return self._between_cells
-
-    def _stop(self, cell: asyncio.Task[Any]) -> None:
         self._stopped = True
-        cell.cancel()
+        if self._cell is not None:
+            self._cell.cancel()
+            self._loop.call_soon_threadsafe(lambda: None)  # it may be in select(2)
+        return True
 
     # ---- between cells ----
 
@@ -96,7 +96,7 @@ class CellLoop:
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(lambda: woken.done() or woken.set_result(None))
 
-        self._between_cells = True
+        self._between_cells, self._stopped = True, False
         try:
             if begin(wake):
                 with contextlib.suppress(RuntimeError):  # a task stopped the loop

@@ -138,7 +138,6 @@ class Rank:
             self._link.send(ANSWER, lookup.answer(self._shell, question))
 
     def _answer(self, message: Message) -> None:
-        packed: Packed | None = None
         self._stuck_in = None
         self._has_values = self._ran_out = False
         self._bound_to = None
@@ -147,19 +146,9 @@ class Rank:
         self._link.bars.begin()
         restore_descriptors()
         try:
-            self._interruptible = True
-            try:
-                packed = self._run(message)
-            finally:  # here, where an error of a handler that the cell has set is the cell's
-                interrupt.listen(self._on_interrupt)
-            self._interruptible = False
-            reply: dict[str, Any] = {"status": "ok", "missing": self._missing(message.content)}
-        except CellError as error:
-            reply = self._error_reply(error)
-        except AccelnbError as error:
-            reply = self._error_reply(CellError(error, [], None))
-        except (Exception, KeyboardInterrupt) as error:  # it came outside the cell's own code
-            reply = self._error_reply(CellError(error, [], None))
+            reply, packed = self._outcome(message)
+        except KeyboardInterrupt as error:  # it came while another error was read
+            reply, packed = self._error_reply(CellError(error, [], None)), None
         finally:
             self._interruptible = False
             self._link.busy_with = None
@@ -175,6 +164,21 @@ class Rank:
         if self._ran_out:  # what the cell's frames held is free for the next one
             clear_device_cache(garbage_collection=True)
         gc.collect(0)
+
+    def _outcome(self, message: Message) -> tuple[dict[str, Any], Packed | None]:
+        """Run a request; return the reply, and the values that go with it."""
+        try:
+            self._interruptible = True
+            try:
+                packed = self._run(message)
+            finally:  # here, where an error of a handler that the cell has set is the cell's
+                interrupt.listen(self._on_interrupt)
+            self._interruptible = False
+            return {"status": "ok", "missing": self._missing(message.content)}, packed
+        except CellError as error:
+            return self._error_reply(error), None
+        except (Exception, KeyboardInterrupt) as error:  # it came outside the cell's own code
+            return self._error_reply(CellError(error, [], None)), None
 
     def _run(self, message: Message) -> Packed | None:
         request = message.content
@@ -239,11 +243,11 @@ class Rank:
         return [name for name in request.get("pull", ()) if name not in self._shell.user_ns]
 
     def _error_reply(self, error: CellError) -> dict[str, Any]:
+        self._interruptible = False  # the notebook still gets its reply
         place, said = error.where, error.evalue
         lost_peer = error.is_runtime_error and bool(LOST_PEER.search(said))
         if hint := self._group.wrapped_on_old(said, self._shell.user_ns):
             said, lost_peer = hint, False
-        self._interruptible = False  # the notebook still gets its reply
         if lines := out_of_memory.explain(error, self._shell, self._kind, self._device):
             self._ran_out, said = True, f"{said}\n{lines}"
         self._group.broken |= lost_peer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch.distributed as dist
 from accelnb.worker.connections import Connections
 from accelnb.worker.waits import Wait, Waits, wrap
 
+_Time = timedelta | float
 _CONNECT = 1.0  # s; a host that does not answer at all is asked again
 _DEFAULT_TIMEOUT = timedelta(seconds=300)  # torch's own
 
@@ -39,14 +40,12 @@ def wrap_stores(waits: Waits, connections: Connections, is_own: Callable[[str, i
     wrap(dist.TCPStore, "__init__", functools.partial(_open, waits, connections, is_own))
 
 
-def _wait(
-    waits: Waits, method: Any, store: Any, keys: Sequence[str], timeout: timedelta | None = None
-) -> None:
+def _wait(waits: Waits, method: Any, store: Any, keys: Iterable[str], *timeout: _Time) -> None:
     __tracebackhide__ = True
+    keys = _listed(keys)
     if waits.concerns_this_thread:
-        _await_keys(waits, store, keys, timeout)
-    else:
-        method(store, keys, *([] if timeout is None else [timeout]))
+        _await_keys(waits, store, keys, *timeout)
+    method(store, keys, *timeout)
 
 
 def _get(waits: Waits, method: Any, store: Any, key: str) -> bytes:
@@ -56,20 +55,32 @@ def _get(waits: Waits, method: Any, store: Any, key: str) -> bytes:
     return method(store, key)
 
 
-def _multi_get(waits: Waits, method: Any, store: Any, keys: Sequence[str]) -> list[bytes]:
+def _multi_get(waits: Waits, method: Any, store: Any, keys: Iterable[str]) -> list[bytes]:
     __tracebackhide__ = True
+    keys = _listed(keys)
     if waits.concerns_this_thread:
         _await_keys(waits, store, keys)
     return method(store, keys)
 
 
 def _await_keys(
-    waits: Waits, store: Any, keys: Sequence[str], timeout: timedelta | None = None
+    waits: Waits, store: Any, keys: Sequence[str], timeout: _Time | None = None
 ) -> None:
     __tracebackhide__ = True
-    if keys:
-        limit = store.timeout if timeout is None else timeout
-        waits.until(lambda: store.check(keys), _of_keys(keys), limit, _too_long(keys, limit))
+    limit = _timedelta(store.timeout if timeout is None else timeout)
+    waits.until(lambda: _may_have(store, keys), _of_keys(keys), limit, _too_long(keys, limit))
+
+
+def _may_have(store: Any, keys: Sequence[str]) -> bool:
+    """Return whether a store has keys, or cannot be asked: its own method says why."""
+    try:
+        return not keys or store.check(keys)
+    except (RuntimeError, TypeError):
+        return True
+
+
+def _listed(keys: Iterable[str]) -> Sequence[str]:
+    return keys if isinstance(keys, str | bytes) else list(keys)
 
 
 def _queue_pop(waits: Waits, method: Any, store: Any, key: str, block: bool = True) -> bytes:
@@ -103,11 +114,12 @@ def _open(
     port: int,
     world_size: int | None = None,
     is_master: bool = False,
-    timeout: timedelta = _DEFAULT_TIMEOUT,
+    timeout: _Time = _DEFAULT_TIMEOUT,
     *args: Any,
     **kwargs: Any,
 ) -> None:
     __tracebackhide__ = True
+    timeout = _timedelta(timeout)
     wait = Wait(f"TCPStore at {host_name}:{port}", breaks="store")
     if waits.concerns_this_thread and not is_master and not is_own(host_name, port):
         late = dist.DistNetworkError(
@@ -133,7 +145,13 @@ def _of_keys(keys: Sequence[str]) -> Wait:
 
 def _too_long(keys: Sequence[str], limit: timedelta) -> dist.DistStoreError:
     """Return what torch raises."""
-    return dist.DistStoreError(f"wait timeout after {_ms(limit)}ms, keys: {', '.join(keys)}")
+    names = ", ".join(map(str, keys))
+    return dist.DistStoreError(f"wait timeout after {_ms(limit)}ms, keys: {names}")
+
+
+def _timedelta(time: _Time) -> timedelta:
+    """Return a time as torch takes it, which takes seconds too."""
+    return time if isinstance(time, timedelta) else timedelta(seconds=time)
 
 
 def _ms(time: timedelta) -> int:

@@ -159,15 +159,53 @@ def test_stop_keeps_a_store_that_the_user_made(shared_notebook, pids):
     assert shared_notebook.run(again).lines == ["[0-1] b'set'"]
 
 
-def test_a_store_still_raises_when_its_time_is_over(shared_notebook):
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (
+            "store.wait(['absent'], timedelta(seconds=0.2))",
+            "wait timeout after 200ms, keys: absent",
+        ),
+        ("store.wait((key for key in ['absent']), 0.2)", "wait timeout after 200ms, keys: absent"),
+        ("dist.TCPStore('127.0.0.1', 9, timeout=0.2)", "no store has come to 127.0.0.1:9"),
+        ("store.wait([b'absent'], 0.2)", "wait timeout after 200ms"),
+        ("store.wait('absent', 0.2)", "TypeError: wait(): incompatible function arguments"),
+    ],
+)
+def test_a_store_still_raises_when_its_time_is_over(shared_notebook, call, said):
+    """It takes what torch takes: seconds, any iterable of keys."""
     cell = (
         "%%distributed\nimport torch.distributed as dist\nfrom datetime import timedelta\n"
-        "store = dist.distributed_c10d._get_default_store()\n"
-        "store.wait(['absent'], timedelta(seconds=0.2))"
+        f"store = dist.distributed_c10d._get_default_store()\n{call}"
     )
     output = shared_notebook.run(cell, fails=True)
-    assert "DistStoreError: wait timeout after 200ms, keys: absent" in output.error
+    assert said in output.error
     assert output.seconds < 2
+
+
+def test_a_store_written_in_python_needs_no_more_than_torch_asks_of_it(shared_notebook):
+    cell = (
+        "%%distributed\nimport torch.distributed as dist\nclass Mine(dist.Store):\n"
+        "    values = {}\n"
+        "    def set(self, key, value): self.values[key] = value\n"
+        "    def get(self, key): return self.values[key]\n"
+        "mine = Mine()\nstore = dist.PrefixStore('a', mine)\nstore.set('b', b'c')\nstore.get('b')"
+    )
+    assert shared_notebook.run(cell).lines == ["[0-1] b'c'"]
+
+
+def test_stop_while_an_error_is_told_leaves_ranks_and_state(shared_notebook, pids):
+    before = pids()
+    cell = (
+        "import time\nimport accelnb.worker.main as main\nclass Slow:\n"
+        "    def search(self, text):\n        main.LOST_PEER = usual\n"
+        "        print('at work', flush=True)\n        time.sleep(1.2)\n"
+        "usual, main.LOST_PEER = main.LOST_PEER, Slow()\nraise RuntimeError('mine')"
+    )
+    output = stopped(shared_notebook, cell)
+    assert "KeyboardInterrupt: stopped ranks 0-1; variables are kept" in output.error
+    assert shared_notebook.run(AGAIN).lines == ["[0-1] (7, 2.0)"]
+    assert pids() == before
 
 
 IGNORED, DEFAULT = (f"signal.signal(2, signal.{name})" for name in ("SIG_IGN", "SIG_DFL"))

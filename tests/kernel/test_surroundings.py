@@ -175,7 +175,7 @@ def test_libraries_find_the_ranks_in_a_notebook_that_a_launcher_started(notebook
 THREADS = "%%distributed --procs 2\nimport os, torch\nprint(torch.get_num_threads(), {})"
 
 
-@pytest.mark.parametrize("wrong", ["", "many", "0", "-1"])
+@pytest.mark.parametrize("wrong", ["", "many", "0", "-1", "9" * 20])
 def test_a_number_of_threads_that_is_none_counts_as_not_set(shared_notebook, wrong):
     cell = THREADS.format("os.environ['OMP_NUM_THREADS']")
     share = shared_notebook.run(cell).lines
@@ -305,6 +305,16 @@ def test_a_task_that_never_ends_leaves_the_ranks_usable_and_ends_with_them(noteb
     output = notebook.run("%distributed --fresh --start fork rank")
     assert (output.lines, output.stderr) == (["[0] 0", "[1] 1"], "")
     assert time.monotonic() - begun < 5
+
+
+def test_stop_ends_a_callback_that_keeps_a_cell_from_its_beginning(shared_notebook):
+    hog = "def hog():\n    while True: pass\nasyncio.get_event_loop().call_soon(hog)"
+    distributed(shared_notebook, f"import asyncio\nkept = 7\n{hog}")
+    timer = threading.Timer(1.0, shared_notebook.interrupt)
+    timer.start()
+    shared_notebook.run("%distributed rank", fails=True, timeout=20)
+    timer.join()
+    assert distributed(shared_notebook, "kept") == ["[0-1] 7"]
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
