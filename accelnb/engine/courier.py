@@ -183,7 +183,6 @@ class Courier(threading.Thread):
         return sent
 
     def _begin(self, run: Run, kind: str, requests: Mapping[int, Request]) -> None:
-        self._stopping = Stopping()
         self._whereabouts.begin(run.stall)
         self._usage_at = time.monotonic() + _USAGE_EVERY
         self._sequences = {}
@@ -332,6 +331,7 @@ class Courier(threading.Thread):
             counts = list(self._sequences.values())
             self.regroup |= any(count != counts[0] for count in counts)
         self._run = None
+        self._stopping = Stopping()  # now: the next run is here before `_begin` is called
 
     def _interrupt(self, run: Run, reason: str) -> None:
         if run is not self._run or self._stopping.under_way:

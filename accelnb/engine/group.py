@@ -98,6 +98,11 @@ class WorkerGroup:
             if dead and not DEVICES[self.config.device].rejoins:
                 dead = self._end_the_others()
             self._form(dead)
+        except KeyboardInterrupt:
+            if dead:
+                self.shutdown(grace=0)
+            self._courier.regroup = True  # the ranks end what they are at, then begin anew
+            raise
         except BaseException:
             self.shutdown(grace=0)
             raise

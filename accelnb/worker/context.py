@@ -75,6 +75,8 @@ class Context:
 
     def _enter(self, folder: str | None) -> None:
         if folder is None and self._same_machine:
+            if working_folder() is None:  # libraries look it up, IPython when the rank ends
+                os.chdir(self._private)
             here = working_folder()
             ends = ", which is removed with the ranks" if here == self._private else ""
             _say(f"the notebook's folder was removed: this rank works in {here}{ends}")

@@ -75,6 +75,8 @@ def _may_have(store: Any, keys: Sequence[str]) -> bool:
     """Return whether a store has keys, or cannot be asked: its own method says why."""
     try:
         return not keys or store.check(keys)
+    except dist.DistNetworkError:
+        raise  # its server is gone
     except (RuntimeError, TypeError):
         return True
 

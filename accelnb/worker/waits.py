@@ -95,7 +95,7 @@ class Waits:
                 self._under_way.append(wait)
             yield
         except RuntimeError:
-            if self.stopped:
+            if self.stopped and self.concerns_this_thread:
                 self._interrupted()
             raise
         finally:

@@ -194,6 +194,39 @@ def test_a_store_written_in_python_needs_no_more_than_torch_asks_of_it(shared_no
     assert shared_notebook.run(cell).lines == ["[0-1] b'c'"]
 
 
+def test_stop_while_the_group_is_made_again_leaves_ranks_and_state(shared_notebook, pids):
+    before = pids()
+    slow = (
+        "import accelnb.worker.main as main\nform = main.Rank._form\n"
+        "def slow(self, rendezvous):\n    time.sleep(rank)\n    form(self, rendezvous)\n"
+        "main.Rank._form = slow\n"
+    )
+    stopped(shared_notebook, f"{WORK}{slow}if rank == 0: dist.recv(t, 1)\ntime.sleep(100)")
+    timer = threading.Timer(0.4, shared_notebook.interrupt)
+    timer.start()
+    again = shared_notebook.run(AGAIN, fails=True, timeout=20)
+    assert "KeyboardInterrupt" in again.ename + again.error
+    timer.join()
+    reset = "%%distributed\nmain.Rank._form = form"
+    shared_notebook.run(reset)
+    assert shared_notebook.run(AGAIN).lines == ["[0-1] (7, 2.0)"]
+    assert pids() == before
+
+
+def test_a_thread_of_the_cell_that_waits_is_told_of_lost_connections(shared_notebook, pids):
+    """And raises no KeyboardInterrupt, which is the main thread's."""
+    cell = (
+        "errors = []\ndef wait():\n    try: dist.recv(t, other)\n"
+        "    except BaseException as error: errors.append(type(error).__name__)\n"
+        "import threading\nthread = threading.Thread(target=wait)\nthread.start()\n"
+        "if rank == 0: dist.recv(t, 1)\ntime.sleep(100)"
+    )
+    output = stopped(shared_notebook, WORK + cell)
+    assert "KeyboardInterrupt: stopped ranks 0-1; variables are kept" in output.error
+    after = "%%distributed\nthread.join(10)\nerrors"
+    assert shared_notebook.run(after).lines == ["[0-1] ['RuntimeError']"]
+
+
 def test_stop_while_an_error_is_told_leaves_ranks_and_state(shared_notebook, pids):
     before = pids()
     cell = (

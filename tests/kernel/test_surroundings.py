@@ -88,6 +88,25 @@ def test_in_a_removed_folder_the_cells_run(notebook_with, tmp_path):
     assert notebook.run("%distributed __import__('os').getcwd()").lines == [f"[0-1] '{tmp_path}'"]
 
 
+def test_a_folder_that_is_removed_while_ranks_live_leaves_them_one_to_work_in(
+    notebook_with, tmp_path
+):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    notebook = notebook_with(folder)
+    notebook.load()
+    where = "%%distributed --procs 2\nimport os\nprint(os.getcwd())"
+    assert notebook.run(where).lines == [f"[0-1] {folder}"]
+    shutil.rmtree(folder)
+    for cell in (where, where.replace("--procs 2", "--fresh")):
+        output = notebook.run(cell)
+        (here,) = output.said
+        said = (
+            f"the notebook's folder was removed: this rank works in {here}, which is removed with"
+        )
+        assert output.stderr == f"[0-1] accelnb: {said}, which is removed with the ranks\n"
+
+
 def test_commands_say_in_a_removed_folder_what_is_wrong(tmp_path):
     folder = tmp_path / "gone"
     folder.mkdir()
