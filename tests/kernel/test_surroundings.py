@@ -101,9 +101,7 @@ def test_a_folder_that_is_removed_while_ranks_live_leaves_them_one_to_work_in(
     for cell in (where, where.replace("--procs 2", "--fresh")):
         output = notebook.run(cell)
         (here,) = output.said
-        said = (
-            f"the notebook's folder was removed: this rank works in {here}, which is removed with"
-        )
+        said = f"the notebook's folder was removed: this rank works in {here}"
         assert output.stderr == f"[0-1] accelnb: {said}, which is removed with the ranks\n"
 
 
