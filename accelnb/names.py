@@ -63,7 +63,11 @@ def analyse(code: str, future: int = 0) -> CellNames:
         # `return` outside of a function, and more, is an error for the compiler only.
         compiled = compile(tree, "<cell>", "exec", flags, dont_inherit=True)
     reader = _FutureReader() if compiled.co_flags & FUTURE_FLAGS else _Reader()
-    reader.read(tree.body)
+    try:
+        reader.read(tree.body)
+    except RecursionError:  # of a sum of a thousand terms, or as many branches
+        reader = type(reader)()
+        reader.read_in_any_order(tree)
     later = {name for names in reader.later for name in names if name not in reader.surely}
     needed = reader.needed | later
     unbound = needed & (reader.unbound | (later - reader.bound))
@@ -105,6 +109,13 @@ class _Reader(ast.NodeVisitor):
     def read(self, nodes: Iterable[ast.AST]) -> None:
         for node in nodes:
             self.visit(node)
+
+    def read_in_any_order(self, tree: ast.AST) -> None:
+        """Read what is too deep to be followed: a name that is bound anywhere may be needed."""
+        names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+        self.bound = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+        self.needed = {node.id for node in names if not isinstance(node.ctx, ast.Store)}
+        self.unbound = self.needed - self.bound
 
     def visit_Name(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Store):

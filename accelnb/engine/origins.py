@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import types
+from collections import defaultdict
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -27,6 +29,10 @@ class Origin(NamedTuple):
         *owners, name = self.attribute.split(".")
         setattr(reduce(getattr, owners, importlib.import_module(self.module)), name, value)
 
+    def is_of_class(self, value: Any) -> bool:
+        """Return whether `value` is a class that its own module has here."""
+        return issubclass(type(value), type) and self == (value.__module__, value.__qualname__)
+
 
 def is_renewed_in_place(value: Any) -> bool:
     """Return whether what an object holds can be exchanged without making another object."""
@@ -35,10 +41,23 @@ def is_renewed_in_place(value: Any) -> bool:
         return True
     return (
         hasattr(value, "__dict__")
-        and not issubclass(cls, (type, types.FunctionType))
+        and not issubclass(cls, type | types.FunctionType)
         and cls.__reduce_ex__ is object.__reduce_ex__
         and cls.__reduce__ is object.__reduce__
     )
+
+
+def settings_of(cls: type) -> dict[str, Any]:
+    """Return what a class holds for others to set, as ``lr`` in ``class CFG: lr = 0.1``."""
+    return {
+        name: value
+        for name, value in list(vars(cls).items())
+        if not name.startswith("_") and not _is_code(value)
+    }
+
+
+def _is_code(value: Any) -> bool:
+    return issubclass(type(value), type) or hasattr(type(value), "__get__")
 
 
 class Renewal:
@@ -54,12 +73,32 @@ class Renewal:
 
     def __reduce__(self) -> Any:
         value = self._value
-        if not is_renewed_in_place(value):
-            return _renew, (*self._origin, _Anew(value))
-        items = None
-        if isinstance(value, _CONTAINERS):
-            items = list(value.items() if isinstance(value, dict) else value)
-        return _renew, (*self._origin, _Contents(items, dict(getattr(value, "__dict__", {}))))
+        state: _Anew | _Contents | _Settings
+        if self._origin.is_of_class(value):
+            state = _Settings(settings_of(value))
+        elif is_renewed_in_place(value):
+            state = _Contents(self._kind(), _items(value), _attributes(value))
+        else:
+            state = _Anew(value)
+        return _renew, (*self._origin, state)
+
+    def _kind(self) -> Any:
+        """Return the object's class: by its name, if else a rank would import the module now."""
+        cls = type(self._value)
+        own = Origin(cls.__module__, cls.__qualname__)
+        return own if own.module == self._origin.module else cls
+
+
+def _items(value: Any) -> dict[Any, Any] | list[Any] | None:
+    if isinstance(value, dict):
+        return dict(value)
+    return list(value) if isinstance(value, _CONTAINERS) else None
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    if isinstance(value, defaultdict):
+        return {"default_factory": value.default_factory}
+    return dict(getattr(value, "__dict__", {}))
 
 
 class _Anew(NamedTuple):
@@ -69,24 +108,47 @@ class _Anew(NamedTuple):
         origin.bind(self.value)
 
 
+class _Settings(NamedTuple):
+    """Of a class."""
+
+    values: dict[str, Any]
+
+    def give_to(self, origin: Origin) -> None:
+        cls = origin.find()
+        for name in settings_of(cls).keys() - self.values.keys():
+            delattr(cls, name)
+        for name, value in self.values.items():
+            setattr(cls, name, value)
+
+
 class _Contents(NamedTuple):
-    items: list[Any] | None
+    kind: Any
+    items: dict[Any, Any] | list[Any] | None
     attributes: dict[str, Any]
 
     def give_to(self, origin: Origin) -> None:
-        there = origin.find()
+        there: Any = None
+        with contextlib.suppress(AttributeError):
+            there = origin.find()
+        kind = self.kind.find() if isinstance(self.kind, Origin) else self.kind
+        if type(there) is not kind:  # the notebook has put another object in its place
+            there = kind.__new__(kind)
+            origin.bind(there)
         if self.items is not None:
             there.clear()
             there.extend(self.items) if isinstance(there, list) else there.update(self.items)
-        if self.attributes:
-            vars(there).clear()
-            vars(there).update(self.attributes)
+        if isinstance(there, defaultdict):
+            there.default_factory = self.attributes["default_factory"]
+        elif hasattr(there, "__dict__"):
+            attributes = object.__getattribute__(there, "__dict__")
+            attributes.clear()
+            attributes.update(self.attributes)
 
 
-_waiting: dict[str, dict[str, _Anew | _Contents]] = {}  # by module and attribute
+_waiting: dict[str, dict[str, _Anew | _Contents | _Settings]] = {}  # by module and attribute
 
 
-def _renew(module: str, attribute: str, state: _Anew | _Contents) -> None:
+def _renew(module: str, attribute: str, state: _Anew | _Contents | _Settings) -> None:
     if module in sys.modules:
         state.give_to(Origin(module, attribute))
         return

@@ -168,6 +168,19 @@ def reduce_function(function: Any, reduced: Any) -> Any:
     return (make, args, (state, slots | {"__closure__": None}), *rest)
 
 
+def _cached(function: Any) -> Any:
+    """Send a function with `functools.cache` as it was made; what it has cached stays here."""
+    if function.__module__ != "__main__":
+        return function.__reduce__()
+    made_here = ("__wrapped__", "cache_parameters")
+    attributes = {n: v for n, v in function.__dict__.items() if n not in made_here}
+    return _rebuild_cached, (function.__wrapped__, function.cache_parameters()), attributes
+
+
+def _rebuild_cached(function: Any, parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
+
+
 def _cell(cell: types.CellType) -> Any:
     try:
         contents = cell.cell_contents
@@ -334,6 +347,7 @@ def _parser_part(part: Any) -> Any:
 
 EXACT: dict[str, Reducer] = {
     "builtins.cell": _cell,
+    "functools._lru_cache_wrapper": _cached,
     "_thread.lock": _fresh(threading.Lock),
     "_thread.RLock": _fresh(threading.RLock),
     "threading.Condition": _condition,

@@ -122,8 +122,6 @@ class _Pickler(cloudpickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (io.FileIO, io.BufferedIOBase, io.TextIOWrapper)) and self._is_open(obj):
             raise pickle.PicklingError(f"cannot pickle the open file {getattr(obj, 'name', '')!r}")
-        if isinstance(obj, functools._lru_cache_wrapper) and obj.__module__ == "__main__":
-            return _rebuild_cached, (obj.__wrapped__, obj.cache_parameters())
         if isinstance(obj, types.CodeType):
             reduced = cloudpickle.Pickler.dispatch_table[types.CodeType](obj)
             return _rebuild_code, (obj.co_filename, *reduced[1])
@@ -338,10 +336,6 @@ def _rebuild_code(filename: str, *arguments: Any) -> types.CodeType:
     cloudpickle, since 3.1.3, forgets the file name.
     """
     return types.CodeType(*arguments).replace(co_filename=filename)
-
-
-def _rebuild_cached(function: Any, parameters: dict[str, Any]) -> Any:
-    return functools.lru_cache(**parameters)(function)
 
 
 _own_device: Any = None

@@ -162,12 +162,16 @@ class Capture:
             raise AccelnbError(f"the notebook's values cannot be sent: {error}") from error
         packed = dict(zip(filled, packs, strict=True))
         for rank, lacking in chosen.items():
-            self._ranks_before[rank] = self._ranks[rank].copy()
-            sendings[lacking].note_in(self._ranks[rank])
-        self._bound_to = {name: id(value) for name, value in self._namespace.items()}
+            self._ranks_before[rank] = self._ranks[rank]
+            if lacking:
+                self._ranks_before[rank] = self._ranks[rank].copy()
+                sendings[lacking].note_in(self._ranks[rank])
+        there = self._namespace.copy()  # threads of the notebook may bind names meanwhile
+        self._bound_to = dict(zip(there, map(id, there.values()), strict=True))
         self._rebound = set()
-        self._notes = [text for text in now.notes.values() if text not in self._said]
-        self._said.update(text for text in self._notes if "push" in text)
+        unsaid = [text for text in now.limits.values() if text not in self._said]
+        self._notes = [*now.changes.values(), *unsaid]
+        self._said.update(unsaid)
         return {rank: packed.get(lacking) for rank, lacking in chosen.items()}
 
     def _every_rank(self) -> list[OnRank]:
@@ -237,4 +241,4 @@ class Capture:
 
 
 def _runs_no_code(value: Any) -> bool:
-    return issubclass(type(value), (type, types.FunctionType)) or not can_change(value)
+    return issubclass(type(value), type | types.FunctionType) or not can_change(value)

@@ -8,6 +8,7 @@ their class hold is followed. Much of it is read in part only.
 from __future__ import annotations
 
 import ctypes
+import enum
 import functools
 import pickle
 import sys
@@ -35,9 +36,11 @@ _CONTAINERS = (dict, list, set, frozenset, tuple, OrderedDict, deque)
 _NO_CHANGE = (int, float, complex, bool, str, bytes, type(None), range, types.ModuleType)
 _NO_CHANGE += (types.BuiltinFunctionType, type(...))
 _SCALARS = (int, float, complex, bool, type(None))
+# What Python keeps in every class, or finds out when a class is used.
 _OF_EVERY_CLASS = frozenset(
     {"__dict__", "__weakref__", "__module__", "__dataclass_fields__", "__dataclass_params__"}
     | {"_abc_impl", "__annotations_cache__", "__static_attributes__", "__firstlineno__"}
+    | {"__slotnames__", "__non_callable_proto_members__", "_value2member_map_"}
 )
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
@@ -79,7 +82,7 @@ def can_change(value: Any) -> bool:
     """Return whether `value` can be changed in place by what a notebook does."""
     if type(value) in _NO_CHANGE:
         return False
-    if issubclass(type(value), (type, types.FunctionType)):  # `isinstance` would ask a proxy
+    if issubclass(type(value), type | types.FunctionType):  # `isinstance` would ask a proxy
         return is_notebooks(value)
     return True
 
@@ -132,13 +135,16 @@ class Reading:
         if cls not in self._of_classes:
             held = [
                 (name, value)
-                for name, value in vars(cls).items()
-                if name not in _OF_EVERY_CLASS and not isinstance(value, _SLOTS)
+                for name, value in list(vars(cls).items())
+                if name not in _OF_EVERY_CLASS and type(value) not in _SLOTS
             ]
-            now = self.of((cls.__bases__, held))
+            kind = (type(cls), cls.__qualname__, cls.__bases__)
+            if issubclass(cls, enum.Enum):
+                held += [(name, vars(member)) for name, member in cls.__members__.items()]
+            now = self.of((kind, held))
             if now.digest is None:  # of what cannot be read, another object is noticed
                 held = [(n, v if self.of(v).digest is not None else id(v)) for n, v in held]
-                now = self.of((cls.__bases__, held))
+                now = self.of((kind, held))
             self._of_classes[cls] = now
         return self._of_classes[cls]
 
@@ -182,6 +188,7 @@ class _Whole(cloudpickle.Pickler):
         super().__init__(self._stream, protocol=5, buffer_callback=self._take_buffer)
         self._reading = reading
         self._memory_left = _MEMORY
+        self._storages: dict[int, int] = {}  # that were read, by their address
         self._objects = 0
         self._is_partial = self._has_tensors = False
         self._uses: set[str] = set()
@@ -250,8 +257,8 @@ class _Whole(cloudpickle.Pickler):
         held = [*_contents(function.__closure__ or ()), function.__dict__, others]
         return (
             _read,
-            (hash(code), function.__defaults__, function.__kwdefaults__),
-            held,
+            (hash(code), function.__name__, function.__doc__, function.__defaults__),
+            [function.__kwdefaults__, *held],
         )
 
     def _module(self, root: Any) -> Iterator[Any]:
@@ -287,18 +294,23 @@ class _Whole(cloudpickle.Pickler):
             version = tensor._version
         except RuntimeError:  # of a tensor made in inference mode
             version = None
-        memory = None
-        if tensor.is_cpu:
-            try:
-                storage = tensor.untyped_storage()
-                memory = self._memory(storage.data_ptr(), storage.nbytes())
-            except (RuntimeError, NotImplementedError):  # it has no storage
-                pass
         kind = (tuple(tensor.shape), str(tensor.dtype), tensor.requires_grad)
+        memory = self._memory_of_tensor(tensor) if tensor.is_cpu else None
         return *kind, version, memory, tensor.__dict__ or None
 
+    def _memory_of_tensor(self, tensor: Any) -> Any:
+        try:
+            storage = tensor.untyped_storage()
+            address, place = storage.data_ptr(), (tensor.storage_offset(), tensor.stride())
+        except (RuntimeError, NotImplementedError):  # it has no storage
+            return None
+        if address in self._storages:  # it is another tensor's, too
+            return self._storages[address], place
+        self._storages[address] = len(self._storages)
+        return self._memory(address, storage.nbytes()), place
+
     def _array(self, array: Any) -> Any:
-        kind = (array.dtype.str, array.shape)
+        kind = (hash(array.dtype), array.shape, array.flags.writeable)
         if array.dtype.hasobject:
             return _read, kind, self._objects_of(array)
         if array.flags.c_contiguous or array.flags.f_contiguous:
@@ -391,7 +403,8 @@ def _is_plain(cls: type) -> bool:
 
     base = torch.nn.Module
     return (
-        cls.__reduce_ex__ is object.__reduce_ex__
+        not issubclass(cls, torch.jit.ScriptModule)
+        and cls.__reduce_ex__ is object.__reduce_ex__
         and cls.__reduce__ is object.__reduce__
         and getattr(cls, "__getstate__", None) is getattr(base, "__getstate__", None)
     )

@@ -12,7 +12,7 @@ from accelnb.engine.origins import Origin
 from accelnb.notebook.fingerprint import is_notebooks
 
 _CHAIN = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
-_OWNERS = (type, types.ModuleType)
+_WRAPPERS = (staticmethod, classmethod, functools._lru_cache_wrapper)
 
 
 class Patches:
@@ -28,10 +28,17 @@ class Patches:
         self._namespace = namespace
         self._owners: dict[Origin, Any] = {}
 
-    def look_for(self, texts: Iterable[str]) -> None:
+    def owners_in(self, texts: Iterable[str]) -> dict[str, Any]:
+        """Return the modules and classes that texts speak of, by what they are called there.
+
+        Classes of the notebook are not among them.
+        """
         chains = {chain for text in texts for chain in _CHAIN.findall(text)}
-        owners = {id(owner): owner for chain in chains for owner in self._owners_in(chain)}
-        for owner in owners.values():
+        return {called: owner for chain in chains for called, owner in self._owners_in(chain)}
+
+    def look_at(self, owners: Mapping[str, Any]) -> None:
+        """Take note of what is patched in these."""
+        for owner in {id(owner): owner for owner in owners.values()}.values():
             for name, value in list(vars(owner).items()):
                 if self._is_of_notebook(value) and (origin := _origin(owner, name)) is not None:
                     self._owners[origin] = owner
@@ -45,38 +52,34 @@ class Patches:
             else:
                 del self._owners[origin]
 
-    def _owners_in(self, chain: str) -> Iterator[Any]:
+    def _owners_in(self, chain: str) -> Iterator[tuple[str, Any]]:
         first, *names = chain.split(".")
-        owner = self._namespace.get(first)
-        while issubclass(type(owner), _OWNERS):
-            if not issubclass(type(owner), type) or not is_notebooks(owner):
-                yield owner
+        called, owner = first, self._namespace.get(first)
+        while (is_class := _is(owner, type)) or _is(owner, types.ModuleType):
+            if not is_class or not is_notebooks(owner):
+                yield called, owner
             if not names:
                 return
+            called = f"{called}.{names[0]}"
             owner = vars(owner).get(names.pop(0))
 
     def _is_of_notebook(self, value: Any) -> bool:
-        if issubclass(type(value), type):
-            return value.__module__ == "__main__"
-        function = _FUNCTION_IN.get(type(value), _itself)(value)
-        return type(function) is types.FunctionType and function.__globals__ is self._namespace
+        kind = type(value)  # nothing else of a value is asked: a lazy module would be imported
+        if kind is property:
+            value = value.fget
+        elif kind in _WRAPPERS:
+            value = value.__wrapped__
+        if type(value) is types.FunctionType:
+            return value.__globals__ is self._namespace
+        return _is(value, type) and value.__module__ == "__main__"
 
 
-def _itself(value: Any) -> Any:
-    return value
-
-
-# Looked at by type: to ask anything else for an attribute may run code, and take a device.
-_FUNCTION_IN: dict[type, Callable[[Any], Any]] = {
-    property: lambda value: value.fget,
-    staticmethod: lambda value: value.__func__,
-    classmethod: lambda value: value.__func__,
-    functools.cached_property: lambda value: value.func,
-}
+def _is(value: Any, kind: type) -> bool:
+    return issubclass(type(value), kind)  # `isinstance` would ask a proxy
 
 
 def _origin(owner: Any, name: str) -> Origin | None:
-    if issubclass(type(owner), types.ModuleType):
+    if _is(owner, types.ModuleType):
         return Origin(owner.__name__, name) if owner.__name__ != "__main__" else None
     if "<locals>" in owner.__qualname__:
         return None

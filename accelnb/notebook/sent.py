@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from accelnb.engine.origins import Origin, Renewal, is_renewed_in_place
+from accelnb.engine.origins import Origin, Renewal
 from accelnb.notebook.fingerprint import Fingerprint, Reading, can_change
-from accelnb.notebook.imports import Held, Imports
+from accelnb.notebook.imports import Imports
 
 # What takes longer to compare (s) is compared only after the notebook has run code of its own.
 _SLOW = 0.0001
@@ -126,8 +126,8 @@ class Comparison:
     ----------
     imported : dict of int to Origin
         The objects that ranks import, by their identity.
-    notes : dict of str to str
-        What the user is to be told, by name.
+    changes, limits : dict of str to str
+        What the user is to be told, by name: each time, and once.
     """
 
     def __init__(
@@ -136,29 +136,24 @@ class Comparison:
         imports: Imports,
         is_users: Callable[[str], bool] = lambda name: False,
     ) -> None:
-        self.notes: dict[str, str] = {}
+        self.changes: dict[str, str] = {}
+        self.limits = {str(origin): _too_large(origin) for origin in imports.left_out}
         self._namespace = namespace
         self._is_users = is_users
         self._moment = imports.moment
-        self._untouched = imports.untouched
-        self.reading = imports.reading()
+        self.reading = Reading(namespace)
         self._now: dict[tuple[str, bool], Fingerprint] = {}
-        self._held = {held.origin: held for held in imports.objects()}
-        # Names become the module's own object by its import, or else a copy, to which the module's
-        # name is bound too.
-        objects = [held for held in self._held.values() if can_change(held.value)]
-        self.imported = {id(held.value): held.origin for held in objects if not _is_copied(held)}
-        self._copied = {id(held.value): held.origin for held in objects if _is_copied(held)}
+        self._objects = imports.objects()
+        self.imported = self._objects.imported
 
     def renewals(self, lacking: Lacking) -> list[Any]:
         """Return what brings classes and objects of modules up to date when it is unpickled."""
-        held = [self._held[origin] for origin in lacking.origins]
+        held = [self._objects.held[origin] for origin in lacking.origins]
         return [*lacking.classes, *(Renewal(it.value, it.origin) for it in held)]
 
     def state_of(self, origin: Origin) -> bytes | None:
         """Return a digest of what a module's object holds; None if ranks only import it."""
-        now = self._held[origin].now
-        return now.digest if now is not None else None
+        return self._objects.digests.get(origin)
 
     def lacking(self, names: Iterable[str], has: OnRank) -> Lacking:
         """Return what a rank lacks of some names, and of what their values need.
@@ -168,8 +163,8 @@ class Comparison:
         """
         missing: set[str] = set()
         stale: set[type] = set()
-        deleted = frozenset(has.over_builtins - self._namespace.keys())
-        renewed = {origin for origin in self._held if self._is_stale(origin, has)}
+        deleted = frozenset(name for name in has.over_builtins if name not in self._namespace)
+        renewed = self._stale_origins(has)
         seen: set[Any] = set()
         to_see: list[str | type] = list(names)
         while to_see:
@@ -188,8 +183,8 @@ class Comparison:
                     to_see += [*had.uses, *(had.then.classes if had.then else ())]
                     continue
                 missing.add(it)
-                if id(value) in self._copied:
-                    renewed.add(self._copied[id(value)])
+                if id(value) in self._objects.copied:
+                    renewed.add(self._objects.copied[id(value)])
                 if (now := self.now_of(it)) is not None:
                     to_see += [*now.uses, *now.classes]
         return Lacking(frozenset(missing), frozenset(stale), frozenset(renewed), deleted)
@@ -203,9 +198,11 @@ class Comparison:
             self._now[name, in_part] = self.reading.of(value, in_part)
         return self._now[name, in_part]
 
-    def _is_stale(self, origin: Origin, has: OnRank) -> bool:
-        now = self.state_of(origin)
-        return now is not None and has.imports.get(origin, self._untouched.get(origin)) != now
+    def _stale_origins(self, has: OnRank) -> set[Origin]:
+        now, sent = self._objects, has.imports
+        stale = {origin for origin, digest in now.changed.items() if sent.get(origin) != digest}
+        stale |= {o for o, digest in sent.items() if now.digests.get(o, digest) != digest}
+        return stale
 
     def _is_still(self, name: str, had: Known, value: Any) -> bool:
         """Return whether a rank has the value that `name` has now, and as it is now."""
@@ -230,21 +227,24 @@ class Comparison:
             self._note_unknown(name, value)  # it is never twice the same
             return True
         if had.is_own or then.has_tensors:
-            self.notes[name] = (
+            self.changes[name] = (
                 f"{name} was changed in the notebook, so the ranks get it anew; what their cells "
                 "had made of it is gone"
             )
         return False
 
     def _note_unknown(self, name: str, value: Any) -> None:
-        self.notes[name] = (
+        self.limits[name] = (
             f"{name} ({type(value).__name__}) cannot be compared whole before each cell: "
             f"after a change in place, `%accelnb push {name}` sends it"
         )
 
 
-def _is_copied(held: Held) -> bool:
-    return held.now is not None and not is_renewed_in_place(held.value)
+def _too_large(origin: Origin) -> str:
+    return (
+        f"{origin.module}.{origin.attribute} is too large to be compared before each cell: "
+        "what the notebook changes in it, change in a distributed cell too"
+    )
 
 
 def over_builtins(names: Iterable[str]) -> frozenset[str]:

@@ -203,7 +203,7 @@ class Rank:
                 self._rebuilt(lambda: Received(request, message.buffers).unpack(namespace))
             self._has_values = True
             self._of_notebook.before_cell()
-            self._bound_to = {name: id(value) for name, value in namespace.items()}
+            self._bound_to = {name: id(value) for name, value in namespace.copy().items()}
             value = self._shell.run_code_of_cell(
                 Cell(**request["cell"]), show_value=not request["result"]
             )
@@ -237,7 +237,8 @@ class Rank:
         if self._bound_to is None:
             return []
         before = self._bound_to
-        return [n for n, value in self._shell.user_ns.items() if before.get(n) != id(value)]
+        now = self._shell.user_ns.copy()  # threads of the cell may go on binding names
+        return [name for name, value in now.items() if before.get(name) != id(value)]
 
     def _missing(self, request: dict[str, Any]) -> list[str]:
         return [name for name in request.get("pull", ()) if name not in self._shell.user_ns]

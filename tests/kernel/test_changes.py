@@ -50,6 +50,18 @@ KINDS = {
         "def counted(x=1): return x, counted.step\ncounted.step = 1",
         "counted.step = 2; counted.__defaults__ = (5,)", "counted()", "(1, 1)", "(5, 2)",
     ),
+    "what a cached function uses": (
+        "import functools\nrates = {'lr': 1}\n@functools.cache\ndef rate(): return rates['lr']",
+        "rates['lr'] = 2", "rate.__wrapped__()", "1", "2",
+    ),
+    "metaclass": (
+        "class Kind(type):\n    size = 1\nclass Thing(metaclass=Kind): pass",
+        "Kind.size = 2", "Thing.size", "1", "2",
+    ),
+    "member of an enum": (
+        "import enum\nclass Phase(enum.Enum):\n    TRAIN = 1\nphase = Phase.TRAIN\nphase.lr = 1",
+        "phase.lr = 2", "phase.lr, Phase.TRAIN.lr", "(1, 1)", "(2, 2)",
+    ),
     "closure": (
         "def make():\n    n = 1\n    def get(): return n\n    def put(v):\n        nonlocal n\n"
         "        n = v\n    return get, put\nget, put = make()",
@@ -89,6 +101,10 @@ KINDS = {
         "import numpy as np\nwhole = np.zeros((50, 50))\narr = whole[:, ::2]", "whole[3, 4] = 9",
         "arr.sum().item()", "0.0", "9.0",
     ),
+    "array, other names of its fields": (
+        "import numpy as np\narr = np.zeros(2, dtype=[('x', 'f4')])", "arr.dtype.names = ('y',)",
+        "arr.dtype.names", "('x',)", "('y',)",
+    ),
     "array of objects": (
         "import numpy as np\narr = np.array([[1], [2, 3]], dtype=object)", "arr[1].append(4)",
         "arr[1]", "[2, 3]", "[2, 3, 4]",
@@ -108,6 +124,10 @@ KINDS = {
     "tensor, by an array that shares it": (
         "import torch\nt = torch.zeros(3)", "t.numpy()[0] = 9", "t[0].item()", "0.0", "9.0",
     ),
+    "tensor, another part of its memory": (
+        "import torch\nwhole = torch.arange(4.)\nt = whole[:2]", "t.data = whole[2:]",
+        "t.tolist()", "[0.0, 1.0]", "[2.0, 3.0]",
+    ),
     "large tensor": (
         "import torch\nt = torch.zeros(1 << 21)", "t[1_234_567] = 9", "t.sum().item()", "0.0",
         "9.0",
@@ -120,6 +140,16 @@ KINDS = {
     "model, by its data": (
         "import torch\nmodel = torch.nn.Linear(2, 1, bias=False)\nmodel.weight.data.fill_(1.)",
         "model.weight.data.fill_(2.)", "model.weight.sum().item()", "2.0", "4.0",
+    ),
+    "models that come to share their memory": (
+        "import torch\na, b = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)\n"
+        "b.load_state_dict(a.state_dict())\nmodels = [a, b]",
+        "b.weight.data = a.weight.data",
+        "models[0].weight.data_ptr() == models[1].weight.data_ptr()", "False", "True",
+    ),
+    "scripted model": (
+        "import torch\nmodel = torch.jit.script(torch.nn.Dropout())", "model.eval()",
+        "model.training", "True", "False",
     ),
     "model, another state": (
         "import torch\nmodel = torch.nn.Linear(2, 1, bias=False)\nmodel.weight.data.fill_(1.)",
@@ -194,6 +224,18 @@ def test_a_change_in_place_reaches_the_ranks(shared_notebook, kind):
             "learner.step",
         ),
         (
+            "class Learner:\n    step = 1\nlearner = Learner()",
+            "learner",
+            "Learner.step = 2; learner",
+            "Learner.step",
+        ),
+        (
+            "import enum\nclass Part(enum.Flag):\n    HEAD = 1\n    BODY = 2\n",
+            "Part.HEAD | Part.BODY",
+            "Part.seen = 2",
+            "Part.seen",
+        ),
+        (
             "import weakref\nclass Odd:\n    def __init__(self): self.n = 1\n"
             "    def __getstate__(self): return {'n': self.n, 'key': object()}\nodd = Odd()",
             "odd",
@@ -201,7 +243,7 @@ def test_a_change_in_place_reaches_the_ranks(shared_notebook, kind):
             "odd.n",
         ),
     ],
-    ids=["list", "model", "frame", "class of it", "never twice the same"],
+    ids=["list", "model", "frame", "class of it", "class", "flags", "never twice the same"],
 )
 def test_what_ranks_made_of_a_value_stays_if_the_notebook_only_looks(
     shared_notebook, made, touched, on_ranks, asked

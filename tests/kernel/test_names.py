@@ -13,6 +13,12 @@ alias = settings
 class Options:
     lr = 0.1
 
+    class Data:
+        size = 1
+
+    def rate(self):
+        return self.lr, self.Data.size
+
 options = Options()
 options.depth = 1
 where = {"rank": __import__("os").environ.get("RANK")}
@@ -121,6 +127,101 @@ def test_what_the_notebook_sets_in_its_module_reaches_the_ranks(shared_notebook,
         "[1] (4, 'new', ({'lr': 0.5}, True), ['its own'])",
     ]
     assert run("%distributed config.register(1)").said == {"'patched'"}
+
+
+@pytest.mark.parametrize(
+    ("bound", "options"),
+    [
+        ("from {state} import Options", "Options"),
+        ("from {state} import *", "Options"),
+        ("import {state} as config", "config.Options"),
+        ("import {state} as config; Options = config.Options", "Options"),
+    ],
+)
+def test_settings_that_are_a_class_of_a_module_reach_the_ranks(
+    shared_notebook, state, bound, options
+):
+    run = shared_notebook.run
+    run(bound.format(state=state))
+    asked = f"{options}().rate(), __import__('{state}').options.rate()"
+    assert run(f"%distributed {asked}").said == {"((0.1, 1), (0.1, 1))"}
+    run(f"%distributed --ranks 1 setattr({options}, 'own', rank)")
+    run(f"{options}(); repr({options}.lr)")
+    assert run(f"%distributed --ranks 1 {options}.own").said == {"1"}
+    run(f"{options}.lr = 0.5; {options}.Data.size = 2; {options}.more = {{}}")
+    assert run(f"%distributed {asked}, {options}.more").said == {"((0.5, 2), (0.5, 2), {})"}
+    run(f"del {options}.more; {options}.rate = lambda self: self.lr")
+    assert run(f"%distributed {options}().rate(), hasattr({options}, 'more')").said == {
+        "(0.5, False)"
+    }
+
+
+def test_modules_in_packages_beside_the_notebook(shared_notebook):
+    run = shared_notebook.run
+    run("import pathlib; pathlib.Path('project').mkdir()")
+    run("%%writefile project/__init__.py\nfrom . import settings")
+    run(
+        "%%writefile project/settings.py\nimport os\nlr, tags = 1, {'a': 1}\n"
+        "where = {'rank': os.environ.get('RANK')}\nclass CFG:\n    depth = 1"
+    )
+    run("import project")
+    run("import project.settings")
+    asked = "project.settings.lr, project.settings.CFG.depth, project.settings.tags"
+    assert run(f"%distributed {asked}").said == {"(1, 1, {'a': 1})"}
+    run("project.settings.lr = 2; project.settings.CFG.depth = 3; project.settings.tags['b'] = 2")
+    assert run(f"%distributed {asked}").said == {"(2, 3, {'a': 1, 'b': 2})"}
+    assert run("%distributed project.settings.where").said == {"{'rank': '0'}", "{'rank': '1'}"}
+
+
+def test_another_object_in_a_modules_place_reaches_the_ranks(shared_notebook, state):
+    run = shared_notebook.run
+    run(f"import {state} as config, collections, types")
+    run("%distributed config.limit")
+    run(
+        "config.limit = {'steps': 3}; config.new = [1]; config.seen = types.SimpleNamespace(n=1)\n"
+        "config.registry = collections.Counter('aab')\n"
+        "config.settings = collections.defaultdict(list, lr=1)"
+    )
+    shown = run(
+        "%distributed config.limit, config.new, config.seen.n, dict(config.registry), "
+        "config.settings['other'], config.settings['lr']"
+    )
+    assert shown.said == {"({'steps': 3}, [1], 1, {'a': 2, 'b': 1}, [], 1)"}
+
+
+def test_a_large_object_of_a_module_is_named(shared_notebook, state):
+    run = shared_notebook.run
+    run(f"%%writefile {state}.py\nwords = [str(i) for i in range(200_000)]")
+    run(f"import {state}")
+    said = f"accelnb: {state}.words is too large to be compared before each cell"
+    assert said in run(f"%distributed len({state}.words)").stderr
+    assert said not in run(f"%distributed len({state}.words)").stderr
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "try:\n    from lazy_{state} import missing\nexcept RuntimeError:\n    missing = [1]",
+        "total = " + "+".join(["1"] * 500),
+        "import sys, types\nnameless = types.ModuleType('nameless')\ndel nameless.__name__",
+        "class Proxy:\n    @property\n    def __class__(self): raise RuntimeError('unbound')\n"
+        "proxies = [Proxy()]\nproxies[0].__dict__",
+    ],
+    ids=["module that fails lazily", "deep sum", "module without name", "unbound proxy"],
+)
+def test_odd_things_in_the_notebook_are_no_error_after_its_cells(shared_notebook, state, cell):
+    run = shared_notebook.run
+    run(f"%%writefile lazy_{state}.py\ndef __getattr__(name): raise RuntimeError('no ' + name)")
+    for text in (cell.format(state=state), "pass"):
+        output = run(text)
+        assert (output.stdout, output.stderr) == ("", "")
+    assert run("%distributed rank").said == {"0", "1"}
+
+
+def test_a_cell_too_deep_to_be_followed_runs_on_the_ranks(shared_notebook):
+    shared_notebook.run("one = 1")
+    output = shared_notebook.run("%distributed " + "+".join(["one"] * 500))
+    assert output.said == {"500"}
 
 
 def test_a_rank_imports_a_changed_module_only_when_it_needs_it(shared_notebook, state):
