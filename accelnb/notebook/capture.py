@@ -147,10 +147,7 @@ class Capture:
         chosen: dict[int, Lacking] = {}
         for rank in ranks:
             has = self._ranks.setdefault(rank, OnRank())
-            alike = next((other for other in chosen if self._ranks[other] == has), None)
-            if alike is not None:
-                chosen[rank] = chosen[alike]
-                continue
+            now.note_edits(has)
             lacking = now.lacking(names.needed | names.perhaps, has)
             if lacking not in sendings:
                 sendings[lacking] = self._sending(lacking, optional, has, now)

@@ -27,6 +27,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from accelnb.engine.origins import Origin, is_renewed_in_place, settings_of
 from accelnb.names import CellNames, analyse
 from accelnb.notebook.cell import future_of
+from accelnb.notebook.edits import Edits
 from accelnb.notebook.fingerprint import Fingerprint, Reading, can_change, is_notebooks
 from accelnb.notebook.patches import Patches
 
@@ -98,11 +99,14 @@ class Imports:
         Counts how often the notebook has run code of its own, which may change what there is.
     left_out : set of Origin
         What of the user's modules is too large to be followed.
+    edited : list of str
+        Modules of the user's whose code has changed, in the order of that.
     """
 
     def __init__(self, namespace: Mapping[str, Any]) -> None:
         self._namespace = namespace
         self._patches = Patches(namespace)
+        self._edits = Edits()
         self._bound: dict[str, Origin] = {}  # by the notebook's name
         # Of the user's: modules that cells speak of by way of others, as `package.settings.lr`,
         self._modules: dict[str, types.ModuleType] = {}
@@ -113,22 +117,28 @@ class Imports:
         self.moment = 0
         self.untouched: dict[Origin, bytes] = {}
         self.left_out: set[Origin] = set()
+        self.edited = self._edits.edited
 
     def read(self, cells: Iterable[tuple[str, CellNames]]) -> None:
         """Take note of what cells that were run imported; each is its text and its names."""
         cells = list(cells)
         words = collections.Counter(word for text, _ in cells for word in _WORD.findall(text))
-        for _, names in cells:
-            for name, module, attribute in names.imports:
-                if attribute == "*":
-                    for public in self._public(module):
-                        self._bind(public, Origin(module, public), public not in words)
-                else:
-                    self._bind(name, Origin(module, attribute), words[name] == 1)
+        bound = list(self._bound_by(names for _, names in cells))
+        spoken_of = {name for name, _, by_name in bound if words[name] > by_name}
+        # Code of a module that was run since its import may have changed all that it has.
+        ran = {
+            origin.module
+            for name, origin, _ in bound
+            if name in spoken_of and callable(self._namespace.get(name))
+        }
+        for name, origin, _ in bound:
+            self._bind(name, origin, name not in spoken_of and origin.module not in ran)
+        users = {origin.module for _, origin, _ in bound if not _is_library(origin.module)}
+        self._edits.look_at(users - {"__main__"})
         owners = self._patches.owners_in(text for text, _ in cells)
         self._patches.look_at(owners)
-        bound = {name for _, names in cells for name in names.bound if words[name] == 1}
-        self._follow(owners, only_imported=bound)
+        once = {name for _, names in cells for name in names.bound if words[name] == 1}
+        self._follow(owners, only_imported=once)
 
     def objects(self) -> Objects:
         """Return what modules have now."""
@@ -141,14 +151,20 @@ class Imports:
                 self._add_module(module, found, reading)
             for origin, value in self._patches.found():
                 found[origin] = Held(value, origin, reading.of(value))
+            self._edits.look_at(module.__name__ for module in self._own_modules().values())
             self._objects = Objects(found.values(), self.untouched)
             self._objects_at = self.moment
         return self._objects
 
-    def reading(self) -> Reading:
-        """Return what reads values now; what it knows of classes holds for this moment."""
-        self.objects()
-        return self._reading
+    def _bound_by(self, cells: Iterable[CellNames]) -> Iterator[tuple[str, Origin, bool]]:
+        """Return what import statements bound, from where, and whether they gave its name."""
+        for names in cells:
+            for name, module, attribute in names.imports:
+                if attribute == "*":
+                    for public in self._public(module):
+                        yield public, Origin(module, public), False
+                else:
+                    yield name, Origin(module, attribute), True
 
     def _public(self, module: str) -> list[str]:
         there = getattr(sys.modules.get(module), "__dict__", {})

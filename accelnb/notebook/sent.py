@@ -72,6 +72,8 @@ class OnRank:
         What their classes, and objects of modules, held: digests.
     over_builtins
         Names of builtins that it has in the notebook's meaning.
+    edits
+        How many edits of modules there were when it was sent something.
     """
 
     names: dict[str, Known] = field(default_factory=dict)
@@ -80,6 +82,7 @@ class OnRank:
     )
     imports: dict[Origin, bytes | None] = field(default_factory=dict)
     over_builtins: set[str] = field(default_factory=set)
+    edits: int | None = None
 
     def copy(self) -> OnRank:
         return OnRank(*(copy.copy(value) for value in vars(self).values()))
@@ -144,6 +147,7 @@ class Comparison:
         self.reading = Reading(namespace)
         self._now: dict[tuple[str, bool], Fingerprint] = {}
         self._objects = imports.objects()
+        self._edited = imports.edited
         self.imported = self._objects.imported
 
     def renewals(self, lacking: Lacking) -> list[Any]:
@@ -154,6 +158,15 @@ class Comparison:
     def state_of(self, origin: Origin) -> bytes | None:
         """Return a digest of what a module's object holds; None if ranks only import it."""
         return self._objects.digests.get(origin)
+
+    def note_edits(self, has: OnRank) -> None:
+        """Tell of modules that a rank may have imported before they were edited."""
+        for module in self._edited[has.edits :] if has.edits is not None else ():
+            self.changes[module] = (
+                f"{module} was edited and reloaded in the notebook; ranks that imported it before "
+                "go on with its former code: --fresh starts new ones"
+            )
+        has.edits = len(self._edited)
 
     def lacking(self, names: Iterable[str], has: OnRank) -> Lacking:
         """Return what a rank lacks of some names, and of what their values need.

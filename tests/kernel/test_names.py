@@ -115,6 +115,30 @@ def test_a_change_in_the_cell_of_the_import_reaches_the_ranks(shared_notebook, s
     }
 
 
+def test_a_call_in_the_cell_of_the_import_reaches_the_ranks(shared_notebook, state):
+    shared_notebook.run(f"from {state} import registry, register, look\nregister('a')")
+    assert shared_notebook.run("%distributed look()[0], registry").said == {"({'a': 0}, {'a': 0})"}
+
+
+def test_an_edited_module_is_named_until_ranks_start_anew(notebook):
+    run = notebook.run
+    run("%%writefile beside.py\ndef version(): return 1")
+    run("%%writefile other.py\nclass Net:\n    def size(self): return 1")
+    run("from beside import version\nimport other, importlib, sys\nnet = other.Net()")
+    run("%distributed --procs 2 version(), other.Net().size()")
+    run("importlib.reload(other); other.Net.extra = lambda self: 1")
+    assert run("%distributed other.Net().extra()").stderr == ""
+    run("%%writefile beside.py\ndef version(): return 22")
+    run("%%writefile other.py\nclass Net:\n    def size(self): return 22")
+    run("importlib.reload(sys.modules['beside']); importlib.reload(other)")
+    said = run("%distributed 1").stderr
+    for module in ("beside", "other"):
+        assert f"{module} was edited and reloaded in the notebook; ranks that imported it" in said
+    assert run("%distributed 1").stderr == ""
+    fresh = run("from beside import version\n%distributed --fresh version(), other.Net().size()")
+    assert (fresh.said, fresh.stderr) == ({"(22, 22)"}, "")
+
+
 def test_what_the_notebook_sets_in_its_module_reaches_the_ranks(shared_notebook, state):
     run = shared_notebook.run
     run(f"import {state} as config")
