@@ -136,7 +136,9 @@ class Imports:
         users = {origin.module for _, origin, _ in bound if not _is_library(origin.module)}
         self._edits.look_at(users - {"__main__"})
         owners = self._patches.owners_in(text for text, _ in cells)
+        others = {called: owner for called, owner in owners.items() if not _is_users(owner)}
         self._patches.look_at(owners)
+        self._patches.look_for_assignments(others, (text for text, _ in cells))
         once = {name for _, names in cells for name in names.bound if words[name] == 1}
         self._follow(owners, only_imported=once)
 
@@ -147,11 +149,12 @@ class Imports:
             found = {held.origin: held for held in self._still_bound(reading)}
             for cls in self._still_classes():
                 self._add_class(cls, found, reading)
-            for module in self._own_modules().values():
+            own = self._own_modules().values()
+            for module in own:
                 self._add_module(module, found, reading)
             for origin, value in self._patches.found():
                 found[origin] = Held(value, origin, reading.of(value))
-            self._edits.look_at(module.__name__ for module in self._own_modules().values())
+            self._edits.look_at(module.__name__ for module in own)
             self._objects = Objects(found.values(), self.untouched)
             self._objects_at = self.moment
         return self._objects

@@ -1,4 +1,8 @@
-"""What the notebook has patched: functions of its own in the classes and modules of others."""
+"""What the notebook has patched in the classes and modules of others.
+
+These are functions and classes of its own there, and what the text of a cell assigns, as
+``ImageFile.LOAD_TRUNCATED_IMAGES = True``.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ from accelnb.engine.origins import Origin
 from accelnb.notebook.fingerprint import is_notebooks
 
 _CHAIN = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
+_ASSIGNED = re.compile(r"^[ \t]*([A-Za-z_][\w.]*)\.([A-Za-z_]\w*)\s*=(?!=)", re.MULTILINE)
+_OF_PROCESS = frozenset({"sys", "os", "builtins", "threading"})  # as `sys.stdout`
 _WRAPPERS = (staticmethod, classmethod, functools._lru_cache_wrapper)
 
 
@@ -27,6 +33,7 @@ class Patches:
     def __init__(self, namespace: Mapping[str, Any]) -> None:
         self._namespace = namespace
         self._owners: dict[Origin, Any] = {}
+        self._assigned: dict[Origin, Any] = {}
 
     def owners_in(self, texts: Iterable[str]) -> dict[str, Any]:
         """Return the modules and classes that texts speak of, by what they are called there.
@@ -43,8 +50,22 @@ class Patches:
                 if self._is_of_notebook(value) and (origin := _origin(owner, name)) is not None:
                     self._owners[origin] = owner
 
+    def look_for_assignments(self, owners: Mapping[str, Any], texts: Iterable[str]) -> None:
+        """Take note of what texts assign to attributes of these."""
+        for text in texts:
+            for called, name in _ASSIGNED.findall(text):
+                owner = owners.get(called)
+                if owner is None or getattr(owner, "__name__", None) in _OF_PROCESS:
+                    continue
+                if name in vars(owner) and (origin := _origin(owner, name)) is not None:
+                    self._assigned[origin] = owner
+
     def found(self) -> Iterator[tuple[Origin, Any]]:
         """Return what is patched now, and with what."""
+        for origin, owner in list(self._assigned.items()):
+            name = origin.attribute.rpartition(".")[2]
+            if name in vars(owner):
+                yield origin, vars(owner)[name]
         for origin, owner in list(self._owners.items()):
             value = vars(owner).get(origin.attribute.rpartition(".")[2])
             if self._is_of_notebook(value):

@@ -276,17 +276,28 @@ def test_what_the_notebook_patches_in_a_library_is_patched_on_ranks(shared_noteb
     assert run(f"%distributed {asked}").said == {"(1, 'mine', 'B')"}
 
 
-def test_looking_for_patches_runs_no_code_of_what_a_cell_mentions(shared_notebook):
-    shared_notebook.run(
-        "%%writefile minefield.py\nclass Mine:\n"
-        "    def __getattribute__(self, name): raise RuntimeError(name)\nmine = Mine()\n"
-        "class Holder:\n    mine = mine\n"
-        "def __getattr__(name): raise RuntimeError(name)"
+def test_what_the_notebook_assigns_in_a_library_is_so_on_ranks(shared_notebook):
+    run = shared_notebook.run
+    run(
+        "import collections, collections.abc, functools, ssl, sys, textwrap\n"
+        "from PIL import ImageFile\nImageFile.LOAD_TRUNCATED_IMAGES = True\n"
+        "collections.Iterable = collections.abc.Iterable\n"
+        "textwrap.dedent = functools.partial(textwrap.indent, prefix='>')\n"
+        "ssl._create_default_https_context = ssl._create_unverified_context\nsys.own = 1"
     )
-    output = shared_notebook.run("import minefield\nminefield.Holder; minefield.Mine.own = 1")
-    assert (output.stdout, output.stderr) == ("", "")
-    shown = shared_notebook.run("%distributed minefield.Mine.__name__")
-    assert (shown.said, shown.stderr) == ({"'Mine'"}, "")
+    asked = (
+        "ImageFile.LOAD_TRUNCATED_IMAGES, collections.Iterable.__name__, textwrap.dedent('a'), "
+        "ssl._create_default_https_context.__name__, hasattr(sys, 'own')"
+    )
+    assert run(f"%distributed {asked}").said == {
+        "(True, 'Iterable', '>a', '_create_unverified_context', False)"
+    }
+    run("%distributed --ranks 1 setattr(ImageFile, 'LOAD_TRUNCATED_IMAGES', 'its own')")
+    run("ImageFile.LOAD_TRUNCATED_IMAGES")
+    shown = run("%distributed ImageFile.LOAD_TRUNCATED_IMAGES")
+    assert shown.said == {"True", "'its own'"}
+    run("for ImageFile.LOAD_TRUNCATED_IMAGES in (2, 3): pass")
+    assert run("%distributed ImageFile.LOAD_TRUNCATED_IMAGES").said == {"3"}
 
 
 def test_what_a_module_found_out_on_a_rank_stays(shared_notebook, state):
