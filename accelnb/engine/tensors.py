@@ -160,6 +160,10 @@ class _Pickler(cloudpickle.Pickler):
             if rebuild is _utils._rebuild_device_tensor_from_cpu_tensor:  # torch_xla's
                 on_cpu, dtype, _, requires_grad = rest[0]
                 return rebuild, (on_cpu, dtype, "cpu", requires_grad)
+            # Only to the ranks: what a rank's libraries hook in is of no use in the notebook.
+            is_going = self._namespace is not None and isinstance(obj, torch.nn.Parameter)
+            if is_going and obj._backward_hooks and len(rest) == 1:
+                return rebuild, *rest, list(obj._backward_hooks.values()), None, None, _hook
             is_v3 = rebuild is _utils._rebuild_tensor_v3
             return (_rebuild_tensor_v3 if is_v3 else rebuild, *rest)
         return NotImplemented
@@ -376,6 +380,12 @@ def _rebuild_typed_storage(untyped: Any, dtype: Any) -> Any:
     import torch
 
     return torch.storage.TypedStorage(wrap_storage=untyped, dtype=dtype, _internal=True)
+
+
+def _hook(parameter: Any, hooks: Sequence[Callable[..., Any]]) -> None:
+    """Register what works on a parameter's gradient, which torch leaves out of its pickles."""
+    for hook in hooks:
+        parameter.register_hook(hook)
 
 
 def _rebuild_tensor_v3(untyped: Any, *rest: Any) -> Any:

@@ -232,7 +232,7 @@ class _Whole(cloudpickle.Pickler):
             return self._array(obj)
         if (torch := sys.modules.get("torch")) is not None:
             if isinstance(obj, torch.Tensor):
-                return _read, self._tensor(obj)
+                return _read, self._tensor(obj), obj._backward_hooks or None
             if isinstance(obj, torch.nn.Module) and self._reading.is_plain(type(obj)):
                 return _read, (), list(self._module(obj))
         return super().reducer_override(obj)
@@ -277,6 +277,7 @@ class _Whole(cloudpickle.Pickler):
                         yield name, id(tensor)
                         if tensor is not None:
                             yield self._tensor(tensor)
+                            yield tensor._backward_hooks or None
                 elif key == "_modules":
                     yield list(value)
                     for child in value.values():

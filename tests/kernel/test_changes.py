@@ -169,6 +169,13 @@ KINDS = {
         "import torch\nmodel = torch.nn.Linear(1, 1)\nmodel.scale = torch.ones(2)",
         "model.scale[1] = 3", "model.scale.tolist()", "[1.0, 1.0]", "[1.0, 3.0]",
     ),
+    "hook on a parameter's gradient": (
+        "import torch\nmodel = torch.nn.Linear(1, 1)\nmodel.bias.register_hook(lambda g: g + 1)\n"
+        "def slopes():\n    model.zero_grad(); model(torch.ones(1)).sum().backward()\n"
+        "    return [p.grad.item() for p in model.parameters()]",
+        "_ = model.weight.register_hook(lambda g: g * model.weight.numel() * 3)", "slopes()",
+        "[1.0, 2.0]", "[3.0, 2.0]",
+    ),
     "buffer": (
         "import torch\nnorm = torch.nn.BatchNorm1d(1)", "norm.running_mean += 1",
         "norm.running_mean.item()", "0.0", "1.0",
