@@ -140,7 +140,8 @@ class Reading:
             ]
             kind = (type(cls), cls.__qualname__, cls.__bases__)
             if issubclass(cls, enum.Enum):
-                held += [(name, vars(member)) for name, member in cls.__members__.items()]
+                members = cls.__members__.items()
+                held += [(name, {**vars(one), "_inverted_": None}) for name, one in members]
             now = self.of((kind, held))
             if now.digest is None:  # of what cannot be read, another object is noticed
                 held = [(n, v if self.of(v).digest is not None else id(v)) for n, v in held]

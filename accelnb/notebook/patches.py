@@ -101,7 +101,8 @@ def _is(value: Any, kind: type) -> bool:
 
 def _origin(owner: Any, name: str) -> Origin | None:
     if _is(owner, types.ModuleType):
-        return Origin(owner.__name__, name) if owner.__name__ != "__main__" else None
+        module = getattr(owner, "__name__", None)  # it can be deleted
+        return Origin(module, name) if isinstance(module, str) and module != "__main__" else None
     if "<locals>" in owner.__qualname__:
         return None
     return Origin(owner.__module__, f"{owner.__qualname__}.{name}")

@@ -238,7 +238,7 @@ def test_a_change_in_place_reaches_the_ranks(shared_notebook, kind):
         ),
         (
             "import enum\nclass Part(enum.Flag):\n    HEAD = 1\n    BODY = 2\n",
-            "Part.HEAD | Part.BODY",
+            "Part.HEAD | Part.BODY, ~Part.HEAD",
             "Part.seen = 2",
             "Part.seen",
         ),

@@ -227,7 +227,7 @@ def test_a_large_object_of_a_module_is_named(shared_notebook, state):
     [
         "try:\n    from lazy_{state} import missing\nexcept RuntimeError:\n    missing = [1]",
         "total = " + "+".join(["1"] * 500),
-        "import sys, types\nnameless = types.ModuleType('nameless')\ndel nameless.__name__",
+        "import types\nnameless = types.ModuleType('n')\ndel nameless.__name__\nnameless.x = 1",
         "class Proxy:\n    @property\n    def __class__(self): raise RuntimeError('unbound')\n"
         "proxies = [Proxy()]\nproxies[0].__dict__",
     ],
