@@ -192,7 +192,7 @@ class Rank:
         self._shell.know_sources(request.get("sources", {}))
         namespace = self._shell.user_ns
         if message.kind == "call_request":
-            function, args, kwargs, _ = self._rebuilt(
+            function, args, kwargs, *_ = self._rebuilt(
                 lambda: Received(request, message.buffers).load()
             )
             self._has_values = True
