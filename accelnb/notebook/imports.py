@@ -114,6 +114,7 @@ class Imports:
         self._seen: set[str | type] = set()  # of these, and of modules in modules
         self._objects = Objects((), {})
         self._objects_at = -1
+        self._reading = Reading(namespace)
         self.moment = 0
         self.untouched: dict[Origin, bytes] = {}
         self.left_out: set[Origin] = set()
@@ -145,7 +146,7 @@ class Imports:
     def objects(self) -> Objects:
         """Return what modules have now."""
         if self._objects_at != self.moment:
-            reading = Reading(self._namespace)
+            reading = self._reading = Reading(self._namespace)
             found = {held.origin: held for held in self._still_bound(reading)}
             for cls in self._still_classes():
                 self._add_class(cls, found, reading)
@@ -168,6 +169,11 @@ class Imports:
                         yield public, Origin(module, public), False
                 else:
                     yield name, Origin(module, attribute), True
+
+    def reading(self) -> Reading:
+        """Return what reads values now; what it knows of classes holds for this moment."""
+        self.objects()
+        return self._reading
 
     def _public(self, module: str) -> list[str]:
         there = getattr(sys.modules.get(module), "__dict__", {})

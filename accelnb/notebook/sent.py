@@ -144,7 +144,7 @@ class Comparison:
         self._namespace = namespace
         self._is_users = is_users
         self._moment = imports.moment
-        self.reading = Reading(namespace)
+        self.reading = imports.reading()
         self._now: dict[tuple[str, bool], Fingerprint] = {}
         self._objects = imports.objects()
         self._edited = imports.edited
