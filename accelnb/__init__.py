@@ -8,36 +8,36 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from accelnb.config import ConfigError as ConfigError
-    from accelnb.config import LaunchConfig as LaunchConfig
     from accelnb.engine.failure import RankError as RankError
     from accelnb.errors import AccelnbError as AccelnbError
-    from accelnb.notebook.functions import distributed as distributed
-    from accelnb.notebook.functions import launch as launch
-    from accelnb.notebook.functions import notebook_launcher as notebook_launcher
+    from accelnb.notebook.launch_functions import distributed as distributed
+    from accelnb.notebook.launch_functions import launch as launch
+    from accelnb.notebook.launch_functions import notebook_launcher as notebook_launcher
     from accelnb.notebook.variables import last_run as last_run
     from accelnb.notebook.variables import pull as pull
     from accelnb.notebook.variables import push as push
-    from accelnb.streaming import stream as stream
+    from accelnb.options.config import ConfigError as ConfigError
+    from accelnb.options.config import LaunchConfig as LaunchConfig
     from accelnb.training.accelerator import Accelerator as Accelerator
+    from accelnb.training.configuration import AutocastKwargs as AutocastKwargs
+    from accelnb.training.configuration import DataLoaderConfiguration as DataLoaderConfiguration
+    from accelnb.training.configuration import (
+        DistributedDataParallelKwargs as DistributedDataParallelKwargs,
+    )
+    from accelnb.training.configuration import GradScalerKwargs as GradScalerKwargs
+    from accelnb.training.configuration import InitProcessGroupKwargs as InitProcessGroupKwargs
+    from accelnb.training.configuration import ProfileKwargs as ProfileKwargs
     from accelnb.training.data.prepare import skip_first_batches as skip_first_batches
+    from accelnb.training.enums import DDPCommunicationHookType as DDPCommunicationHookType
+    from accelnb.training.enums import DistributedType as DistributedType
     from accelnb.training.gradients import GradientState as GradientState
-    from accelnb.training.kinds import DDPCommunicationHookType as DDPCommunicationHookType
-    from accelnb.training.kinds import DistributedType as DistributedType
     from accelnb.training.local_sgd import LocalSGD as LocalSGD
     from accelnb.training.logs import get_logger as get_logger
     from accelnb.training.memory import find_executable_batch_size as find_executable_batch_size
     from accelnb.training.rng import synchronize_rng_states as synchronize_rng_states
-    from accelnb.training.settings import AutocastKwargs as AutocastKwargs
-    from accelnb.training.settings import DataLoaderConfiguration as DataLoaderConfiguration
-    from accelnb.training.settings import (
-        DistributedDataParallelKwargs as DistributedDataParallelKwargs,
-    )
-    from accelnb.training.settings import GradScalerKwargs as GradScalerKwargs
-    from accelnb.training.settings import InitProcessGroupKwargs as InitProcessGroupKwargs
-    from accelnb.training.settings import ProfileKwargs as ProfileKwargs
     from accelnb.training.state import AcceleratorState as AcceleratorState
     from accelnb.training.state import PartialState as PartialState
+    from accelnb.training.streaming import stream as stream
     from accelnb.training.tracking.base import GeneralTracker as GeneralTracker
 
 __version__ = "0.1.0.dev0"
@@ -46,31 +46,31 @@ _HOMES = {
     "Accelerator": "accelnb.training.accelerator",
     "AcceleratorState": "accelnb.training.state",
     "AccelnbError": "accelnb.errors",
-    "AutocastKwargs": "accelnb.training.settings",
-    "ConfigError": "accelnb.config",
-    "DDPCommunicationHookType": "accelnb.training.kinds",
-    "DataLoaderConfiguration": "accelnb.training.settings",
-    "DistributedDataParallelKwargs": "accelnb.training.settings",
-    "DistributedType": "accelnb.training.kinds",
+    "AutocastKwargs": "accelnb.training.configuration",
+    "ConfigError": "accelnb.options.config",
+    "DDPCommunicationHookType": "accelnb.training.enums",
+    "DataLoaderConfiguration": "accelnb.training.configuration",
+    "DistributedDataParallelKwargs": "accelnb.training.configuration",
+    "DistributedType": "accelnb.training.enums",
     "GeneralTracker": "accelnb.training.tracking.base",
-    "GradScalerKwargs": "accelnb.training.settings",
+    "GradScalerKwargs": "accelnb.training.configuration",
     "GradientState": "accelnb.training.gradients",
-    "InitProcessGroupKwargs": "accelnb.training.settings",
-    "LaunchConfig": "accelnb.config",
+    "InitProcessGroupKwargs": "accelnb.training.configuration",
+    "LaunchConfig": "accelnb.options.config",
     "LocalSGD": "accelnb.training.local_sgd",
     "PartialState": "accelnb.training.state",
-    "ProfileKwargs": "accelnb.training.settings",
+    "ProfileKwargs": "accelnb.training.configuration",
     "RankError": "accelnb.engine.failure",
-    "distributed": "accelnb.notebook.functions",
+    "distributed": "accelnb.notebook.launch_functions",
     "find_executable_batch_size": "accelnb.training.memory",
     "get_logger": "accelnb.training.logs",
     "last_run": "accelnb.notebook.variables",
-    "launch": "accelnb.notebook.functions",
-    "notebook_launcher": "accelnb.notebook.functions",
+    "launch": "accelnb.notebook.launch_functions",
+    "notebook_launcher": "accelnb.notebook.launch_functions",
     "pull": "accelnb.notebook.variables",
     "push": "accelnb.notebook.variables",
     "skip_first_batches": "accelnb.training.data.prepare",
-    "stream": "accelnb.streaming",
+    "stream": "accelnb.training.streaming",
     "synchronize_rng_states": "accelnb.training.rng",
 }
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -11,6 +11,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from accelnb.training.accelerate_names import check_os_kernel as check_os_kernel
+    from accelnb.training.accelerate_names import clear_environment as clear_environment
+    from accelnb.training.accelerate_names import convert_bytes as convert_bytes
+    from accelnb.training.accelerate_names import get_free_port as get_free_port
+    from accelnb.training.accelerate_names import get_int_from_env as get_int_from_env
+    from accelnb.training.accelerate_names import get_pretty_name as get_pretty_name
+    from accelnb.training.accelerate_names import is_port_in_use as is_port_in_use
+    from accelnb.training.accelerate_names import merge_dicts as merge_dicts
+    from accelnb.training.accelerate_names import parse_choice_from_env as parse_choice_from_env
+    from accelnb.training.accelerate_names import parse_flag_from_env as parse_flag_from_env
+    from accelnb.training.accelerate_names import patch_environment as patch_environment
+    from accelnb.training.accelerate_names import (
+        purge_accelerate_environment as purge_accelerate_environment,
+    )
+    from accelnb.training.accelerate_names import recursive_getattr as recursive_getattr
+    from accelnb.training.accelerate_names import str_to_bool as str_to_bool
     from accelnb.training.available import compare_versions as compare_versions
     from accelnb.training.available import is_4bit_bnb_available as is_4bit_bnb_available
     from accelnb.training.available import is_8bit_bnb_available as is_8bit_bnb_available
@@ -75,9 +91,6 @@ if TYPE_CHECKING:
     from accelnb.training.available import is_weights_only_available as is_weights_only_available
     from accelnb.training.available import is_xccl_available as is_xccl_available
     from accelnb.training.available import is_xpu_available as is_xpu_available
-    from accelnb.training.checked import (
-        DistributedOperationException as DistributedOperationException,
-    )
     from accelnb.training.checkpoint.files import load as load
     from accelnb.training.checkpoint.files import save as save
     from accelnb.training.checkpoint.shards import (
@@ -93,26 +106,25 @@ if TYPE_CHECKING:
     from accelnb.training.collectives import gather as gather
     from accelnb.training.collectives import gather_object as gather_object
     from accelnb.training.collectives import wait_for_everyone as wait_for_everyone
-    from accelnb.training.compat_names import check_os_kernel as check_os_kernel
-    from accelnb.training.compat_names import clear_environment as clear_environment
-    from accelnb.training.compat_names import convert_bytes as convert_bytes
-    from accelnb.training.compat_names import get_free_port as get_free_port
-    from accelnb.training.compat_names import get_int_from_env as get_int_from_env
-    from accelnb.training.compat_names import get_pretty_name as get_pretty_name
-    from accelnb.training.compat_names import is_port_in_use as is_port_in_use
-    from accelnb.training.compat_names import merge_dicts as merge_dicts
-    from accelnb.training.compat_names import parse_choice_from_env as parse_choice_from_env
-    from accelnb.training.compat_names import parse_flag_from_env as parse_flag_from_env
-    from accelnb.training.compat_names import patch_environment as patch_environment
-    from accelnb.training.compat_names import (
-        purge_accelerate_environment as purge_accelerate_environment,
-    )
-    from accelnb.training.compat_names import recursive_getattr as recursive_getattr
-    from accelnb.training.compat_names import str_to_bool as str_to_bool
     from accelnb.training.compilation import checkpoint_activations as checkpoint_activations
     from accelnb.training.compilation import compile_regions as compile_regions
     from accelnb.training.compilation import has_compiled_regions as has_compiled_regions
     from accelnb.training.compilation import is_compiled_module as is_compiled_module
+    from accelnb.training.configuration import AORecipeKwargs as AORecipeKwargs
+    from accelnb.training.configuration import AutocastKwargs as AutocastKwargs
+    from accelnb.training.configuration import DataLoaderConfiguration as DataLoaderConfiguration
+    from accelnb.training.configuration import (
+        DistributedDataParallelKwargs as DistributedDataParallelKwargs,
+    )
+    from accelnb.training.configuration import (
+        GradientAccumulationPlugin as GradientAccumulationPlugin,
+    )
+    from accelnb.training.configuration import GradScalerKwargs as GradScalerKwargs
+    from accelnb.training.configuration import InitProcessGroupKwargs as InitProcessGroupKwargs
+    from accelnb.training.configuration import KwargsHandler as KwargsHandler
+    from accelnb.training.configuration import ProfileKwargs as ProfileKwargs
+    from accelnb.training.configuration import ProjectConfiguration as ProjectConfiguration
+    from accelnb.training.configuration import TorchDynamoPlugin as TorchDynamoPlugin
     from accelnb.training.constants import MODEL_NAME as MODEL_NAME
     from accelnb.training.constants import OPTIMIZER_NAME as OPTIMIZER_NAME
     from accelnb.training.constants import PROFILE_PATTERN_NAME as PROFILE_PATTERN_NAME
@@ -131,33 +143,19 @@ if TYPE_CHECKING:
     from accelnb.training.constants import WEIGHTS_INDEX_NAME as WEIGHTS_INDEX_NAME
     from accelnb.training.constants import WEIGHTS_NAME as WEIGHTS_NAME
     from accelnb.training.constants import WEIGHTS_PATTERN_NAME as WEIGHTS_PATTERN_NAME
-    from accelnb.training.kinds import DDPCommunicationHookType as DDPCommunicationHookType
-    from accelnb.training.kinds import DistributedType as DistributedType
-    from accelnb.training.kinds import DynamoBackend as DynamoBackend
-    from accelnb.training.kinds import LoggerType as LoggerType
-    from accelnb.training.kinds import PrecisionType as PrecisionType
-    from accelnb.training.kinds import RNGType as RNGType
+    from accelnb.training.debug_mode import (
+        DistributedOperationException as DistributedOperationException,
+    )
+    from accelnb.training.enums import DDPCommunicationHookType as DDPCommunicationHookType
+    from accelnb.training.enums import DistributedType as DistributedType
+    from accelnb.training.enums import DynamoBackend as DynamoBackend
+    from accelnb.training.enums import LoggerType as LoggerType
+    from accelnb.training.enums import PrecisionType as PrecisionType
+    from accelnb.training.enums import RNGType as RNGType
     from accelnb.training.memory import clear_device_cache as clear_device_cache
     from accelnb.training.memory import find_executable_batch_size as find_executable_batch_size
     from accelnb.training.memory import release_memory as release_memory
     from accelnb.training.memory import should_reduce_batch_size as should_reduce_batch_size
-    from accelnb.training.nested import TensorInformation as TensorInformation
-    from accelnb.training.nested import concatenate as concatenate
-    from accelnb.training.nested import convert_to_fp32 as convert_to_fp32
-    from accelnb.training.nested import find_batch_size as find_batch_size
-    from accelnb.training.nested import find_device as find_device
-    from accelnb.training.nested import get_data_structure as get_data_structure
-    from accelnb.training.nested import get_shape as get_shape
-    from accelnb.training.nested import honor_type as honor_type
-    from accelnb.training.nested import ignorant_find_batch_size as ignorant_find_batch_size
-    from accelnb.training.nested import initialize_tensors as initialize_tensors
-    from accelnb.training.nested import is_namedtuple as is_namedtuple
-    from accelnb.training.nested import is_tensor_information as is_tensor_information
-    from accelnb.training.nested import is_torch_tensor as is_torch_tensor
-    from accelnb.training.nested import listify as listify
-    from accelnb.training.nested import recursively_apply as recursively_apply
-    from accelnb.training.nested import send_to_device as send_to_device
-    from accelnb.training.nested import slice_tensors as slice_tensors
     from accelnb.training.padding import (
         CannotPadNestedTensorWarning as CannotPadNestedTensorWarning,
     )
@@ -168,24 +166,30 @@ if TYPE_CHECKING:
         get_mixed_precision_context_manager as get_mixed_precision_context_manager,
     )
     from accelnb.training.progress import tqdm as tqdm
+    from accelnb.training.pytree import TensorInformation as TensorInformation
+    from accelnb.training.pytree import concatenate as concatenate
+    from accelnb.training.pytree import convert_to_fp32 as convert_to_fp32
+    from accelnb.training.pytree import find_batch_size as find_batch_size
+    from accelnb.training.pytree import find_device as find_device
+    from accelnb.training.pytree import get_data_structure as get_data_structure
+    from accelnb.training.pytree import get_shape as get_shape
+    from accelnb.training.pytree import honor_type as honor_type
+    from accelnb.training.pytree import ignorant_find_batch_size as ignorant_find_batch_size
+    from accelnb.training.pytree import initialize_tensors as initialize_tensors
+    from accelnb.training.pytree import is_namedtuple as is_namedtuple
+    from accelnb.training.pytree import is_tensor_information as is_tensor_information
+    from accelnb.training.pytree import is_torch_tensor as is_torch_tensor
+    from accelnb.training.pytree import listify as listify
+    from accelnb.training.pytree import recursively_apply as recursively_apply
+    from accelnb.training.pytree import send_to_device as send_to_device
+    from accelnb.training.pytree import slice_tensors as slice_tensors
     from accelnb.training.reduction import reduce as reduce
     from accelnb.training.rng import set_seed as set_seed
     from accelnb.training.rng import synchronize_rng_state as synchronize_rng_state
     from accelnb.training.rng import synchronize_rng_states as synchronize_rng_states
-    from accelnb.training.settings import AORecipeKwargs as AORecipeKwargs
-    from accelnb.training.settings import AutocastKwargs as AutocastKwargs
-    from accelnb.training.settings import DataLoaderConfiguration as DataLoaderConfiguration
-    from accelnb.training.settings import (
-        DistributedDataParallelKwargs as DistributedDataParallelKwargs,
+    from accelnb.training.unwrapping import (
+        extract_model_from_parallel as extract_model_from_parallel,
     )
-    from accelnb.training.settings import GradientAccumulationPlugin as GradientAccumulationPlugin
-    from accelnb.training.settings import GradScalerKwargs as GradScalerKwargs
-    from accelnb.training.settings import InitProcessGroupKwargs as InitProcessGroupKwargs
-    from accelnb.training.settings import KwargsHandler as KwargsHandler
-    from accelnb.training.settings import ProfileKwargs as ProfileKwargs
-    from accelnb.training.settings import ProjectConfiguration as ProjectConfiguration
-    from accelnb.training.settings import TorchDynamoPlugin as TorchDynamoPlugin
-    from accelnb.training.wrapping import extract_model_from_parallel as extract_model_from_parallel
 
 _NAMES = {
     "accelnb.training.available": """
@@ -206,7 +210,7 @@ _NAMES = {
         is_transformer_engine_available is_transformers_available is_triton_available
         is_wandb_available is_weights_only_available is_xccl_available is_xpu_available
     """,
-    "accelnb.training.checked": "DistributedOperationException",
+    "accelnb.training.debug_mode": "DistributedOperationException",
     "accelnb.training.checkpoint.files": "load save",
     "accelnb.training.checkpoint.shards": "load_checkpoint_in_model",
     "accelnb.training.checkpoint.weights": """
@@ -216,7 +220,7 @@ _NAMES = {
         broadcast broadcast_object_list copy_tensor_to_devices gather gather_object
         wait_for_everyone
     """,
-    "accelnb.training.compat_names": """
+    "accelnb.training.accelerate_names": """
         check_os_kernel clear_environment convert_bytes get_free_port get_int_from_env
         get_pretty_name is_port_in_use merge_dicts parse_choice_from_env parse_flag_from_env
         patch_environment purge_accelerate_environment recursive_getattr str_to_bool
@@ -230,14 +234,14 @@ _NAMES = {
         SCALER_NAME SCHEDULER_NAME STR_OPERATION_TO_FUNC TORCH_DISTRIBUTED_OPERATION_TYPES
         WEIGHTS_INDEX_NAME WEIGHTS_NAME WEIGHTS_PATTERN_NAME
     """,
-    "accelnb.training.kinds": """
+    "accelnb.training.enums": """
         DDPCommunicationHookType DistributedType DynamoBackend LoggerType PrecisionType
         RNGType
     """,
     "accelnb.training.memory": """
         clear_device_cache find_executable_batch_size release_memory should_reduce_batch_size
     """,
-    "accelnb.training.nested": """
+    "accelnb.training.pytree": """
         TensorInformation concatenate convert_to_fp32 find_batch_size find_device
         get_data_structure get_shape honor_type ignorant_find_batch_size initialize_tensors
         is_namedtuple is_tensor_information is_torch_tensor listify recursively_apply
@@ -250,12 +254,12 @@ _NAMES = {
     "accelnb.training.progress": "tqdm",
     "accelnb.training.reduction": "reduce",
     "accelnb.training.rng": "set_seed synchronize_rng_state synchronize_rng_states",
-    "accelnb.training.settings": """
+    "accelnb.training.configuration": """
         AORecipeKwargs AutocastKwargs DataLoaderConfiguration DistributedDataParallelKwargs
         GradScalerKwargs GradientAccumulationPlugin InitProcessGroupKwargs KwargsHandler
         ProfileKwargs ProjectConfiguration TorchDynamoPlugin
     """,
-    "accelnb.training.wrapping": "extract_model_from_parallel",
+    "accelnb.training.unwrapping": "extract_model_from_parallel",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

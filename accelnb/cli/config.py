@@ -12,8 +12,8 @@ import rich_click as click
 from accelnb.cli.options import given, launch_options
 
 if TYPE_CHECKING:
-    from accelnb.config import LaunchConfig, Option
-    from accelnb.hardware import Hardware
+    from accelnb.devices.hardware import Hardware
+    from accelnb.options.config import LaunchConfig, Option
 
 _ASKED = ("device", "procs", "precision", "strategy", "mesh", "accumulation")
 
@@ -42,9 +42,9 @@ def command(is_default: bool, show: bool, path: Path, **arguments: Any) -> None:
       accelnb config --default
       accelnb config --show
     """
-    from accelnb.config import ConfigError, LaunchConfig, from_mapping, resolve
-    from accelnb.config_file import read_file, write_file
-    from accelnb.hardware import probe
+    from accelnb.devices.hardware import probe
+    from accelnb.options.config import ConfigError, LaunchConfig, from_mapping, resolve
+    from accelnb.options.config_file import read_file, write_file
 
     asked = given(arguments)
     hardware = probe()
@@ -74,7 +74,7 @@ def _show(
     in_file: dict[str, Any],
     asked: dict[str, Any],
 ) -> None:
-    from accelnb.config import LaunchConfig, options
+    from accelnb.options.config import LaunchConfig, options
 
     print(f"{path}" if path.exists() else f"there is no {path}: these are the defaults")
     for option in options(LaunchConfig):
@@ -85,7 +85,7 @@ def _show(
 
 
 def _show_written(path: Path, config: LaunchConfig) -> None:
-    from accelnb.config import to_line
+    from accelnb.options.config import to_line
 
     line = f"%%distributed {to_line(config)}".rstrip()
     print(f"written to {path}; a cell has the same by\n  {line}")
@@ -95,7 +95,7 @@ def _show_written(path: Path, config: LaunchConfig) -> None:
 
 
 def _ask_all(config: LaunchConfig, hardware: Hardware) -> LaunchConfig:
-    from accelnb.config import LaunchConfig, options
+    from accelnb.options.config import LaunchConfig, options
 
     print(f"This machine has {hardware.describe()}. Enter keeps what is in brackets.\n")
     by_name = {option.name: option for option in options(LaunchConfig)}
@@ -112,7 +112,7 @@ def _ask_all(config: LaunchConfig, hardware: Hardware) -> LaunchConfig:
 
 def _ask(option: Option, config: LaunchConfig, hardware: Hardware, usual: str) -> LaunchConfig:
     """Ask until the answer is possible."""
-    from accelnb.config import ConfigError, LaunchConfig, from_mapping, possible, resolve
+    from accelnb.options.config import ConfigError, LaunchConfig, from_mapping, possible, resolve
 
     print(f"{option.name}: {option.help}")
     if option.choices:

@@ -17,6 +17,6 @@ def command(plain: bool) -> None:
       accelnb env
       accelnb env --plain > env.txt
     """
-    from accelnb.environment import show
+    from accelnb.cli.environment import show
 
     show(plain)

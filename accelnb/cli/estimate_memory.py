@@ -54,10 +54,10 @@ def command(
     from rich.console import Console
     from rich.table import Table
 
+    from accelnb.cli.memory_estimate import estimate, read_model
+    from accelnb.cli.memory_estimate.estimate import STRATEGIES
+    from accelnb.devices.memory_size import in_words
     from accelnb.errors import AccelnbError
-    from accelnb.memory_estimate import estimate, read_model
-    from accelnb.memory_estimate.estimate import STRATEGIES
-    from accelnb.sizes import in_words
 
     try:
         size = read_model(model, inputs=inputs, batch=batch, sequence=sequence)

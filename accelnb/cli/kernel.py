@@ -53,8 +53,8 @@ def install(
 
     Example: accelnb kernel install --procs 4 --precision bf16
     """
-    from accelnb.config import LaunchConfig, from_mapping
-    from accelnb.kernelspec import write
+    from accelnb.jupyter.kernelspec import write
+    from accelnb.options.config import LaunchConfig, from_mapping
 
     if where is not None and prefix is not None:
         raise click.UsageError(f"--prefix and --{where} are two places; give one of them")
@@ -69,7 +69,7 @@ def list_() -> None:
 
     Example: accelnb kernel list
     """
-    from accelnb.kernelspec import installed
+    from accelnb.jupyter.kernelspec import installed
 
     specs = installed()
     if not specs:
@@ -87,6 +87,6 @@ def remove(name: str) -> None:
 
     Example: accelnb kernel remove accelnb
     """
-    from accelnb.kernelspec import remove as remove_spec
+    from accelnb.jupyter.kernelspec import remove as remove_spec
 
     print(f"removed {remove_spec(name)}")

@@ -10,7 +10,7 @@ import rich_click as click
 from accelnb.cli.options import given, launch_options
 
 if TYPE_CHECKING:
-    from accelnb.launching.target import Target
+    from accelnb.cli.launching.target import Target
 
 # Of the launch options, those that a script can take over; the others are of notebooks.
 _OF_SCRIPTS = ("procs", "device", "precision", "outputs", "strategy", "accumulation")
@@ -22,7 +22,7 @@ class _Launch(click.RichCommand):
     """A command that has torchrun's arguments too, as the installed torch declares them."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        from accelnb.launching.torchrun import arguments
+        from accelnb.cli.launching.torchrun import arguments
 
         if not any(parameter.name == "nnodes" for parameter in self.params):
             self.params += [
@@ -71,11 +71,11 @@ def command(target: str, arguments: tuple[str, ...], ignore_file: bool, **option
       accelnb launch --max-restarts 3 train.py
       srun --ntasks 8 accelnb launch train.py
     """
-    from accelnb.config import ConfigError, LaunchConfig
-    from accelnb.launching import find_target, launch
-    from accelnb.launching.network import NotReachable
-    from accelnb.launching.target import NothingToLaunch
-    from accelnb.launching.torchrun import WrongArgument
+    from accelnb.cli.launching import find_target, launch
+    from accelnb.cli.launching.network import NotReachable
+    from accelnb.cli.launching.target import NothingToLaunch
+    from accelnb.cli.launching.torchrun import WrongArgument
+    from accelnb.options.config import ConfigError, LaunchConfig
 
     asked = given(options)
     of_torchrun = {name: value for name, value in options.items() if name not in _OF_SCRIPTS}
@@ -101,8 +101,8 @@ def command(target: str, arguments: tuple[str, ...], ignore_file: bool, **option
 
 def _beside(target: Target, ignore_file: bool) -> dict[str, Any]:
     """Return the options that a notebook or the accelnb.yaml beside a script gives."""
-    from accelnb.config import changed
-    from accelnb.config_file import FILE, read_file
+    from accelnb.options.config import changed
+    from accelnb.options.config_file import FILE, read_file
 
     path = target.folder / FILE
     values: dict[str, Any] = {}
@@ -114,8 +114,8 @@ def _beside(target: Target, ignore_file: bool) -> dict[str, Any]:
 
 
 def _resolved(settings: dict[str, Any], is_number_given: bool) -> Any:
-    from accelnb.config import LaunchConfig, from_mapping, resolve
-    from accelnb.hardware import probe
+    from accelnb.devices.hardware import probe
+    from accelnb.options.config import LaunchConfig, from_mapping, resolve
 
     wanted = {k: v for k, v in settings.items() if k != "procs" or not is_number_given}
     return resolve(from_mapping(LaunchConfig, wanted), probe())

@@ -11,7 +11,7 @@ import rich_click as click
 
 from accelnb import __version__
 from accelnb.errors import AccelnbError
-from accelnb.folder import working_folder
+from accelnb.options.environment import working_folder
 
 # Name to what `accelnb --help` says of it; accelnb.cli.<name> has the command, as `command`.
 COMMANDS = {
@@ -78,7 +78,7 @@ def main() -> None:
     except click.Abort:
         sys.exit(_say("stopped", 128 + signal.SIGINT))
     except AccelnbError as error:
-        from accelnb.config import ConfigError
+        from accelnb.options.config import ConfigError
 
         sys.exit(_say(str(error), 2 if isinstance(error, ConfigError) else 1))
 

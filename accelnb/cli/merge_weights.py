@@ -27,7 +27,7 @@ def command(
       accelnb merge-weights checkpoints/step-1000 model.safetensors
       accelnb merge-weights checkpoints/step-1000 weights/ --max-shard-size 5GB
     """
-    from accelnb.merging import merge_weights
+    from accelnb.training.checkpoint.merging import merge_weights
 
     count = merge_weights(checkpoint, output, key=key, max_shard_size=max_shard_size, force=force)
     print(f"{count} tensors are in {output}")

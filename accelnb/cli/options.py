@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import rich_click as click
 
-from accelnb.config import LaunchConfig, options
+from accelnb.options.config import LaunchConfig, options
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from accelnb.headless import Watcher
+from accelnb.jupyter.headless import Watcher
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
 
-    from accelnb.headless import CellFailed
+    from accelnb.jupyter.headless import CellFailed
 
 
 @click.command()
@@ -48,7 +48,7 @@ def command(
     from rich.console import Console
 
     from accelnb.errors import AccelnbError
-    from accelnb.headless import CellFailed, WrongParameter, read_parameters, run_notebook
+    from accelnb.jupyter.headless import CellFailed, WrongParameter, read_parameters, run_notebook
 
     console = Console()
     code = 0

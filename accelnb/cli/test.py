@@ -23,10 +23,10 @@ def command(ignore_file: bool, **arguments: Any) -> None:
     """
     from rich.console import Console
 
-    from accelnb.config import LaunchConfig, from_mapping
-    from accelnb.config_file import FILE, read_file
-    from accelnb.selftest import self_test
-    from accelnb.selftest.report import show
+    from accelnb.cli.selftest import self_test
+    from accelnb.cli.selftest.report import show
+    from accelnb.options.config import LaunchConfig, from_mapping
+    from accelnb.options.config_file import FILE, read_file
 
     file = read_file(FILE) if Path(FILE).exists() and not ignore_file else {}
     config = from_mapping(LaunchConfig, {**file, **given(arguments)})

@@ -6,18 +6,18 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from accelnb.config import SHAPE, LaunchConfig
 from accelnb.devices import DEVICES
-from accelnb.engine.courier import Courier, Request
-from accelnb.engine.doctor import Place
 from accelnb.engine.failure import Failure, name_ranks
 from accelnb.engine.launchers.choice import open_ranks
-from accelnb.engine.logs import new_log
-from accelnb.engine.members import Member, failure_of
-from accelnb.engine.questions import Question
+from accelnb.engine.ranks import Member, failure_of
+from accelnb.engine.router import Courier, Request
 from accelnb.engine.run import Run
-from accelnb.engine.tensors import Packed
+from accelnb.engine.run_log import new_log
+from accelnb.engine.serialization.pack import Packed
+from accelnb.engine.stall_report import Place
+from accelnb.engine.wire.queries import Question
 from accelnb.errors import AccelnbError
+from accelnb.options.config import SHAPE, LaunchConfig
 
 _START_TIMEOUT = 120.0  # s; most of it for importing torch
 _FORM_TIMEOUT = 30.0
@@ -39,7 +39,7 @@ class WorkerGroup:
 
     Examples
     --------
-    >>> from accelnb.config import LaunchConfig
+    >>> from accelnb.options.config import LaunchConfig
     >>> from accelnb.engine.group import WorkerGroup
     >>> group = WorkerGroup(LaunchConfig(procs=2, device="cpu", start="fork"))
     >>> cell = {"code": "rank", "source": "rank", "name": "<cell>", "number": 1}
@@ -148,7 +148,7 @@ class WorkerGroup:
         return run
 
     def ask(self, question: dict[str, Any]) -> Question | None:
-        """Ask rank 0 what `accelnb.worker.lookup` reads; None while it has no time for it."""
+        """Ask rank 0 what `accelnb.worker.completion` reads; None while it has no time for it."""
         if self.busy or not self.alive or self._courier.members[0].exit:
             return None
         return self._courier.ask(0, question)

@@ -12,9 +12,9 @@ from typing import Any
 
 from accelnb.engine.events import Event, Skipped, Stalled, Stream, Streamed
 from accelnb.engine.failure import Failure, RankError, RunInterrupted, name_ranks, stopped_lines
-from accelnb.engine.logs import RunLog
 from accelnb.engine.metrics import Packet, Series, Streams
-from accelnb.engine.tensors import Packed, Received
+from accelnb.engine.run_log import RunLog
+from accelnb.engine.serialization.pack import Packed, Received
 from accelnb.errors import AccelnbError
 
 # Text that may wait for the view; past that it is in the log only.

@@ -13,9 +13,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from accelnb.config import CellOptions, ConfigError, LaunchConfig, from_mapping, options
 from accelnb.export.notebook_file import Cell, ExportError
-from accelnb.magic_line import split_options, without_comment
+from accelnb.options.config import CellOptions, ConfigError, LaunchConfig, from_mapping, options
+from accelnb.options.magic_line import split_options, without_comment
 
 # Cell magics whose body is an ordinary cell.
 _AROUND = ("time", "capture", "prun", "local")

@@ -6,11 +6,11 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
-from accelnb.config import ConfigError, LaunchConfig, from_mapping, options
 from accelnb.export.exploring import Imported, dotted
 from accelnb.export.notebook_file import ExportError
 from accelnb.export.statements import Statement
 from accelnb.export.values import arguments_of
+from accelnb.options.config import ConfigError, LaunchConfig, from_mapping, options
 
 _LAUNCHERS = {
     "accelnb.notebook_launcher": "notebook_launcher",

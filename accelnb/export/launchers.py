@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from accelnb.config import LaunchConfig
-from accelnb.config_file import FILE, to_yaml
 from accelnb.devices import DEVICES
 from accelnb.export.notebook_file import ExportError
+from accelnb.options.config import LaunchConfig
+from accelnb.options.config_file import FILE, to_yaml
 
 # With MULTI_CPU `accelerate launch` starts one process, unless it is given a host file for mpirun.
 _STARTED_AS = {"MULTI_CPU": "MULTI_GPU"}
@@ -25,7 +25,7 @@ def launcher_file(kind: str, script: Path, config: LaunchConfig) -> dict[Path, s
     Examples
     --------
     >>> from pathlib import Path
-    >>> from accelnb.config import LaunchConfig
+    >>> from accelnb.options.config import LaunchConfig
     >>> from accelnb.export.launchers import launcher_file
     >>> list(launcher_file("slurm", Path("train.py"), LaunchConfig()))
     [PosixPath('train.sbatch')]
@@ -52,7 +52,7 @@ def slurm_text(script: Path, config: LaunchConfig) -> str:
     Examples
     --------
     >>> from pathlib import Path
-    >>> from accelnb.config import LaunchConfig
+    >>> from accelnb.options.config import LaunchConfig
     >>> from accelnb.export.launchers import slurm_text
     >>> print(slurm_text(Path("train.py"), LaunchConfig(procs=4)).splitlines()[1])
     #SBATCH --job-name=train
@@ -105,7 +105,7 @@ def ray_text(script: Path, config: LaunchConfig) -> str:
     Examples
     --------
     >>> from pathlib import Path
-    >>> from accelnb.config import LaunchConfig
+    >>> from accelnb.options.config import LaunchConfig
     >>> from accelnb.export.launchers import ray_text
     >>> "ray job submit" in ray_text(Path("train.py"), LaunchConfig())
     True
@@ -133,7 +133,7 @@ def accelerate_text(config: LaunchConfig) -> str:
 
     Examples
     --------
-    >>> from accelnb.config import LaunchConfig
+    >>> from accelnb.options.config import LaunchConfig
     >>> from accelnb.export.launchers import accelerate_text
     >>> print(accelerate_text(LaunchConfig(procs=2, device="cpu", precision="bf16")))
     compute_environment: LOCAL_MACHINE
@@ -178,6 +178,6 @@ def accelerate_text(config: LaunchConfig) -> str:
 
 
 def _device(config: LaunchConfig) -> str:
-    from accelnb.hardware import probe
+    from accelnb.devices.hardware import probe
 
     return probe().best_device if config.device == "auto" else config.device

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from accelnb.export.cell_code import read_cell
 from accelnb.export.notebook import Exported, export_notebook
 from accelnb.export.notebook_file import Cell, ExportError, Notebook, read_notebook
-from accelnb.names import analyse
+from accelnb.jupyter.cell_names import analyse
 
 if TYPE_CHECKING:
-    from accelnb.config import LaunchConfig
+    from accelnb.options.config import LaunchConfig
 
 
 def live(

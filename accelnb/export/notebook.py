@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelnb.config import LaunchConfig, from_mapping
 from accelnb.export.launchers import launcher_file
 from accelnb.export.notebook_file import Cell, ExportError, Notebook, read_notebook
 from accelnb.export.program import Program, read_program
 from accelnb.export.script import write_script
 from accelnb.export.selection import NotBound, Selection
 from accelnb.export.writing import write_files
+from accelnb.options.config import LaunchConfig, from_mapping
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _notes(program: Program, notebook: Notebook) -> list[str]:
 
 
 def _file_beside(folder: Path) -> LaunchConfig:
-    from accelnb.config_file import FILE, read_file
+    from accelnb.options.config_file import FILE, read_file
 
     path = folder / FILE
     return from_mapping(LaunchConfig, read_file(path)) if path.exists() else LaunchConfig()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from accelnb.config import LaunchConfig
 from accelnb.devices import DEVICES
 from accelnb.export.notebook_file import ExportError
 from accelnb.export.text import call_of
-from accelnb.training.environment import BY_OPTION
+from accelnb.options.config import LaunchConfig
+from accelnb.options.environment import BY_OPTION
 
 # Options that an Accelerator takes from the environment: our name, the variable, what is usual.
 FROM_ENVIRONMENT = tuple(

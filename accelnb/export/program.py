@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from accelnb.config import CellOptions, LaunchConfig, from_mapping
 from accelnb.devices import DEVICES
 from accelnb.export.awaiting import awaits, run_awaited
 from accelnb.export.cell_code import CellCode, read_cell
@@ -21,7 +20,8 @@ from accelnb.export.parameters import not_an_option
 from accelnb.export.statements import NO_NAMES, Names, Statement, cut
 from accelnb.export.values import roots
 from accelnb.export.words import MAGICS_LEFT_OUT
-from accelnb.names import analyse
+from accelnb.jupyter.cell_names import analyse
+from accelnb.options.config import CellOptions, LaunchConfig, from_mapping
 
 # A rank has these of its own; what a notebook binds to them is not sent.
 OF_A_RANK = ("rank", "local_rank", "world_size", "device", "mesh")

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelnb.config import ConfigError, LaunchConfig, options
 from accelnb.export.command_line import declares_options, options_of, reads_options
 from accelnb.export.exploring import dotted
 from accelnb.export.job_part import (
@@ -26,8 +25,9 @@ from accelnb.export.notebook_file import Cell, ExportError
 from accelnb.export.percent import cells_of_marks, has_marks
 from accelnb.export.statements import Statement, cut
 from accelnb.export.writing import write_files
-from accelnb.option import Option
-from accelnb.training.environment import BY_OPTION
+from accelnb.options.config import ConfigError, LaunchConfig, options
+from accelnb.options.environment import BY_OPTION
+from accelnb.options.option import Option
 
 _BANNER = re.compile(r"#+[\s#=*~_-]*(?P<title>[^\s#=*~_-].*?)[\s#=*~_-]*")
 _RULE = re.compile(r"#?\s*[#=*~_-]{3,}")

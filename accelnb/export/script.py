@@ -7,7 +7,6 @@ import re
 import textwrap
 from dataclasses import dataclass
 
-from accelnb.config import LaunchConfig
 from accelnb.export import parts
 from accelnb.export.exploring import Imported, dotted
 from accelnb.export.main_body import ENDS_GROUP, Body, takes_turns, takes_turns_twice, write_body
@@ -18,6 +17,7 @@ from accelnb.export.program import Program, Step
 from accelnb.export.selection import Selection
 from accelnb.export.text import WIDTH, Headings, comment, headings_of, imports_text, indented, tidy
 from accelnb.export.values import executed
+from accelnb.options.config import LaunchConfig
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from accelnb.engine.origins import Origin
-from accelnb.engine.tensors import Finish, Pack, Packed, finished
+from accelnb.engine.serialization.module_objects import Origin
+from accelnb.engine.serialization.pack import Finish, Pack, Packed, finished
 from accelnb.errors import AccelnbError
-from accelnb.names import CellNames
+from accelnb.jupyter.cell_names import CellNames
 from accelnb.notebook.fingerprint import Reading, can_change
-from accelnb.notebook.imports import Imports
-from accelnb.notebook.sent import Comparison, Known, Lacking, OnRank, over_builtins
+from accelnb.notebook.module_objects import Imports
+from accelnb.notebook.sent_values import Comparison, Known, Lacking, OnRank, over_builtins
 
 # Every rank has these of its own: the notebook's are never sent over them.
 RANK_NAMES = frozenset({"rank", "local_rank", "world_size", "device"})

@@ -11,7 +11,7 @@ from typing import Any
 from IPython.core.interactiveshell import InteractiveShell
 
 from accelnb.errors import AccelnbError
-from accelnb.names import FUTURE_FLAGS, CellNames, analyse
+from accelnb.jupyter.cell_names import FUTURE_FLAGS, CellNames, analyse
 from accelnb.notebook.scripts import names_of_scripts
 
 

@@ -9,15 +9,22 @@ from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
-from accelnb import hosts
-from accelnb.config import CellOptions, ConfigError, LaunchConfig, from_mapping, options, to_line
-from accelnb.engine.doctor import stacks_report
-from accelnb.engine.early import under_way
+from accelnb.engine.prestart import under_way
+from accelnb.engine.stall_report import stacks_report
 from accelnb.errors import AccelnbError
-from accelnb.notebook.auto import switch
+from accelnb.jupyter import front_ends
+from accelnb.notebook.auto_mode import switch
 from accelnb.notebook.defaults import Defaults
 from accelnb.notebook.session import Session
-from accelnb.notebook.views.area import in_kernel
+from accelnb.notebook.views.redrawn import in_kernel
+from accelnb.options.config import (
+    CellOptions,
+    ConfigError,
+    LaunchConfig,
+    from_mapping,
+    options,
+    to_line,
+)
 
 # Each command with the words that may follow it; None: it reads what follows itself.
 COMMANDS: dict[str, tuple[str, ...] | None] = {
@@ -78,7 +85,7 @@ class Commands:
         getattr(self, f"_{command}")(rest)
 
     def _open(self) -> None:
-        if not hosts.shows_controls():
+        if not front_ends.shows_controls():
             self._status("")
             return
         from accelnb.notebook.panel import show
@@ -121,8 +128,8 @@ class Commands:
     def _test(self, rest: str) -> None:
         from rich.console import Console
 
-        from accelnb.selftest import self_test
-        from accelnb.selftest.report import show
+        from accelnb.cli.selftest import self_test
+        from accelnb.cli.selftest.report import show
 
         given = self._read_options(rest)
         if unknown := given.keys() - {option.name for option in options(LaunchConfig)}:
@@ -136,7 +143,7 @@ class Commands:
             raise AccelnbError(f"the test failed at {last.name}: {last.detail}")
 
     def _env(self, word: str) -> None:
-        from accelnb.environment import show
+        from accelnb.cli.environment import show
 
         show(plain=bool(word))
 
@@ -144,7 +151,7 @@ class Commands:
         run = self._session.last_run
         if run is None:
             raise AccelnbError("there is no run yet: run a %%distributed cell first")
-        if not hosts.shows_widgets():
+        if not front_ends.shows_widgets():
             print(run)
             return
         from accelnb.notebook.views.live import show_again

@@ -10,10 +10,10 @@ from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
-from accelnb.config import ConfigError, LaunchConfig, options
-from accelnb.config_file import FILE, FileValues, read_file
-from accelnb.folder import working_folder
-from accelnb.hosts import notebook_folder
+from accelnb.jupyter.front_ends import notebook_folder
+from accelnb.options.config import ConfigError, LaunchConfig, options
+from accelnb.options.config_file import FILE, FileValues, read_file
+from accelnb.options.environment import working_folder
 
 _DO_WITHOUT = "correct it, or do without the file in this session: %accelnb config --ignore-file"
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
-from accelnb.engine.early import discard_early
 from accelnb.engine.launchers.local import close_fork_server, fork_server
+from accelnb.engine.prestart import discard_early
 from accelnb.engine.run import Run
-from accelnb.notebook.assist import Assist
-from accelnb.notebook.auto import AutoCells
+from accelnb.notebook.auto_mode import AutoCells
 from accelnb.notebook.commands import complete_commands
+from accelnb.notebook.completion import Assist
 from accelnb.notebook.magics import AccelnbMagics, complete_options
 from accelnb.notebook.session import Session
 from accelnb.notebook.views.choice import run_html

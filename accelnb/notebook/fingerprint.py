@@ -23,8 +23,8 @@ import cloudpickle
 import xxhash
 from cloudpickle.cloudpickle import _extract_code_globals, _should_pickle_by_reference
 
-from accelnb.engine.reducers import TABLE
-from accelnb.names import names_in_texts
+from accelnb.engine.serialization.reducers import TABLE
+from accelnb.jupyter.cell_names import names_in_texts
 
 _PICKLED = 1 << 18  # bytes of a pickle, and
 _OBJECTS = 2000  # objects in it that are more than a number, a text or a plain container

@@ -18,12 +18,12 @@ from IPython.core.magic import (
 )
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
-from accelnb.config import CellOptions, ConfigError, LaunchConfig, options
 from accelnb.engine.run import Run
-from accelnb.magic_line import split_options, without_comment
 from accelnb.notebook.cell import read_cell
 from accelnb.notebook.commands import Commands
 from accelnb.notebook.session import Session
+from accelnb.options.config import CellOptions, ConfigError, LaunchConfig, options
+from accelnb.options.magic_line import split_options, without_comment
 
 _OPTIONS = options(LaunchConfig, CellOptions)
 _NO_OPTION = re.compile(r"--[A-Za-z][\w-]*")

@@ -12,7 +12,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from accelnb.engine.origins import Origin
+from accelnb.engine.serialization.module_objects import Origin
 from accelnb.notebook.fingerprint import is_notebooks
 
 _CHAIN = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")

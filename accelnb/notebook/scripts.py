@@ -9,7 +9,7 @@ from pathlib import Path
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.path import get_py_filename
 
-from accelnb.names import analyse
+from accelnb.jupyter.cell_names import analyse
 
 _TAKES_VALUE = "lNm"  # of the letters of %run's options
 

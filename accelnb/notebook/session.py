@@ -11,7 +11,26 @@ from typing import Any
 
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 
-from accelnb.config import (
+from accelnb.engine.failure import Failure, RunInterrupted, name_ranks
+from accelnb.engine.group import WorkerGroup
+from accelnb.engine.launchers.choice import finish_for, hardware_for, room_for
+from accelnb.engine.prestart import start_group
+from accelnb.engine.router import Request
+from accelnb.engine.run import RankResults, Run
+from accelnb.engine.serialization.pack import Packed
+from accelnb.engine.stall_report import Place
+from accelnb.errors import AccelnbError
+from accelnb.jupyter.cell_names import CellNames
+from accelnb.notebook.capture import Capture
+from accelnb.notebook.cell import Cell, cells_so_far, empty_cell
+from accelnb.notebook.cell_sources import Sources
+from accelnb.notebook.defaults import Defaults
+from accelnb.notebook.module_objects import Imports, cells_before, names_in
+from accelnb.notebook.views.choice import show_in_background, view_of
+from accelnb.notebook.views.plain import follow
+from accelnb.notebook.waiting import ranks_of, saying_if_connecting, saying_if_slow
+from accelnb.notebook.wanted_ranks import Asked, asked_by, shape_of
+from accelnb.options.config import (
     SHAPE,
     CellOptions,
     ConfigError,
@@ -21,25 +40,6 @@ from accelnb.config import (
     settings_for_ranks,
     sharing,
 )
-from accelnb.engine.courier import Request
-from accelnb.engine.doctor import Place
-from accelnb.engine.early import start_group
-from accelnb.engine.failure import Failure, RunInterrupted, name_ranks
-from accelnb.engine.group import WorkerGroup
-from accelnb.engine.launchers.choice import finish_for, hardware_for, room_for
-from accelnb.engine.run import RankResults, Run
-from accelnb.engine.tensors import Packed
-from accelnb.errors import AccelnbError
-from accelnb.names import CellNames
-from accelnb.notebook.asked import Asked, asked_by, shape_of
-from accelnb.notebook.capture import Capture
-from accelnb.notebook.cell import Cell, cells_so_far, empty_cell
-from accelnb.notebook.defaults import Defaults
-from accelnb.notebook.imports import Imports, cells_before, names_in
-from accelnb.notebook.sources import Sources
-from accelnb.notebook.views.choice import show_in_background, view_of
-from accelnb.notebook.views.plain import follow
-from accelnb.notebook.waiting import ranks_of, saying_if_connecting, saying_if_slow
 
 # A run that is being stopped is over by then, whatever its ranks do.
 _STOPPED_AFTER = 5.0

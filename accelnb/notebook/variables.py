@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from IPython.core.getipython import get_ipython
 
-from accelnb.config import CellOptions, from_mapping
 from accelnb.engine.run import RankResults, Run
 from accelnb.errors import AccelnbError
 from accelnb.notebook.extension import session_of
 from accelnb.notebook.session import Session
+from accelnb.options.config import CellOptions, from_mapping
 
 
 def pull(name: str, ranks: str | Iterable[int] | None = None) -> RankResults:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
-from accelnb.config import LaunchConfig
+from accelnb.options.config import LaunchConfig
 
 _SILENT = 5.0  # s; most waits are over by then, also for the import of torch
 
@@ -44,7 +44,7 @@ def ranks_of(config: LaunchConfig) -> str:
 
     Examples
     --------
-    >>> from accelnb.config import LaunchConfig
+    >>> from accelnb.options.config import LaunchConfig
     >>> from accelnb.notebook.waiting import ranks_of
     >>> ranks_of(LaunchConfig(procs=2, nodes=2, cluster="ray"))
     '4 ranks on 2 nodes of the cluster ray'

@@ -19,15 +19,7 @@ from accelnb.training import arguments, memory, profiling
 from accelnb.training.accumulation import AccumulationMethods
 from accelnb.training.checkpoint import CheckpointMethods
 from accelnb.training.collectives import CollectiveMethods
-from accelnb.training.gradients import GradientState
-from accelnb.training.kinds import DistributedType, DynamoBackend, LoggerType, RNGType
-from accelnb.training.optimizer import AcceleratedOptimizer
-from accelnb.training.parallel.choice import strategy_on
-from accelnb.training.precision import Precision
-from accelnb.training.preparation import PreparationMethods
-from accelnb.training.processes import ProcessControl
-from accelnb.training.scheduler import AcceleratedScheduler
-from accelnb.training.settings import (
+from accelnb.training.configuration import (
     AORecipeKwargs,
     AutocastKwargs,
     DataLoaderConfiguration,
@@ -40,6 +32,14 @@ from accelnb.training.settings import (
     ProjectConfiguration,
     TorchDynamoPlugin,
 )
+from accelnb.training.enums import DistributedType, DynamoBackend, LoggerType, RNGType
+from accelnb.training.gradients import GradientState
+from accelnb.training.optimizer import AcceleratedOptimizer
+from accelnb.training.parallel.choice import strategy_on
+from accelnb.training.precision import Precision
+from accelnb.training.preparation import PreparationMethods
+from accelnb.training.process_control import ProcessControl
+from accelnb.training.scheduler import AcceleratedScheduler
 from accelnb.training.state import AcceleratorState, PartialState, chosen_precision
 from accelnb.training.tracking.base import GeneralTracker
 from accelnb.training.tracking.methods import TrackingMethods

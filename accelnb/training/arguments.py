@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from accelnb.errors import AccelnbError
-from accelnb.training import environment
-from accelnb.training.settings import (
+from accelnb.options import environment
+from accelnb.training.configuration import (
     AORecipeKwargs,
     AutocastKwargs,
     DataLoaderConfiguration,

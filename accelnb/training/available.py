@@ -16,8 +16,8 @@ from torch.torch_version import TorchVersion
 
 from accelnb.devices import DEVICES, best_available
 from accelnb.errors import AccelnbError
-from accelnb.training import environment
-from accelnb.training.compat_names import patch_environment
+from accelnb.options import environment
+from accelnb.training.accelerate_names import patch_environment
 from accelnb.training.constants import STR_OPERATION_TO_FUNC
 
 

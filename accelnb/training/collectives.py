@@ -12,12 +12,14 @@ from typing import Any
 import torch
 
 from accelnb.errors import AccelnbError
-from accelnb.training import checked, exchange, metrics_gather, padding
-from accelnb.training.checked import DistributedOperationException as DistributedOperationException
+from accelnb.training import communication, debug_mode, gather_for_metrics, padding
+from accelnb.training.debug_mode import (
+    DistributedOperationException as DistributedOperationException,
+)
 from accelnb.training.gradients import GradientState
-from accelnb.training.nested import TensorInformation
 from accelnb.training.padding import pad_across_processes as pad_across_processes
 from accelnb.training.padding import pad_input_tensors as pad_input_tensors
+from accelnb.training.pytree import TensorInformation
 from accelnb.training.reduction import reduce as reduce
 from accelnb.training.state import PartialState
 
@@ -50,12 +52,12 @@ def gather(tensor: Any) -> Any:
     >>> gather({"loss": torch.tensor(0.5)})  # one process
     {'loss': tensor([0.5000])}
     """
-    checked.check("gather", tensor)
-    tensors = [t.detach() for t in exchange.tensors_in(tensor)]
+    debug_mode.check("gather", tensor)
+    tensors = [t.detach() for t in communication.tensors_in(tensor)]
     tensors = [t.reshape(1) if t.ndim == 0 else t for t in tensors]
     if PartialState().num_processes > 1:
-        tensors = [exchange.all_gather(t).flatten(0, 1) for t in tensors]
-    return exchange.with_tensors(tensor, tensors)
+        tensors = [communication.all_gather(t).flatten(0, 1) for t in tensors]
+    return communication.with_tensors(tensor, tensors)
 
 
 def gather_object(object: Any) -> list[Any]:
@@ -78,9 +80,11 @@ def gather_object(object: Any) -> list[Any]:
     >>> gather_object(["a", "b"])  # one process
     ['a', 'b']
     """
-    checked.check("gather_object")
+    debug_mode.check("gather_object")
     several = PartialState().num_processes > 1
-    return metrics_gather.concatenated(exchange.all_gather_objects(object) if several else [object])
+    return gather_for_metrics.concatenated(
+        communication.all_gather_objects(object) if several else [object]
+    )
 
 
 def broadcast(tensor: Any, from_process: int = 0) -> Any:
@@ -110,12 +114,12 @@ def broadcast(tensor: Any, from_process: int = 0) -> Any:
     _refuse_unknown_rank(from_process, state.num_processes)
     if state.num_processes == 1:
         return tensor
-    checked.check(f"broadcast(from_process={from_process})", tensor)
-    tensors = exchange.tensors_in(tensor)
-    received = [exchange.broadcast(t, from_process) for t in tensors]
+    debug_mode.check(f"broadcast(from_process={from_process})", tensor)
+    tensors = communication.tensors_in(tensor)
+    received = [communication.broadcast(t, from_process) for t in tensors]
     if state.process_index == from_process:
-        return exchange.with_tensors(tensor, [t.detach() for t in tensors])
-    return exchange.with_tensors(tensor, map(_overwritten, tensors, received))
+        return communication.with_tensors(tensor, [t.detach() for t in tensors])
+    return communication.with_tensors(tensor, map(_overwritten, tensors, received))
 
 
 def _overwritten(tensor: torch.Tensor, received: torch.Tensor) -> torch.Tensor:
@@ -140,9 +144,9 @@ def broadcast_object_list(object_list: list[Any], from_process: int = 0) -> list
     """
     state = PartialState()
     _refuse_unknown_rank(from_process, state.num_processes)
-    checked.check(f"broadcast_object_list(from_process={from_process})")
+    debug_mode.check(f"broadcast_object_list(from_process={from_process})")
     if state.num_processes > 1:
-        object_list[:] = exchange.broadcast_object(list(object_list), from_process)
+        object_list[:] = communication.broadcast_object(list(object_list), from_process)
     return object_list
 
 
@@ -165,8 +169,8 @@ def copy_tensor_to_devices(tensor: torch.Tensor | None = None) -> torch.Tensor:
     """
     state = PartialState()
     mine = None if tensor is None else TensorInformation(tensor.shape, tensor.dtype)
-    checked.check("copy_tensor_to_devices")
-    known = exchange.all_gather_objects(mine) if state.num_processes > 1 else [mine]
+    debug_mode.check("copy_tensor_to_devices")
+    known = communication.all_gather_objects(mine) if state.num_processes > 1 else [mine]
     having = {rank: found for rank, found in enumerate(known) if found is not None}
     if len(having) != 1:
         ranks = f"ranks {', '.join(map(str, having))} have one" if having else "no rank has one"
@@ -176,7 +180,7 @@ def copy_tensor_to_devices(tensor: torch.Tensor | None = None) -> torch.Tensor:
         sent = torch.empty(found.shape, dtype=found.dtype, device=state.device)
     else:
         sent = tensor.detach().to(state.device)
-    return exchange.broadcast(sent, source) if state.num_processes > 1 else sent
+    return communication.broadcast(sent, source) if state.num_processes > 1 else sent
 
 
 def wait_for_everyone() -> None:
@@ -241,8 +245,8 @@ class CollectiveMethods:
         [5, 4]
         """
         loader = self.gradient_state.active_dataloader
-        checked.check("gather_for_metrics")
-        return metrics_gather.gathered(input_data, loader, use_gather_object)
+        debug_mode.check("gather_for_metrics")
+        return gather_for_metrics.gathered(input_data, loader, use_gather_object)
 
     def reduce(self, tensor: Any, reduction: str = "sum", scale: float = 1.0) -> Any:
         """Combine the tensors of all ranks; see `accelnb.utils.reduce`."""
@@ -269,10 +273,10 @@ class CollectiveMethods:
 
     def check_trigger(self) -> bool:
         """Return whether any rank called `set_trigger` since the last time; all ranks call this."""
-        checked.check("check_trigger")
+        debug_mode.check("check_trigger")
         triggered = self._triggered
         if self.num_processes > 1:
-            triggered = any(said for (said,) in exchange.all_gather_numbers([int(triggered)]))
+            triggered = any(said for (said,) in communication.all_gather_numbers([int(triggered)]))
         if triggered:
             self._triggered = False
         return triggered

@@ -16,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from accelnb.errors import AccelnbError
-from accelnb.training.kinds import DynamoBackend
-from accelnb.training.settings import TorchDynamoPlugin
+from accelnb.training.configuration import TorchDynamoPlugin
+from accelnb.training.enums import DynamoBackend
 
 
 def compile_model(model: nn.Module, plugin: TorchDynamoPlugin) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import Any, ClassVar, Protocol
 
-from accelnb.training.settings import GradientAccumulationPlugin
+from accelnb.training.configuration import GradientAccumulationPlugin
 
 
 class ActiveLoader(Protocol):

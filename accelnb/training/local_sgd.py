@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from accelnb.errors import AccelnbError
-from accelnb.training.kinds import DistributedType
-from accelnb.training.processes import ProcessControl
+from accelnb.training.enums import DistributedType
+from accelnb.training.process_control import ProcessControl
 
 # With these DDP averages the gradients, and its `no_sync` leaves that out.
 _SUPPORTED = {DistributedType.NO, *(t for t in DistributedType if t.startswith("MULTI_"))}

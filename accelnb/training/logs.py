@@ -10,7 +10,7 @@ from typing import Any
 import torch.distributed as dist
 
 from accelnb.errors import AccelnbError
-from accelnb.training import environment
+from accelnb.options import environment
 from accelnb.training.state import PartialState
 
 

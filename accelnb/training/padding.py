@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from accelnb.errors import AccelnbError
-from accelnb.training import checked, exchange
-from accelnb.training.nested import recursively_apply
+from accelnb.training import communication, debug_mode
+from accelnb.training.pytree import recursively_apply
 from accelnb.training.state import PartialState
 
 
@@ -53,11 +53,11 @@ def pad_across_processes(
     """
     if PartialState().num_processes == 1:
         return tensor
-    checked.check(f"pad_across_processes(dim={dim})", tensor, checked.dimensions)
-    padded = [part for part in exchange.tensors_in(_without_nested(tensor)) if _has(part, dim)]
+    debug_mode.check(f"pad_across_processes(dim={dim})", tensor, debug_mode.dimensions)
+    padded = [part for part in communication.tensors_in(_without_nested(tensor)) if _has(part, dim)]
     if not padded:
         return tensor
-    sizes = exchange.all_gather_numbers([part.shape[dim] for part in padded])
+    sizes = communication.all_gather_numbers([part.shape[dim] for part in padded])
     largest = iter([max(column) for column in zip(*sizes, strict=True)])
 
     def pad(part: torch.Tensor) -> torch.Tensor:

@@ -14,9 +14,9 @@ from torch import nn
 from accelnb.devices import DEVICES, Device
 from accelnb.errors import AccelnbError
 from accelnb.training.available import is_package_available
-from accelnb.training.nested import convert_to_fp32
+from accelnb.training.configuration import AORecipeKwargs, AutocastKwargs, GradScalerKwargs
+from accelnb.training.pytree import convert_to_fp32
 from accelnb.training.scaler import Scaler
-from accelnb.training.settings import AORecipeKwargs, AutocastKwargs, GradScalerKwargs
 from accelnb.training.state import AcceleratorState
 
 # What operations compute in under autocast. fp8 replaces linear layers; the rest is bf16.

@@ -12,15 +12,15 @@ from torch.utils.data import DataLoader
 
 from accelnb.errors import AccelnbError
 from accelnb.training import compilation
-from accelnb.training.data.base import PreparedLoader
+from accelnb.training.configuration import DataLoaderConfiguration, TorchDynamoPlugin
 from accelnb.training.data.prepare import prepare_data_loader, skip_first_batches, undivided
+from accelnb.training.data.prepared_loader import PreparedLoader
 from accelnb.training.optimizer import AcceleratedOptimizer
 from accelnb.training.parallel.strategy import SingleProcess
 from accelnb.training.precision import Precision
 from accelnb.training.scaler import Scaler
 from accelnb.training.scheduler import AcceleratedScheduler
-from accelnb.training.settings import DataLoaderConfiguration, TorchDynamoPlugin
-from accelnb.training.wrapping import extract_model_from_parallel
+from accelnb.training.unwrapping import extract_model_from_parallel
 
 # The state of an optimizer goes to where the model's parameters are; a scheduler follows its
 # prepared optimizer.

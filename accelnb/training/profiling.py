@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from accelnb.training.agreement import together
-from accelnb.training.processes import ProcessControl
-from accelnb.training.settings import ProfileKwargs
+from accelnb.training.collective_errors import together
+from accelnb.training.configuration import ProfileKwargs
+from accelnb.training.process_control import ProcessControl
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from accelnb.errors import AccelnbError
-from accelnb.training import environment
+from accelnb.options import environment
 from accelnb.training.state import PartialState
 
 

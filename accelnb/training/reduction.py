@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 
 from accelnb.errors import AccelnbError
-from accelnb.training import checked, exchange
-from accelnb.training.nested import recursively_apply
+from accelnb.training import communication, debug_mode
+from accelnb.training.pytree import recursively_apply
 from accelnb.training.state import PartialState
 
 _OPERATIONS = {
@@ -68,8 +68,8 @@ def reduce(tensor: Any, reduction: str = "mean", scale: float = 1.0) -> Any:
     """
     if reduction not in _OPERATIONS:
         raise AccelnbError(f"reduction={reduction}: choose one of {', '.join(_OPERATIONS)}")
-    checked.check(f"reduce({reduction})", tensor)
-    for part in exchange.tensors_in(tensor):  # all of them before the first is sent
+    debug_mode.check(f"reduce({reduction})", tensor)
+    for part in communication.tensors_in(tensor):  # all of them before the first is sent
         _refuse_unreducible(part, reduction)
     return recursively_apply(_reduced, tensor, reduction, scale)
 

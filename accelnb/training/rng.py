@@ -13,8 +13,8 @@ import torch
 
 from accelnb.devices.xla import XlaRandom
 from accelnb.errors import AccelnbError
-from accelnb.training import exchange
-from accelnb.training.kinds import RNGType
+from accelnb.training import communication
+from accelnb.training.enums import RNGType
 from accelnb.training.state import PartialState
 
 _LARGEST_SEED = 2**32 - 1  # that numpy takes
@@ -108,7 +108,7 @@ def synchronize_rng_states(
     if not process.use_distributed:
         return
     for kind, state in zip(kinds, states, strict=True):
-        shared = exchange.broadcast(state.to(exchange.wire_device()), from_process=0)
+        shared = communication.broadcast(state.to(communication.wire_device()), from_process=0)
         _restore(kind, shared.cpu(), generator)
 
 

@@ -10,10 +10,10 @@ import torch.distributed as dist
 
 from accelnb.devices import DEVICES, Device, best_available
 from accelnb.errors import AccelnbError
-from accelnb.training import environment
-from accelnb.training.kinds import DistributedType, PrecisionType
-from accelnb.training.processes import ProcessControl
-from accelnb.training.settings import TorchDynamoPlugin
+from accelnb.options import environment
+from accelnb.training.configuration import TorchDynamoPlugin
+from accelnb.training.enums import DistributedType, PrecisionType
+from accelnb.training.process_control import ProcessControl
 
 # What torchrun sets first; then MPI of Intel, Open MPI and MVAPICH.
 _RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")

@@ -14,12 +14,12 @@ from typing import Any
 
 import zmq
 
-from accelnb.engine.tensors import Packed
-from accelnb.engine.wire import Link, Message
-from accelnb.worker.bars import Bars, Position
+from accelnb.engine.serialization.pack import Packed
+from accelnb.engine.wire.messages import Link, Message
 from accelnb.worker.interrupt import Interrupt
-from accelnb.worker.streamed import StreamedValues, packed
-from accelnb.worker.streams import PipeReader, PipeWriter
+from accelnb.worker.output import PipeReader, PipeWriter
+from accelnb.worker.progress.bars import Bars, Position
+from accelnb.worker.streamed_values import StreamedValues, packed
 
 # Output is read at most this often: a flood costs few, large messages.
 _READ_EVERY = 0.01

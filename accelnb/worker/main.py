@@ -11,13 +11,10 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from accelnb import streaming
 from accelnb.devices import DEVICES
-from accelnb.engine.curve import Curve
 from accelnb.engine.failure import LOST_PEER
-from accelnb.engine.launchers.outputs import Output
-from accelnb.engine.questions import ANSWER, QUESTION
-from accelnb.engine.tensors import (
+from accelnb.engine.launchers.output_pipes import Output
+from accelnb.engine.serialization.pack import (
     Packed,
     Received,
     dumps,
@@ -25,18 +22,22 @@ from accelnb.engine.tensors import (
     finished_in_message,
     rebuild_on,
 )
-from accelnb.engine.wire import Link, Message, check_sendable
+from accelnb.engine.wire.encryption import Curve
+from accelnb.engine.wire.messages import Link, Message, check_sendable
+from accelnb.engine.wire.queries import ANSWER, QUESTION
 from accelnb.errors import AccelnbError
+from accelnb.training import streaming
 from accelnb.training.memory import clear_device_cache
-from accelnb.worker import interrupt, lookup, out_of_memory, progress, where
-from accelnb.worker.context import Context
+from accelnb.worker import completion, interrupt, out_of_memory, stack_report
+from accelnb.worker.cell_options import CellSettings
 from accelnb.worker.event_loop import CellLoop
 from accelnb.worker.link import RankLink
 from accelnb.worker.notebook_settings import NotebookSettings
+from accelnb.worker.output import PipeReader, flush_all, install_writers, restore_descriptors
+from accelnb.worker.process_context import Context
 from accelnb.worker.process_group import RankProcessGroup
-from accelnb.worker.settings import CellSettings
+from accelnb.worker.progress import install
 from accelnb.worker.shell import Cell, CellError, RankShell, make_shell
-from accelnb.worker.streams import PipeReader, flush_all, install_writers, restore_descriptors
 
 _shell: RankShell | None = None
 
@@ -81,7 +82,7 @@ class Rank:
         )
         self._link.start()
         streaming.send_to(self._link.streamed.add)
-        progress.watch(self._link.bars)
+        install.watch(self._link.bars)
         self._shell = _shell or make_shell(spec["folder"])
         self._shell.send = self._send
         self._loop = CellLoop(lambda: self._link.requests.put(None))
@@ -135,7 +136,7 @@ class Rank:
 
     def _say(self, question: dict[str, Any]) -> None:
         if self._link.busy_with is None:  # else a cell has come, which is not to wait
-            self._link.send(ANSWER, lookup.answer(self._shell, question))
+            self._link.send(ANSWER, completion.answer(self._shell, question))
 
     def _answer(self, message: Message) -> None:
         self._stuck_in = None
@@ -285,7 +286,7 @@ class Rank:
         wait = self._group.waits.now()
         if wait is not None and wait.breaks:
             self._stuck_in = wait.what
-        elif collective := where.collective_under_way():
+        elif collective := stack_report.collective_under_way():
             self._stuck_in = collective["name"]
         else:
             return False
@@ -294,7 +295,9 @@ class Rank:
 
     def _where(self) -> dict[str, Any]:
         busy = self._link.busy_with is not None
-        return where.report(self._shell.compile, busy, self._group.waits, self._kind.allocated())
+        return stack_report.report(
+            self._shell.compile, busy, self._group.waits, self._kind.allocated()
+        )
 
 
 def _dial(spec: dict[str, Any]) -> Link:
@@ -341,7 +344,7 @@ def run_rank(spec: dict[str, Any], outputs: Sequence[Output], listener: int | No
 def main(start_fd: int) -> None:
     """Entry of a spawned rank: read its description from an inherited socket."""
     from accelnb.engine.launchers.channel import Channel
-    from accelnb.engine.launchers.parent import die_with_parent
+    from accelnb.engine.launchers.parent_death import die_with_parent
 
     die_with_parent(os.getppid())
     channel = Channel.from_fd(start_fd)
@@ -350,5 +353,5 @@ def main(start_fd: int) -> None:
     outputs = [Output(**output) for output in start["outputs"]]
     be_rank = run_rank
     if start["method"] == "xla":
-        from accelnb.worker.xla import run_alone as be_rank
+        from accelnb.worker.xla_rank import run_alone as be_rank
     sys.exit(be_rank(start["spec"], outputs, start["listener"]))

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from accelnb.devices import Device
-from accelnb.engine.usage import resident
-from accelnb.sizes import in_words
+from accelnb.devices.memory_size import in_words
+from accelnb.engine.memory_use import resident
 from accelnb.training.memory import says_out_of_memory
-from accelnb.worker.held import TENSORS, holders
+from accelnb.worker.device_memory import TENSORS, holders
 from accelnb.worker.shell import CellError, RankShell
 
 _MOST_SHOWN, _LEAST_SHOWN = 8, 1 << 20

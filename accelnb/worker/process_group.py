@@ -18,8 +18,8 @@ from torch.distributed import distributed_c10d as c10d
 from torch.nn.parallel import DistributedDataParallel
 
 from accelnb.engine.failure import LOST_PEER
-from accelnb.worker.connections import Connections
-from accelnb.worker.stores import wrap_stores
+from accelnb.worker.store_waits import wrap_stores
+from accelnb.worker.tcp_connections import Connections
 from accelnb.worker.waits import Wait, Waits
 
 _NO_SUCH_GROUP = re.compile(

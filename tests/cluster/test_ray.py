@@ -127,7 +127,7 @@ def test_a_stranger_cannot_connect(notebook):
     said = notebook.run(
         """
 import zmq
-from accelnb.engine.curve import Curve
+from accelnb.engine.wire.encryption import Curve
 from accelnb.notebook.extension import session_of
 group = session_of(get_ipython()).group
 from zmq.utils.monitor import recv_monitor_message

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from harness import wait_until
 
-from accelnb.config import LaunchConfig
 from accelnb.export.launchers import slurm_text
+from accelnb.options.config import LaunchConfig
 
 _LIMIT = 60  # s
 _PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "sinfo", "munged")

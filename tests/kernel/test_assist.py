@@ -11,8 +11,8 @@ from harness import Notebook, wait_until
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
-from accelnb.notebook.assist import Assist
-from accelnb.notebook.auto import AutoCells
+from accelnb.notebook.auto_mode import AutoCells
+from accelnb.notebook.completion import Assist
 from accelnb.notebook.session import Session
 
 pytestmark = pytest.mark.alone  # a rank has 0.1 s to answer

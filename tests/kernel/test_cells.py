@@ -6,7 +6,7 @@ import psutil
 import pytest
 from harness import wait_until, without_colours
 
-from accelnb.config import CellOptions, LaunchConfig, options
+from accelnb.options.config import CellOptions, LaunchConfig, options
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from harness import Notebook
 
 IN_FORCE = "%distributed world_size, __import__('os').environ['ACCELERATE_MIXED_PRECISION']"
 USE = (
-    "from accelnb.config import LaunchConfig\n"
+    "from accelnb.options.config import LaunchConfig\n"
     "from accelnb.notebook.extension import session_of\n"
     "session_of(get_ipython()).use(LaunchConfig({}))"
 )

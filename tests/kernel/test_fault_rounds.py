@@ -12,10 +12,10 @@ import time
 import psutil
 import pytest
 
-from accelnb.config import LaunchConfig
 from accelnb.engine.failure import RankError, RunInterrupted
 from accelnb.engine.group import WorkerGroup
 from accelnb.engine.launchers.local import close_fork_server, fork_server
+from accelnb.options.config import LaunchConfig
 
 SEEDS = range(8)
 ROUNDS = 25

@@ -12,13 +12,13 @@ from harness import Notebook, assert_ended, children
 # Read by every Python that starts: the kernel, the fork server, spawned ranks.
 MACHINE = """
 import dataclasses
-import accelnb.hardware
+import accelnb.devices.hardware
 from accelnb.devices import DEVICES
-from accelnb.hardware import Hardware
+from accelnb.devices.hardware import Hardware
 
 made_up = {"type": "cpu", "backend": "gloo", "kind": "MULTI_CPU", "aborts": False, "meter": ""}
 DEVICES["cuda"] = dataclasses.replace(DEVICES["cuda"], **made_up)
-accelnb.hardware.probe = lambda: Hardware({"cpu": 8, "cuda": 1})
+accelnb.devices.hardware.probe = lambda: Hardware({"cpu": 8, "cuda": 1})
 """
 RANKS = "%%distributed {}\nimport os\nos.getpid(), world_size"
 

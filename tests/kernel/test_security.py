@@ -82,7 +82,7 @@ def test_a_message_of_a_stranger_is_dropped_unread_and_the_cell_goes_on(
     run(
         f"""
 import pathlib, pickle, zmq
-from accelnb.engine.wire import Link
+from accelnb.engine.wire.messages import Link
 class Trap:
     def __reduce__(self): return pathlib.Path.touch, (pathlib.Path({str(marker)!r}),)
 stranger = Link.dial(group._address, b"guess" * 8, {identity!r}.encode())

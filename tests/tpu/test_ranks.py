@@ -16,11 +16,11 @@ import psutil
 import pytest
 from harness import Notebook, assert_ended, wait_until
 
-from accelnb.config import LaunchConfig
 from accelnb.engine.group import WorkerGroup
 from accelnb.engine.launchers.local import fork_server
 from accelnb.engine.run import Run
 from accelnb.errors import AccelnbError
+from accelnb.options.config import LaunchConfig
 
 if importlib.util.find_spec("torch_xla") is None:
     pytest.skip("torch_xla is not installed here: make test-tpu", allow_module_level=True)
@@ -138,7 +138,7 @@ def test_a_chip_that_is_in_use_is_named_in_one_line(
 def test_nothing_is_left_when_the_notebook_is_killed(plugin_of_two_chips: Path, tmp_path: Path):
     program = (
         f"import sys, time; sys.path.append({str(plugin_of_two_chips)!r})\n"
-        "from accelnb.config import LaunchConfig\n"
+        "from accelnb.options.config import LaunchConfig\n"
         "from accelnb.engine.group import WorkerGroup\n"
         "group = WorkerGroup(LaunchConfig(procs=2, device='xla', start='xla'))\n"
         "print([member.pid for member in group.members], flush=True)\n"

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from accelnb.config import ConfigError, LaunchConfig, resolve
+from accelnb.devices.hardware import probe
 from accelnb.engine.group import WorkerGroup
 from accelnb.engine.launchers.tpu_environment import launch_environment
 from accelnb.errors import AccelnbError
-from accelnb.hardware import probe
+from accelnb.options.config import ConfigError, LaunchConfig, resolve
 
 if importlib.util.find_spec("torch_tpu") is None:
     pytest.skip("torch_tpu is not installed here: make test-tpu", allow_module_level=True)

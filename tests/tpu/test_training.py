@@ -96,19 +96,19 @@ def group_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_collectives_of_the_device_keep_values_of_every_kind():
     import torch
 
-    from accelnb.training import exchange
+    from accelnb.training import communication
 
     for dtype in (torch.float32, torch.bfloat16, torch.int64, torch.int16, torch.bool):
         value = torch.tensor([[3, 0], [1, 7]]).to(dtype)
-        gathered = exchange.all_gather(value.to("xla"))
+        gathered = communication.all_gather(value.to("xla"))
         assert gathered.device.type == "xla"
         assert torch.equal(gathered[0].cpu(), value)
-        assert torch.equal(exchange.broadcast(value.to("xla"), 0).cpu(), value)
+        assert torch.equal(communication.broadcast(value.to("xla"), 0).cpu(), value)
     odd = torch.tensor([float("inf"), -0.0, float("nan"), 1e-42])
-    received = exchange.broadcast(odd.to("xla"), 0).cpu()
+    received = communication.broadcast(odd.to("xla"), 0).cpu()
     assert torch.equal(received.view(torch.int32), odd.view(torch.int32))
-    assert exchange.all_gather(torch.tensor([5])).tolist() == [[5]]  # by gloo
-    assert exchange.all_gather_objects("text") == ["text"]
+    assert communication.all_gather(torch.tensor([5])).tolist() == [[5]]  # by gloo
+    assert communication.all_gather_objects("text") == ["text"]
 
 
 @pytest.mark.usefixtures("group_of_one")

@@ -13,8 +13,8 @@ from ranks import on_ranks
 from small_checkpoint import Counter, prepared_training
 
 from accelnb import Accelerator, AccelnbError
+from accelnb.training.configuration import DataLoaderConfiguration, ProjectConfiguration
 from accelnb.training.gradients import GradientState
-from accelnb.training.settings import DataLoaderConfiguration, ProjectConfiguration
 from accelnb.training.state import AcceleratorState
 
 

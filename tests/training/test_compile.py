@@ -20,7 +20,7 @@ from accelnb.training.compilation import (
     has_compiled_regions,
     is_compiled_module,
 )
-from accelnb.training.settings import TorchDynamoPlugin
+from accelnb.training.configuration import TorchDynamoPlugin
 
 DEPTH = 12
 

@@ -20,7 +20,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from accelnb import AccelnbError
-from accelnb.training.data.iterable import IterableDatasetShard
+from accelnb.training.data.iterable_datasets import IterableDatasetShard
 from accelnb.training.data.prepare import prepare_data_loader
 from accelnb.training.data.samplers import BatchSamplerShard, SeedableRandomSampler
 from accelnb.training.gradients import GradientState

@@ -13,7 +13,7 @@ import pytest
 
 import accelnb.utils
 from accelnb import AccelnbError
-from accelnb.training import available, compat_names
+from accelnb.training import accelerate_names, available
 
 
 def test_every_name_can_be_imported():
@@ -67,15 +67,15 @@ def test_versions_are_compared_as_versions_and_not_as_text():
 def test_what_sets_environment_variables_for_a_block_leaves_them_as_they_were(monkeypatch):
     monkeypatch.setenv("ACCELERATE_KEPT", "before")
 
-    @compat_names.purge_accelerate_environment
+    @accelerate_names.purge_accelerate_environment
     def trains():
         os.environ["ACCELERATE_KEPT"] = "after"
         os.environ["ACCELERATE_NEW"] = "1"
 
     trains()
-    with compat_names.patch_environment(accelerate_kept=1, another=2):
+    with accelerate_names.patch_environment(accelerate_kept=1, another=2):
         assert (os.environ["ACCELERATE_KEPT"], os.environ["ANOTHER"]) == ("1", "2")
-    with compat_names.clear_environment():
+    with accelerate_names.clear_environment():
         assert dict(os.environ) == {}
         os.environ["ANOTHER"] = "x"
     assert os.environ["ACCELERATE_KEPT"] == "before"
@@ -83,7 +83,7 @@ def test_what_sets_environment_variables_for_a_block_leaves_them_as_they_were(mo
 
 
 def test_test_classes_leave_no_accelerate_variables_and_neither_do_their_subclasses():
-    @compat_names.purge_accelerate_environment
+    @accelerate_names.purge_accelerate_environment
     class Base:
         def test_one(self):
             os.environ["ACCELERATE_ONE"] = "1"
@@ -100,7 +100,7 @@ def test_test_classes_leave_no_accelerate_variables_and_neither_do_their_subclas
 def test_a_port_is_free_until_something_listens_on_it():
     import socket
 
-    port = compat_names.get_free_port()
-    assert not compat_names.is_port_in_use(port)
+    port = accelerate_names.get_free_port()
+    assert not accelerate_names.is_port_in_use(port)
     with socket.create_server(("localhost", port)):
-        assert compat_names.is_port_in_use(port)
+        assert accelerate_names.is_port_in_use(port)

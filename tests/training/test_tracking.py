@@ -8,8 +8,9 @@ import pytest
 import torch
 from ranks import on_ranks
 
-from accelnb import Accelerator, AccelnbError, streaming
-from accelnb.training.settings import ProjectConfiguration
+from accelnb import Accelerator, AccelnbError
+from accelnb.training import streaming
+from accelnb.training.configuration import ProjectConfiguration
 from accelnb.training.tracking import (
     GeneralTracker,
     filter_trackers,

@@ -14,6 +14,7 @@ import torch
 from ranks import on_ranks
 
 from accelnb import AccelnbError
+from accelnb.training.configuration import ProfileKwargs
 from accelnb.training.local_sgd import LocalSGD
 from accelnb.training.logs import get_logger
 from accelnb.training.memory import (
@@ -24,7 +25,6 @@ from accelnb.training.memory import (
 from accelnb.training.profiling import profiled
 from accelnb.training.progress import tqdm
 from accelnb.training.rng import set_seed, synchronize_rng_states
-from accelnb.training.settings import ProfileKwargs
 from accelnb.training.state import PartialState
 
 # ---- random numbers ----

@@ -7,11 +7,11 @@ import importlib.util
 import pytest
 import torch
 
-from accelnb.config import ConfigError, LaunchConfig, from_mapping, resolve
-from accelnb.engine.curve import Curve
-from accelnb.engine.tensors import Received, dumps, finished_in_message
-from accelnb.engine.wire import Link
-from accelnb.hardware import Hardware
+from accelnb.devices.hardware import Hardware
+from accelnb.engine.serialization.pack import Received, dumps, finished_in_message
+from accelnb.engine.wire.encryption import Curve
+from accelnb.engine.wire.messages import Link
+from accelnb.options.config import ConfigError, LaunchConfig, from_mapping, resolve
 
 KEY = b"k" * 32
 HARDWARE = Hardware({"cpu": 8})

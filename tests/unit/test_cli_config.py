@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from accelnb.cli.config import command
-from accelnb.config import LaunchConfig, from_mapping, options
-from accelnb.config_file import read_file, to_yaml
+from accelnb.options.config import LaunchConfig, from_mapping, options
+from accelnb.options.config_file import read_file, to_yaml
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 

@@ -33,7 +33,7 @@ def test_help_comes_at_once_and_names_all_commands():
         assert name in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "rich_click" in imported
-    assert not imported & {"torch", "IPython", "accelnb.config"}  # nothing that takes long
+    assert not imported & {"torch", "IPython", "accelnb.options.config"}  # nothing that takes long
     assert command("--version").stdout == f"accelnb {accelnb.__version__}\n"
 
 

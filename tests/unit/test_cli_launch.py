@@ -17,9 +17,9 @@ from click.testing import CliRunner
 from harness import assert_ended, wait_until
 
 from accelnb.cli.launch import command
-from accelnb.launching import find_target
-from accelnb.launching.restarts import told
-from accelnb.launching.started import started
+from accelnb.cli.launching import find_target
+from accelnb.cli.launching.restarts import told
+from accelnb.cli.launching.started import started
 
 FAILS = """\
 import os, signal, sys
@@ -220,7 +220,8 @@ def test_a_restart_is_told_once_and_what_torch_logs_of_it_stays_as_asked_for(cap
 
 
 def test_processes_that_share_a_gpu_are_told_so_however_their_number_was_given(tmp_path):
-    one_gpu = "import accelnb.hardware as h\nh.probe = lambda: h.Hardware({'cpu': 8, 'cuda': 1})\n"
+    one_gpu = "import accelnb.devices.hardware as h\n"
+    one_gpu += "h.probe = lambda: h.Hardware({'cpu': 8, 'cuda': 1})\n"
     (tmp_path / "sitecustomize.py").write_text(one_gpu)
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     script = 'echo "$RANK shares: $ACCELNB_SHARED_DEVICE"'

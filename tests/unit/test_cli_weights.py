@@ -18,10 +18,10 @@ from torch import nn
 
 from accelnb import Accelerator
 from accelnb.cli import estimate_memory, merge_weights
+from accelnb.cli.memory_estimate import ModelSize, estimate, read_model
+from accelnb.cli.memory_estimate.estimate import STRATEGIES
 from accelnb.errors import AccelnbError
-from accelnb.memory_estimate import ModelSize, estimate, read_model
-from accelnb.memory_estimate.estimate import STRATEGIES
-from accelnb.merging import merge_weights as merge
+from accelnb.training.checkpoint.merging import merge_weights as merge
 
 SHARDED = """\
 import torch, torch.distributed as dist, torch.distributed.checkpoint as dcp

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from accelnb.config import (
+from accelnb.devices.hardware import Hardware
+from accelnb.options.config import (
     CellOptions,
     ConfigError,
     LaunchConfig,
@@ -16,7 +17,6 @@ from accelnb.config import (
     sharing,
     to_line,
 )
-from accelnb.hardware import Hardware
 
 TWO_GPUS = Hardware({"cpu": 8, "cuda": 2})
 NO_GPU = Hardware({"cpu": 8})

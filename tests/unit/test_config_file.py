@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from accelnb.accelerate_file import default_path, read_accelerate
-from accelnb.config import ConfigError, LaunchConfig, from_mapping, options
-from accelnb.config_file import FILE, read_file, to_yaml, write_file
 from accelnb.errors import AccelnbError
+from accelnb.options.accelerate_file import default_path, read_accelerate
+from accelnb.options.config import ConfigError, LaunchConfig, from_mapping, options
+from accelnb.options.config_file import FILE, read_file, to_yaml, write_file
 
 OTHER = LaunchConfig(
     procs=4,

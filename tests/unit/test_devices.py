@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from accelnb.accelerate_file import read_accelerate
-from accelnb.config import LaunchConfig
 from accelnb.devices import DEVICES, Device, abilities, best_available
 from accelnb.errors import AccelnbError
 from accelnb.export.launchers import accelerate_text
-from accelnb.training.kinds import DistributedType, RNGType
+from accelnb.options.accelerate_file import read_accelerate
+from accelnb.options.config import LaunchConfig
+from accelnb.training.enums import DistributedType, RNGType
 
 PAGE = Path(__file__).parents[2] / "docs" / "devices.md"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import accelnb
-from accelnb.config import CellOptions, LaunchConfig, options
+from accelnb.options.config import CellOptions, LaunchConfig, options
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from notebook_files import write
 
-from accelnb.config import LaunchConfig
 from accelnb.export import ExportError, export_notebook, live
 from accelnb.export.parts import join_text
+from accelnb.options.config import LaunchConfig
 
 JOB = "%%distributed --procs 2\nprint(x)"
 

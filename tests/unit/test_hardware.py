@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from accelnb.config import ConfigError, LaunchConfig, resolve
-from accelnb.hardware import TorchBuild, limits, probe, tpu
-from accelnb.hardware.describe import hardware_rows
-from accelnb.hardware.machine import Machine, inspect
+from accelnb.devices.hardware import TorchBuild, limits, probe, tpu
+from accelnb.devices.hardware.describe import hardware_rows
+from accelnb.devices.hardware.machine import Machine, inspect
+from accelnb.options.config import ConfigError, LaunchConfig, resolve
 
 CPU_TORCH = TorchBuild("2.13.0+cpu")
 CUDA_TORCH = TorchBuild("2.13.0+cu130", cuda="13.0")

@@ -9,7 +9,7 @@ import types
 import pytest
 from kinds import KINDS
 
-from accelnb.engine.tensors import Pack, Received, finished
+from accelnb.engine.serialization.pack import Pack, Received, finished
 
 LIMIT = 60.0  # s
 

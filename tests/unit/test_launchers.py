@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 GROUP = """
-from accelnb.config import LaunchConfig
+from accelnb.options.config import LaunchConfig
 from accelnb.engine.group import WorkerGroup
 
 def start(method, procs=2):

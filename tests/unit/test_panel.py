@@ -11,13 +11,13 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from accelnb.config import LaunchConfig
+from accelnb.devices.hardware import Hardware
 from accelnb.engine.launchers import ray_connection
-from accelnb.hardware import Hardware
 from accelnb.notebook.panel.draft import Draft
+from accelnb.notebook.panel.elements import Message
 from accelnb.notebook.panel.panel import Panel
-from accelnb.notebook.panel.parts import Message
 from accelnb.notebook.session import Session
+from accelnb.options.config import LaunchConfig
 
 
 class Driver:

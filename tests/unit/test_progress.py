@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from accelnb.worker.bars import Bar, Bars, Position, state
+from accelnb.worker.progress.bars import Bar, Bars, Position, state
 
 BEFORE, LATER = "import tqdm.auto, rich.progress", ""
 
@@ -18,8 +18,8 @@ RANK = """
 import gc, io, json, os, sys, threading, time
 {imports}
 from accelnb.worker import progress
-from accelnb.worker.bars import Bars, Position
-from accelnb.worker.streams import install_writers
+from accelnb.worker.progress.bars import Bars, Position
+from accelnb.worker.output import install_writers
 install_writers()
 bars = Bars(threading.Thread(), lambda: Position(0, []))
 progress.watch(bars)

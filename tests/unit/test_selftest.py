@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 from harness import assert_ended, wait_until
 
+from accelnb.cli.selftest import Step, self_test
 from accelnb.cli.test import command
-from accelnb.config import LaunchConfig, from_mapping
-from accelnb.selftest import Step, self_test
+from accelnb.options.config import LaunchConfig, from_mapping
 
 
 def _ranks() -> set[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from accelnb.engine.socket_folder import new_socket_folder
+from accelnb.engine.wire.socket_folder import new_socket_folder
 from accelnb.errors import AccelnbError
 
 PLACES = {

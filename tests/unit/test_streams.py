@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from accelnb.engine.launchers.outputs import Rest, open_outputs
-from accelnb.worker.streams import PipeReader, PipeWriter
+from accelnb.engine.launchers.output_pipes import Rest, open_outputs
+from accelnb.worker.output import PipeReader, PipeWriter
 
 
 @pytest.fixture

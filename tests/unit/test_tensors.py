@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from accelnb.engine import shared_memory
-from accelnb.engine.tensors import Received, dumps, pickled
+from accelnb.engine.serialization import shared_memory
+from accelnb.engine.serialization.pack import Received, dumps, pickled
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import zmq
 
-from accelnb.engine.wire import Link
+from accelnb.engine.wire.messages import Link
 
 KEY, WRONG = b"k" * 32, b"w" * 32
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 
-from accelnb.config import LaunchConfig
-from accelnb.engine.launchers.contract import Ranks
+from accelnb.devices.hardware import Hardware, probe
+from accelnb.engine.launchers.launcher import Ranks
 from accelnb.engine.launchers.local import fork_server
-from accelnb.engine.tensors import Finish, finished, finished_in_message
-from accelnb.hardware import Hardware, probe
+from accelnb.engine.serialization.pack import Finish, finished, finished_in_message
+from accelnb.options.config import LaunchConfig
 
 
 def open_ranks(config: LaunchConfig) -> Ranks:

@@ -16,16 +16,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accelnb.config import LaunchConfig
 from accelnb.engine.launchers.channel import Channel
-from accelnb.engine.launchers.contract import Exit
-from accelnb.engine.launchers.outputs import Rest
+from accelnb.engine.launchers.launcher import Exit
+from accelnb.engine.launchers.output_pipes import Rest
 from accelnb.engine.launchers.tpu_environment import host_of, launch_environment
-from accelnb.engine.socket_folder import new_socket_folder
-from accelnb.engine.usage import Held, MemoryMeter, process_state
-from accelnb.engine.wire import Link
+from accelnb.engine.memory_use import Held, MemoryMeter, process_state
+from accelnb.engine.wire.messages import Link
+from accelnb.engine.wire.socket_folder import new_socket_folder
 from accelnb.errors import AccelnbError
-from accelnb.folder import folder_to_start_in, working_folder
+from accelnb.options.config import LaunchConfig
+from accelnb.options.environment import folder_to_start_in, working_folder
 
 # Imported before any rank starts. torch._dynamo is what the first DDP constructor imports.
 _ALWAYS = ("torch", "torch.distributed", "torch._dynamo", "accelnb.worker.main")
@@ -56,7 +56,7 @@ class ForkServer:
         package = str(Path(__file__).parents[3])
         bootstrap = (
             f"import sys; sys.path.insert(0, {package!r}); "
-            "from accelnb.engine.launchers.server import main; main(int(sys.argv[1]))"
+            "from accelnb.worker.fork_server import main; main(int(sys.argv[1]))"
         )
         with (self.folder / "server.log").open("wb") as log:
             self.process = subprocess.Popen(

@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from accelnb.config import LaunchConfig
-from accelnb.engine.launchers.contract import Exit
+from accelnb.engine.launchers.launcher import Exit
 from accelnb.engine.launchers.local import ForkServer, modules_to_preload
-from accelnb.engine.usage import Held
+from accelnb.engine.memory_use import Held
 from accelnb.errors import AccelnbError
+from accelnb.options.config import LaunchConfig
 
 _SIOCGIFADDR = 0x8915  # netdevice(7)
 

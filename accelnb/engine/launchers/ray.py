@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelnb.config import LaunchConfig
-from accelnb.engine.curve import Curve
-from accelnb.engine.launchers.contract import Exit
+from accelnb.engine.launchers.launcher import Exit
 from accelnb.engine.launchers.local import fork_server, where_it_runs
 from accelnb.engine.launchers.node import News, Node, versions
 from accelnb.engine.launchers.ray_connection import Connection, close, connect
 from accelnb.engine.launchers.ray_room import bundle, no_room, refuse_if_too_small
-from accelnb.engine.usage import Held
-from accelnb.engine.wire import Link
+from accelnb.engine.memory_use import Held
+from accelnb.engine.wire.encryption import Curve
+from accelnb.engine.wire.messages import Link
 from accelnb.errors import AccelnbError
+from accelnb.options.config import LaunchConfig
 
 _ROOM = 20.0  # s to wait for processors that others use now
 _AGAIN = 1.0

@@ -14,8 +14,8 @@ import warnings
 from typing import Any
 
 from accelnb.devices import DEVICES
+from accelnb.devices.hardware import Hardware
 from accelnb.errors import AccelnbError
-from accelnb.hardware import Hardware
 
 
 class Connection:

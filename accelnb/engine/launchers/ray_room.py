@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from accelnb.config import LaunchConfig
 from accelnb.devices import DEVICES
 from accelnb.engine.launchers.ray_connection import close, connect
 from accelnb.errors import AccelnbError
+from accelnb.options.config import LaunchConfig
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def bundle(config: LaunchConfig) -> dict[str, float]:
 
     Examples
     --------
-    >>> from accelnb.config import LaunchConfig
+    >>> from accelnb.options.config import LaunchConfig
     >>> from accelnb.engine.launchers.ray_room import bundle
     >>> bundle(LaunchConfig(procs=4, device="cuda"))
     {'CPU': 4, 'GPU': 4}
@@ -49,7 +49,7 @@ def refuse_if_too_small(config: LaunchConfig, nodes: list[dict[str, Any]]) -> No
 
     Examples
     --------
-    >>> from accelnb.config import LaunchConfig
+    >>> from accelnb.options.config import LaunchConfig
     >>> from accelnb.engine.launchers.ray_room import refuse_if_too_small
     >>> refuse_if_too_small(LaunchConfig(procs=2, device="cpu"), [{"Resources": {"CPU": 2.0}}])
     """

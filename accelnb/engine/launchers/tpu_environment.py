@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 
-from accelnb.config import LaunchConfig
 from accelnb.devices import DEVICES
 from accelnb.errors import AccelnbError
+from accelnb.options.config import LaunchConfig
 
 _TIMEOUT = 90.0  # s; most of it for importing torch
 _MARK = "accelnb-launch-environment "
@@ -30,15 +30,15 @@ def host_of(config: LaunchConfig) -> str:
 
     Examples
     --------
-    >>> from accelnb.config import LaunchConfig
+    >>> from accelnb.options.config import LaunchConfig
     >>> from accelnb.engine.launchers.tpu_environment import host_of
     >>> host_of(LaunchConfig(procs=8, device="xla", start="xla"))
-    'accelnb.engine.launchers.xla'
+    'accelnb.worker.xla_host'
     >>> host_of(LaunchConfig(procs=8, device="cpu", start="fork"))
     ''
     """
     several = config.procs is not None and config.procs > 1
-    return "accelnb.engine.launchers.xla" if config.start == "xla" and several else ""
+    return "accelnb.worker.xla_host" if config.start == "xla" and several else ""
 
 
 def launch_environment(config: LaunchConfig) -> dict[str, str]:

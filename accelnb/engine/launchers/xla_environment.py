@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from accelnb.hardware import tpu
+from accelnb.devices.hardware import tpu
 
 # What says where a process is among others, by the name that says so of the host.
 _OF_PROCESS = {

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from accelnb.engine.serialization.pack import pickled
 from accelnb.engine.settings.table import TABLE, Setting
-from accelnb.engine.tensors import pickled
 
 _UNREAD = object()
 _states: dict[str, Any] = {}  # of each setting, as it was read last

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from accelnb import hosts
+from accelnb.jupyter import front_ends
 
 if TYPE_CHECKING:
     from accelnb.notebook.session import Session
@@ -20,5 +20,5 @@ def show(session: Session) -> None:
     """
     from accelnb.notebook.panel.panel import open_panel
 
-    hosts.prepare_widgets()
+    front_ends.prepare_widgets()
     open_panel(session)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ipywidgets
 
-from accelnb.accelerate_file import default_path, read_accelerate
-from accelnb.config import ConfigError, LaunchConfig, from_mapping, to_line
-from accelnb.config_file import FILE, read_file, write_file
 from accelnb.errors import AccelnbError
+from accelnb.notebook.panel.elements import Action, Message, box, button
 from accelnb.notebook.panel.form import Form
-from accelnb.notebook.panel.parts import Action, Message, box, button
-from accelnb.notebook.panel.trial import Trial
+from accelnb.notebook.panel.test_run import Trial
 from accelnb.notebook.session import Session
+from accelnb.options.accelerate_file import default_path, read_accelerate
+from accelnb.options.config import ConfigError, LaunchConfig, from_mapping, to_line
+from accelnb.options.config_file import FILE, read_file, write_file
 
 _HINT = (
     "Test tries it on ranks of its own. Use now is for this session. "

@@ -7,8 +7,8 @@ from typing import Any
 
 import ipywidgets
 
-from accelnb.config import ConfigError, Option
-from accelnb.notebook.panel.parts import box, button
+from accelnb.notebook.panel.elements import box, button
+from accelnb.options.config import ConfigError, Option
 
 Choose = Callable[[Any], None]
 Why = Mapping[str, str | None]  # choice -> why it cannot be chosen

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from accelnb.config import ConfigError, LaunchConfig, options, possible, resolve
 from accelnb.devices import DEVICES
+from accelnb.devices.hardware import Hardware
 from accelnb.engine.launchers.choice import hardware_known
-from accelnb.hardware import Hardware
+from accelnb.options.config import ConfigError, LaunchConfig, options, possible, resolve
 
 # What a cluster may have that was not reached yet: whatever can be asked of one.
 _ANYTHING = Hardware(
@@ -42,8 +42,8 @@ class Draft:
 
     Examples
     --------
-    >>> from accelnb.config import LaunchConfig
-    >>> from accelnb.hardware import Hardware
+    >>> from accelnb.options.config import LaunchConfig
+    >>> from accelnb.devices.hardware import Hardware
     >>> draft = Draft(LaunchConfig(), Hardware({"cpu": 8, "cuda": 2}))
     >>> draft.choose("precision", "fp8")
     >>> draft.choose("device", "cpu")

@@ -6,11 +6,11 @@ import html
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from accelnb.config import LaunchConfig
-from accelnb.hardware import Hardware
+from accelnb.devices.hardware import Hardware
 from accelnb.notebook.panel.controls import Choices, ChoicesOrText, Control, Number, Text
 from accelnb.notebook.panel.draft import BY_NAME, Draft
-from accelnb.notebook.panel.parts import Message, box, markup
+from accelnb.notebook.panel.elements import Message, box, markup
+from accelnb.options.config import LaunchConfig
 
 # The options that the panel offers, in its order; the others keep their values.
 LABELS = {

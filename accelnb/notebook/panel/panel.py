@@ -9,15 +9,15 @@ from typing import Any
 
 from IPython.display import publish_display_data
 
-from accelnb.config import ConfigError, LaunchConfig
-from accelnb.hardware import inspect_machine
-from accelnb.notebook.panel import found, saved
+from accelnb.devices.hardware import inspect_machine
+from accelnb.notebook.panel import found_hardware, static_text
 from accelnb.notebook.panel.actions import Actions, Import
+from accelnb.notebook.panel.elements import Message, behaviour, box, markup
+from accelnb.notebook.panel.export import ToScript
 from accelnb.notebook.panel.form import Form
-from accelnb.notebook.panel.parts import Message, behaviour, box, markup
 from accelnb.notebook.panel.preview import Preview
-from accelnb.notebook.panel.script import ToScript
 from accelnb.notebook.session import Session
+from accelnb.options.config import ConfigError, LaunchConfig
 
 _open: weakref.WeakKeyDictionary[Session, Panel] = weakref.WeakKeyDictionary()
 
@@ -60,7 +60,7 @@ class Panel:
             self._actions.trial.widget,
             kind="panel",
         )
-        self._widget.add_class(saved.live_class(self._name))
+        self._widget.add_class(static_text.live_class(self._name))
         self._preview.show(config)
         self._show_found()
         if wrong is not None:
@@ -69,7 +69,7 @@ class Panel:
     def display(self) -> None:
         """Show it below the cell, with what stands in for it when its kernel is gone."""
         view = {"model_id": self._widget.model_id, "version_major": 2, "version_minor": 0}
-        text = saved.as_text(self._start)
+        text = static_text.as_text(self._start)
         publish_display_data(
             {
                 "application/vnd.jupyter.widget-view+json": view,
@@ -78,7 +78,7 @@ class Panel:
             }
         )
         publish_display_data(
-            {"text/html": saved.as_html(self._start, self._name), "text/plain": text}
+            {"text/html": static_text.as_html(self._start, self._name), "text/plain": text}
         )
 
     def close(self) -> None:
@@ -100,9 +100,11 @@ class Panel:
     def _show_found(self) -> None:
         draft = self._form.draft
         if draft.config.cluster == "local":
-            shown = found.as_html(self._machine)
+            shown = found_hardware.as_html(self._machine)
         else:
-            shown = found.cluster_as_html(self._machine, draft.config.cluster, draft.hardware)
+            shown = found_hardware.cluster_as_html(
+                self._machine, draft.config.cluster, draft.hardware
+            )
         if shown != self._found.value:  # each key that is typed would send it anew
             self._found.value = shown
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import html
 
-from accelnb.config import LaunchConfig, to_line
-from accelnb.config_file import FILE, to_yaml
-from accelnb.notebook.panel.parts import box, markup
+from accelnb.notebook.panel.elements import box, markup
+from accelnb.options.config import LaunchConfig, to_line
+from accelnb.options.config_file import FILE, to_yaml
 
 
 def magic_line(config: LaunchConfig) -> str:
@@ -14,7 +14,7 @@ def magic_line(config: LaunchConfig) -> str:
 
     Examples
     --------
-    >>> from accelnb.config import LaunchConfig
+    >>> from accelnb.options.config import LaunchConfig
     >>> magic_line(LaunchConfig(procs=4, precision="bf16"))
     '%%distributed --procs 4 --precision bf16'
     """

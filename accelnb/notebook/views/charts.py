@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from accelnb.engine.metrics import Series
-from accelnb.notebook.views.values import thinned
+from accelnb.notebook.views.streamed_values import thinned
 
 # Okabe and Ito's colours, told apart by the colour-blind, on light and dark ground.
 COLOURS = (

@@ -5,11 +5,11 @@ from __future__ import annotations
 from IPython.core.displaypub import CapturingDisplayPublisher
 from IPython.core.getipython import get_ipython
 
-from accelnb.config import LaunchConfig
 from accelnb.engine.run import Run
-from accelnb.hosts import shows_widgets
+from accelnb.jupyter.front_ends import shows_widgets
 from accelnb.notebook.views.detached import DetachedView, follow_in_background
 from accelnb.notebook.views.plain import PlainView, View
+from accelnb.options.config import LaunchConfig
 
 
 def view_of(run: Run, config: LaunchConfig, title: str = "") -> View:
@@ -25,7 +25,7 @@ def view_of(run: Run, config: LaunchConfig, title: str = "") -> View:
     if not _shows_live():
         return PlainView(run, config.logs)
     from accelnb.notebook.views.live import LiveView
-    from accelnb.notebook.views.state import RunState
+    from accelnb.notebook.views.run_state import RunState
 
     return LiveView(run, RunState(run, config, title))
 
@@ -36,7 +36,7 @@ def show_in_background(run: Run, config: LaunchConfig, title: str) -> None:
         follow_in_background(run, DetachedView(run, title))
         return
     from accelnb.notebook.views.live import BackgroundView
-    from accelnb.notebook.views.state import RunState
+    from accelnb.notebook.views.run_state import RunState
 
     follow_in_background(run, BackgroundView(run, RunState(run, config, title)))
 
@@ -45,7 +45,7 @@ def run_html(run: Run) -> dict[str, str]:
     """Return a run that is over as HTML, for a cell that ends with it."""
     if run.shown is None or not run.done:
         return {}
-    from accelnb.notebook.views.static import html_of
+    from accelnb.notebook.views.static_html import html_of
 
     return {"text/html": html_of(run.shown)}
 

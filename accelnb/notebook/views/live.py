@@ -11,11 +11,11 @@ from IPython.display import clear_output, publish_display_data
 from accelnb.engine.events import Event
 from accelnb.engine.failure import RankError, RunInterrupted
 from accelnb.engine.run import Run
-from accelnb.hosts import has_subshells, shows_widgets
-from accelnb.notebook.views.merge import Item
-from accelnb.notebook.views.place import Place
-from accelnb.notebook.views.state import RunState, state_of
-from accelnb.notebook.views.static import text_of
+from accelnb.jupyter.front_ends import has_subshells, shows_widgets
+from accelnb.notebook.views.rank_merge import Item
+from accelnb.notebook.views.run_output import Place
+from accelnb.notebook.views.run_state import RunState, state_of
+from accelnb.notebook.views.static_html import text_of
 
 _DRAW_EVERY = 0.105  # s: at most 10 times a second
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from accelnb.engine.events import Display, Skipped, Stream
 from accelnb.engine.failure import rank_list
-from accelnb.notebook.views.merge import HOLD, LONGEST_LINE, Item, Merger, Partial
+from accelnb.notebook.views.rank_merge import HOLD, LONGEST_LINE, Item, Merger, Partial
 
 NEWEST = 5_000  # lines kept
 _CHARACTERS = 2_000_000  # kept in them
@@ -42,7 +42,7 @@ class Log:
     Parameters
     ----------
     logs
-        ``merged``, ``all`` or ``rank0``, see `accelnb.config.LaunchConfig`.
+        ``merged``, ``all`` or ``rank0``, see `accelnb.options.config.LaunchConfig`.
     folder
         Where the whole output is.
     """

@@ -18,12 +18,12 @@ from IPython.display import clear_output, publish_display_data
 from accelnb.engine.events import Display, Event, Progress, Skipped, Stalled, Stream, Streamed
 from accelnb.engine.failure import RunInterrupted, rank_list
 from accelnb.engine.run import Run
-from accelnb.notebook.views.area import in_kernel
 from accelnb.notebook.views.bar_lines import BarLines
-from accelnb.notebook.views.board import Board
+from accelnb.notebook.views.flood import Tail
 from accelnb.notebook.views.live_text import LiveText, live_text
-from accelnb.notebook.views.merge import HOLD, Item, Merger, Partial
-from accelnb.notebook.views.tail import Tail
+from accelnb.notebook.views.metrics_board import Board
+from accelnb.notebook.views.rank_merge import HOLD, Item, Merger, Partial
+from accelnb.notebook.views.redrawn import in_kernel
 
 _FLUSH_EVERY = 0.1
 _REDRAW_EVERY = 0.5
@@ -52,7 +52,7 @@ class PlainView:
     Parameters
     ----------
     logs
-        ``merged``, ``all`` or ``rank0``, see `accelnb.config.LaunchConfig`.
+        ``merged``, ``all`` or ``rank0``, see `accelnb.options.config.LaunchConfig`.
     """
 
     def __init__(self, run: Run, logs: str) -> None:

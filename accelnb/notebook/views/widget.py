@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from accelnb.assets import asset
-from accelnb.hosts import prepare_widgets
-from accelnb.notebook.views.state import Bounds, RunState, Seen
+from accelnb.jupyter.assets import asset
+from accelnb.jupyter.front_ends import prepare_widgets
+from accelnb.notebook.views.run_state import Bounds, RunState, Seen
 
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 # While the front end loads the widget it may miss updates: each then tells all from the start.

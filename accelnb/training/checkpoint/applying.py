@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from accelnb.training.agreement import attempt, together
 from accelnb.training.checkpoint import rng_states
 from accelnb.training.checkpoint.contents import unwrapped
 from accelnb.training.checkpoint.reading import Pairs, States
+from accelnb.training.collective_errors import attempt, together
 
 if TYPE_CHECKING:
     from accelnb.training.checkpoint.methods import CheckpointMethods

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from accelnb.training.agreement import of_every_rank, together
-from accelnb.training.checkpoint import names, rng_states
+from accelnb.training.checkpoint import file_names, rng_states
 from accelnb.training.checkpoint.weights import (
     clean_state_dict_for_safetensors,
     memory_of,
     readable,
 )
-from accelnb.training.nested import recursively_apply
-from accelnb.training.wrapping import extract_model_from_parallel
+from accelnb.training.collective_errors import of_every_rank, together
+from accelnb.training.pytree import recursively_apply
+from accelnb.training.unwrapping import extract_model_from_parallel
 
 if TYPE_CHECKING:
     from accelnb.training.checkpoint.methods import CheckpointMethods
@@ -44,7 +44,7 @@ def contents(
     digests = of_every_rank(accelerator, [_digest(state) for state in loaders.values()])
     rank = accelerator.process_index
     differing = {
-        names.loader_of_rank(index, rank): state
+        file_names.loader_of_rank(index, rank): state
         for place, (index, state) in enumerate(loaders.items())
         if digests[rank][place] != digests[0][place]
     }
@@ -53,7 +53,9 @@ def contents(
         files = _of_rank(accelerator) | differing
         if not writes_shared:
             return readable(files)
-        common = {names.numbered(names.LOADER, index): state for index, state in loaders.items()}
+        common = {
+            file_names.numbered(file_names.LOADER, index): state for index, state in loaders.items()
+        }
         return readable(files | common | _shared(accelerator, weights, safe_serialization))
 
     return together(accelerator, collect)
@@ -66,26 +68,28 @@ def _shared(
     for index, state in enumerate(weights):
         if safe:  # the names of tied ones are added when the file is written
             clean_state_dict_for_safetensors(state)
-        files[names.numbered(names.MODEL if safe else names.MODEL_PICKLED, index)] = state
+        files[
+            file_names.numbered(file_names.MODEL if safe else file_names.MODEL_PICKLED, index)
+        ] = state
     for name, things in (
-        (names.OPTIMIZER, accelerator._optimizers),
-        (names.SCHEDULER, accelerator._schedulers),
+        (file_names.OPTIMIZER, accelerator._optimizers),
+        (file_names.SCHEDULER, accelerator._schedulers),
     ):
         for index, thing in enumerate(things):
-            files[names.numbered(name, index)] = thing.state_dict()
+            files[file_names.numbered(name, index)] = thing.state_dict()
     for index, thing in enumerate(accelerator._custom_objects):
-        files[names.custom(index)] = thing.state_dict()
+        files[file_names.custom(index)] = thing.state_dict()
     if accelerator.scaler is not None:
-        files[names.SCALER] = accelerator.scaler.state_dict()
+        files[file_names.SCALER] = accelerator.scaler.state_dict()
     return files
 
 
 def _of_rank(accelerator: CheckpointMethods) -> dict[str, Any]:
     rank = accelerator.process_index
     states = {"step": accelerator.step, **rng_states.capture(accelerator.device)}
-    files: dict[str, Any] = {names.random_states(rank): states}
+    files: dict[str, Any] = {file_names.random_states(rank): states}
     if accelerator.step % accelerator.gradient_state.num_steps:  # within an accumulation
-        files[names.gradients(rank)] = [
+        files[file_names.gradients(rank)] = [
             {name: p.grad for name, p in unwrapped(model).named_parameters() if p.grad is not None}
             for model in accelerator._models
         ]

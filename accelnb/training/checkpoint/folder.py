@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 
 from accelnb.errors import AccelnbError
-from accelnb.folder import working_folder
-from accelnb.training.checkpoint import names
+from accelnb.options.environment import working_folder
+from accelnb.training.checkpoint import file_names
 from accelnb.training.checkpoint.files import first_line, flush
 from accelnb.training.checkpoint.manifest import read_manifest
 
@@ -148,7 +148,7 @@ def _retire(old: Path, target: Path) -> None:
     manifest = read_manifest(old)
     listed = {name.partition("/")[0] for name in manifest.files} if manifest else set()
     for entry in list(old.iterdir()):
-        belongs = entry.name in listed or names.is_ours(entry.name)
+        belongs = entry.name in listed or file_names.is_ours(entry.name)
         if not belongs and not (target / entry.name).exists():
             entry.rename(target / entry.name)
     shutil.rmtree(old, ignore_errors=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelnb.errors import AccelnbError
-from accelnb.training.checkpoint import names
+from accelnb.training.checkpoint import file_names
 from accelnb.training.checkpoint.files import flush
 
 
@@ -43,7 +43,7 @@ class Manifest:
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         }
-        target = folder / names.MANIFEST
+        target = folder / file_names.MANIFEST
         target.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
         flush(target)
         flush(folder)
@@ -57,7 +57,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     AccelnbError
         It is damaged.
     """
-    path = folder / names.MANIFEST
+    path = folder / file_names.MANIFEST
     try:
         return Manifest(**json.loads(path.read_text()))
     except (FileNotFoundError, NotADirectoryError):

@@ -16,7 +16,6 @@ from torch.utils.hooks import RemovableHandle
 
 from accelnb.devices import records
 from accelnb.errors import AccelnbError
-from accelnb.training.agreement import attempt, of_every_rank, together
 from accelnb.training.checkpoint import numbering
 from accelnb.training.checkpoint.applying import apply
 from accelnb.training.checkpoint.background import PendingSave
@@ -26,6 +25,7 @@ from accelnb.training.checkpoint.manifest import Manifest
 from accelnb.training.checkpoint.reading import check_optimizers, read_states, read_weights
 from accelnb.training.checkpoint.saving import begin
 from accelnb.training.checkpoint.weight_methods import WeightMethods
+from accelnb.training.collective_errors import attempt, of_every_rank, together
 from accelnb.training.gradients import GradientState
 
 

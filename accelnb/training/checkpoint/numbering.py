@@ -7,11 +7,11 @@ import warnings
 from pathlib import Path
 
 from accelnb.errors import AccelnbError
-from accelnb.training.checkpoint import names
+from accelnb.training.checkpoint import file_names
 from accelnb.training.checkpoint.files import first_line
 from accelnb.training.checkpoint.folder import delete
 from accelnb.training.checkpoint.manifest import check_complete
-from accelnb.training.settings import ProjectConfiguration
+from accelnb.training.configuration import ProjectConfiguration
 
 _NAME = re.compile(r"checkpoint_(\d+)")
 
@@ -70,7 +70,7 @@ def latest_checkpoint(configuration: ProjectConfiguration) -> Path:
     folder = checkpoints_folder(configuration)
     for path in reversed(numbered_checkpoints(folder).values()):
         try:
-            if check_complete(path) or (path / names.random_states(0)).exists():
+            if check_complete(path) or (path / file_names.random_states(0)).exists():
                 return path
             warnings.warn(f"{path} is no complete checkpoint: the one before is used", stacklevel=2)
         except AccelnbError as error:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from accelnb.errors import AccelnbError
-from accelnb.training.checkpoint import names, rng_states
+from accelnb.training.checkpoint import file_names, rng_states
 from accelnb.training.checkpoint.contents import kind_of
 from accelnb.training.checkpoint.files import load
 from accelnb.training.checkpoint.manifest import Manifest, check_complete
@@ -71,29 +71,31 @@ def read_states(
 
     optimizers = pairs(
         accelerator._optimizers,
-        names.OPTIMIZER,
-        lambda i: names.numbered(names.OPTIMIZER, i),
+        file_names.OPTIMIZER,
+        lambda i: file_names.numbered(file_names.OPTIMIZER, i),
         where=location,
     )
     schedulers = pairs(
-        accelerator._schedulers, names.SCHEDULER, lambda i: names.numbered(names.SCHEDULER, i)
+        accelerator._schedulers,
+        file_names.SCHEDULER,
+        lambda i: file_names.numbered(file_names.SCHEDULER, i),
     )
     for kind, found in (("optimizer", optimizers), ("scheduler", schedulers)):
         _check_kinds(folder, kind, found, manifest)
 
     rank = accelerator.process_index
-    own = folder / names.random_states(rank)
+    own = folder / file_names.random_states(rank)
     rng = read(own.name) if own.exists() else None
     if rng is not None:
         _about(own, lambda: rng_states.check(rng))
     step = manifest.step if manifest else (rng or {}).get("step", 0)
     as_many = manifest is None or manifest.num_processes == accelerator.num_processes
-    gradients = names.gradients(rank)
+    gradients = file_names.gradients(rank)
     return States(
         optimizers=optimizers,
         schedulers=schedulers,
         loaders=_read_loaders(accelerator, folder, read, as_many),
-        custom=pairs(accelerator._custom_objects, "custom_checkpoint.pkl", names.custom),
+        custom=pairs(accelerator._custom_objects, "custom_checkpoint.pkl", file_names.custom),
         scaler=_read_scaler(accelerator.scaler, folder, read),
         rng=rng,
         gradients=read(gradients) if as_many and (folder / gradients).exists() else None,
@@ -110,7 +112,9 @@ def check_optimizers(optimizers: Pairs, folder: Path) -> None:
         They are of another model.
     """
     for index, (optimizer, state) in enumerate(optimizers):
-        _check_optimizer(folder / names.numbered(names.OPTIMIZER, index), optimizer, state)
+        _check_optimizer(
+            folder / file_names.numbered(file_names.OPTIMIZER, index), optimizer, state
+        )
 
 
 def read_weights(
@@ -123,16 +127,18 @@ def read_weights(
     AccelnbError
         They are missing, damaged, or of other models.
     """
-    found = names.count(folder, names.MODEL) or names.count(folder, names.MODEL_PICKLED)
+    found = file_names.count(folder, file_names.MODEL) or file_names.count(
+        folder, file_names.MODEL_PICKLED
+    )
     if models and found != len(models):
         raise AccelnbError(f"{folder} has weights of {found} models, and {len(models)} are here")
     read = []
     for index, model in enumerate(models):
-        path = folder / names.numbered(names.MODEL, index)
+        path = folder / file_names.numbered(file_names.MODEL, index)
         if path.exists():
             state = read_safetensors(path, location)
         else:
-            path = folder / names.numbered(names.MODEL_PICKLED, index)
+            path = folder / file_names.numbered(file_names.MODEL_PICKLED, index)
             state = load(path, map_location=location)
         state = without_ddp_prefix(state, model)
         fatal, _ = differences(model, shapes_of(state), strict)
@@ -143,9 +149,9 @@ def read_weights(
 
 
 def _check_number(folder: Path, name: str, number: int) -> None:
-    found = names.count(folder, name)
+    found = file_names.count(folder, name)
     kind = name.partition(".")[0]
-    if name == names.LOADER and not found:
+    if name == file_names.LOADER and not found:
         return
     custom = kind == "custom_checkpoint"
     if found != number and (number or custom):
@@ -192,11 +198,15 @@ def _read_loaders(
     accelerator: CheckpointMethods, folder: Path, read: Callable[[str], Any], as_many: bool
 ) -> Pairs:
     loaders = [(i, x) for i, x in enumerate(accelerator._dataloaders) if hasattr(x, "state_dict")]
-    _check_number(folder, names.LOADER, len(loaders))
+    _check_number(folder, file_names.LOADER, len(loaders))
     found = []
     for index, loader in loaders:
-        own = names.loader_of_rank(index, accelerator.process_index)
-        name = own if as_many and (folder / own).exists() else names.numbered(names.LOADER, index)
+        own = file_names.loader_of_rank(index, accelerator.process_index)
+        name = (
+            own
+            if as_many and (folder / own).exists()
+            else file_names.numbered(file_names.LOADER, index)
+        )
         if (folder / name).exists():
             found.append((loader, read(name)))
     return found
@@ -207,14 +217,14 @@ def _read_scaler(
 ) -> dict[str, Any] | None:
     if scaler is None or not scaler.is_enabled():
         return None
-    if not (folder / names.SCALER).exists():
+    if not (folder / file_names.SCALER).exists():
         raise AccelnbError(
             f"{folder} was saved without mixed_precision=fp16, and has no state for its scaler: "
             "load it with the precision it was saved with"
         )
-    state = read(names.SCALER)
+    state = read(file_names.SCALER)
     if not isinstance(state, dict) or not scaler.state_dict().keys() <= state.keys():
-        raise AccelnbError(f"{folder / names.SCALER} holds no state of a scaler")
+        raise AccelnbError(f"{folder / file_names.SCALER} holds no state of a scaler")
     return state
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelnb.training.agreement import of_every_rank, together
 from accelnb.training.checkpoint import folder
 from accelnb.training.checkpoint.files import flush, warn_if_refused, write
 from accelnb.training.checkpoint.manifest import Manifest
 from accelnb.training.checkpoint.numbering import delete_oldest
-from accelnb.training.processes import ProcessControl
+from accelnb.training.collective_errors import of_every_rank, together
+from accelnb.training.process_control import ProcessControl
 
 
 @dataclass

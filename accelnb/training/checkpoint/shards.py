@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from accelnb.errors import AccelnbError
-from accelnb.training.checkpoint import names
+from accelnb.training.checkpoint import file_names
 from accelnb.training.checkpoint.files import first_line, flush, load, write
 from accelnb.training.checkpoint.weights import (
     clean_state_dict_for_safetensors,
@@ -77,7 +77,7 @@ def write_model(
     Every file is complete before any has its name.
     """
     limit = size_in_bytes(max_shard_size)
-    name = names.MODEL if safe_serialization else names.MODEL_PICKLED
+    name = file_names.MODEL if safe_serialization else file_names.MODEL_PICKLED
     merged = merged_names(state)
     if safe_serialization:
         clean_state_dict_for_safetensors(state)  # refuses what cannot be saved
@@ -203,14 +203,14 @@ def read_pickled(file: Path) -> dict[str, Any]:
 def files_of(checkpoint: Path) -> list[Path]:
     if checkpoint.is_file():
         return _indexed(checkpoint) if checkpoint.suffix == ".json" else [checkpoint]
-    for name in (names.MODEL, names.MODEL_PICKLED):
+    for name in (file_names.MODEL, file_names.MODEL_PICKLED):
         if (checkpoint / name).is_file():
             return [checkpoint / name]
         if (checkpoint / (name + _INDEX)).is_file():
             return _indexed(checkpoint / (name + _INDEX))
     raise AccelnbError(
-        f"{checkpoint} is no file and no folder with {names.MODEL}, {names.MODEL_PICKLED} or the "
-        "index of one"
+        f"{checkpoint} is no file and no folder with {file_names.MODEL}, {file_names.MODEL_PICKLED} "
+        "or the index of one"
     )
 
 

@@ -9,13 +9,13 @@ from typing import Any
 from torch import nn
 
 from accelnb.errors import AccelnbError
-from accelnb.training.agreement import together
 from accelnb.training.checkpoint import files
 from accelnb.training.checkpoint.contents import unwrapped
 from accelnb.training.checkpoint.shards import write_model
 from accelnb.training.checkpoint.weights import weights_of
-from accelnb.training.processes import ProcessControl
-from accelnb.training.settings import ProjectConfiguration
+from accelnb.training.collective_errors import together
+from accelnb.training.configuration import ProjectConfiguration
+from accelnb.training.process_control import ProcessControl
 
 
 class WeightMethods(ProcessControl):

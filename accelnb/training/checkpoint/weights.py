@@ -12,7 +12,7 @@ from torch import nn
 
 from accelnb.devices import records
 from accelnb.errors import AccelnbError
-from accelnb.training.nested import recursively_apply
+from accelnb.training.pytree import recursively_apply
 
 
 def find_tied_parameters(model: nn.Module, **_: Any) -> list[list[str]]:

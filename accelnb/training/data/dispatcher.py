@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import torch
 
 from accelnb.errors import AccelnbError
-from accelnb.training.data.base import PreparedLoader
-from accelnb.training.data.feed import Note
-from accelnb.training.data.iterable import looked_ahead
-from accelnb.training.data.reading import goes_on_inside, read
-from accelnb.training.data.wire import announced, received, sending
-from accelnb.training.exchange import wire_device
-from accelnb.training.nested import (
+from accelnb.training.communication import wire_device
+from accelnb.training.data.batch_exchange import announced, received, sending
+from accelnb.training.data.batch_iterator import goes_on_inside, read
+from accelnb.training.data.index_feed import Note
+from accelnb.training.data.iterable_datasets import looked_ahead
+from accelnb.training.data.prepared_loader import PreparedLoader
+from accelnb.training.pytree import (
     concatenate,
     get_data_structure,
     ignorant_find_batch_size,

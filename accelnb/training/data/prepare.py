@@ -9,11 +9,11 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from accelnb.errors import AccelnbError
-from accelnb.training.data.base import PreparedLoader
-from accelnb.training.data.division import Division, data_places
-from accelnb.training.data.loader import SkipDataLoader
-from accelnb.training.data.reading import kept_arguments
+from accelnb.training.data.batch_iterator import kept_arguments
+from accelnb.training.data.prepared_loader import PreparedLoader
 from accelnb.training.data.samplers import SkipBatchSampler, batch_sampler_of
+from accelnb.training.data.sharded_loader import SkipDataLoader
+from accelnb.training.data.sharding import Division, data_places
 from accelnb.training.state import PartialState
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from accelnb.devices import records
+from accelnb.training.configuration import DistributedDataParallelKwargs
 from accelnb.training.parallel.ddp import DataParallelStrategy
 from accelnb.training.parallel.strategy import SingleProcess
-from accelnb.training.settings import DistributedDataParallelKwargs
 
 
 def strategy_on(

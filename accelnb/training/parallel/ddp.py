@@ -15,9 +15,9 @@ from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
 from accelnb.errors import AccelnbError
-from accelnb.training.kinds import DDPCommunicationHookType as Hook
+from accelnb.training.configuration import DistributedDataParallelKwargs
+from accelnb.training.enums import DDPCommunicationHookType as Hook
 from accelnb.training.parallel.strategy import SingleProcess
-from accelnb.training.settings import DistributedDataParallelKwargs
 
 
 class DataParallelStrategy(SingleProcess):

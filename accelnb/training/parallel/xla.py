@@ -20,7 +20,7 @@ from torch import nn
 
 from accelnb.devices import DEVICES
 from accelnb.errors import AccelnbError
-from accelnb.training import exchange
+from accelnb.training import communication
 from accelnb.training.parallel.strategy import SingleProcess
 
 _EQUAL = "_accelnb_made_equal"  # a mark on models
@@ -111,7 +111,7 @@ class XlaProcesses(XlaProcess):
         torch_xla.sync()  # what only some ranks have recorded must not be in one program with it
         with torch.no_grad():
             for tensor in itertools.chain(model.parameters(), model.buffers()):
-                tensor.copy_(exchange.broadcast(tensor, from_process=0))
+                tensor.copy_(communication.broadcast(tensor, from_process=0))
         torch_xla.sync()
         vars(model)[_EQUAL] = True
         return model

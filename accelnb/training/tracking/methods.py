@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from typing import Any
 
 from accelnb.errors import AccelnbError
-from accelnb.training.kinds import LoggerType
-from accelnb.training.settings import ProjectConfiguration
+from accelnb.training.configuration import ProjectConfiguration
+from accelnb.training.enums import LoggerType
 from accelnb.training.state import AcceleratorState
 from accelnb.training.tracking.base import BlankTracker, GeneralTracker, plain
 from accelnb.training.tracking.registry import (

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from accelnb.errors import AccelnbError
-from accelnb.training import environment
+from accelnb.options import environment
 from accelnb.training.tracking.base import (
     GeneralTracker,
     logger,

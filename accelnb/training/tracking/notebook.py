@@ -8,7 +8,7 @@ from typing import Any
 import numpy
 import torch
 
-from accelnb.streaming import stream
+from accelnb.training.streaming import stream
 from accelnb.training.tracking.base import GeneralTracker, on_main_process, plain
 
 _STREAMED = (int, float, torch.Tensor, numpy.ndarray)

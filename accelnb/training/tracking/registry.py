@@ -8,10 +8,10 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from accelnb import streaming
 from accelnb.errors import AccelnbError
+from accelnb.training import streaming
 from accelnb.training.available import is_package_available
-from accelnb.training.kinds import LoggerType
+from accelnb.training.enums import LoggerType
 from accelnb.training.tracking.base import GeneralTracker
 from accelnb.training.tracking.package import require
 

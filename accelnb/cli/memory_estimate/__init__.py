@@ -1,0 +1,8 @@
+"""How much memory each rank needs to train a model, before it is tried."""
+
+from __future__ import annotations
+
+from accelnb.cli.memory_estimate.estimate import Need as Need
+from accelnb.cli.memory_estimate.estimate import estimate as estimate
+from accelnb.cli.memory_estimate.model_size import ModelSize as ModelSize
+from accelnb.cli.memory_estimate.model_size import read_model as read_model

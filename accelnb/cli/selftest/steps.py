@@ -1,0 +1,162 @@
+"""The steps of a self-test, as they begin and end."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from accelnb.engine.failure import RunInterrupted
+from accelnb.engine.group import WorkerGroup
+from accelnb.engine.launchers.choice import finish_for, hardware_for
+from accelnb.engine.launchers.local import fork_server
+from accelnb.engine.run import Run
+from accelnb.engine.serialization.pack import call, dumps
+from accelnb.errors import AccelnbError
+from accelnb.options.config import LaunchConfig, resolve, settings_for_ranks, sharing
+
+_LIMIT = 60.0  # s for one step
+_LOOK_EVERY = 0.1  # s between looks at whether it was cancelled
+
+# Each check of checks.py, by its name there: what it is called, and what to do if it fails.
+_CHECKS = {
+    "process_group": ("process group", "ranks do not reach each other: see accelnb env"),
+    "all_reduce": ("all_reduce", "ranks do not reach each other: see accelnb env"),
+    "broadcast_and_gather": (
+        "broadcast, gather",
+        "ranks do not reach each other: see accelnb env",
+    ),
+    "bandwidth": ("bandwidth", "try fewer ranks; there may be too little memory"),
+    "mesh": ("mesh", "choose other dimensions, or none"),
+    "training": ("training", "try precision no and strategy ddp"),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a self-test, when it begins and again when it ends.
+
+    Attributes
+    ----------
+    name : str
+        Such as ``all_reduce``.
+    status : str
+        ``running``, ``ok`` or ``failed``. Nothing comes after a failed step.
+    detail : str
+        One line: what was found, or what failed on which rank and what to do.
+    """
+
+    name: str
+    status: Literal["running", "ok", "failed"]
+    detail: str = ""
+
+
+def self_test(config: LaunchConfig, cancelled: threading.Event | None = None) -> Iterator[Step]:
+    """Test a configuration on new ranks, which end with the test; yield its steps as they go.
+
+    The ranks of the notebook, if there are any, are left alone. Each step is bounded in time.
+
+    Parameters
+    ----------
+    cancelled
+        Set it, from any thread, to end the test: the step under way fails within 3 s. Closing
+        the iterator between two steps ends it too.
+
+    Examples
+    --------
+    >>> from accelnb.options.config import LaunchConfig
+    >>> from accelnb.cli.selftest import self_test
+    >>> steps = list(self_test(LaunchConfig(device="cpu", procs=2)))
+    >>> [step.name for step in steps if step.status == "ok"]
+    ['start', 'process group', 'all_reduce', 'broadcast, gather', 'bandwidth', 'training', 'end']
+    """
+    cancelled = cancelled or threading.Event()
+    yield Step("start", "running")
+    try:
+        hardware = hardware_for(config)
+        config = resolve(config, hardware)
+        if config.cluster == "local" and config.start == "fork":
+            fork_server().wait_ready()  # in a notebook it has long been
+        begun = time.perf_counter()
+        group = WorkerGroup(dataclasses.replace(config, timeout=None))
+    except AccelnbError as error:
+        yield Step("start", "failed", _one_line(error))
+        return
+    took = time.perf_counter() - begun
+    ranks = f"{config.world_size} rank{'s' * (config.world_size != 1)} on {config.device}"
+    how = f"by {config.start}" if config.cluster == "local" else f"of {config.cluster}"
+    said = f"{ranks} {how} in {took * 1e3:.0f} ms"
+    try:
+        shared = sharing(config, hardware)
+        yield Step("start", "ok", f"{said}; {shared}" if shared else said)
+        for check, (name, advice) in _CHECKS.items():
+            if check == "mesh" and not config.mesh:
+                continue
+            yield Step(name, "running")
+            try:
+                detail = _run(group, check, config, cancelled)
+            except (AccelnbError, RunInterrupted) as error:
+                yield Step(name, "failed", _why(error, advice, cancelled))
+                return
+            yield Step(name, "ok", detail)
+        yield Step("end", "running")
+        took = _seconds(group.shutdown)
+        yield Step("end", "ok", f"all ranks ended in {took * 1e3:.0f} ms")
+    finally:
+        group.shutdown(grace=0)
+
+
+def _run(group: WorkerGroup, check: str, config: LaunchConfig, cancelled: threading.Event) -> str:
+    """Run a check on all ranks and return what rank 0 says of it."""
+    packed = dumps(call(_Check(check)), finish=finish_for(config))
+    content = {"settings": settings_for_ranks(config), "result": True} | packed.content
+    request = (content, packed.buffers)
+    requests = dict.fromkeys(group.ranks, request)
+    run = group.run("call_request", requests, timeout=_LIMIT, lent=[packed])
+    run.abandon()  # what ranks print is of no interest
+    _await(run, cancelled)
+    return run.results()[0]
+
+
+@dataclass(frozen=True)
+class _Check:
+    """Calls a check by its name, so that the notebook need not import torch to send it."""
+
+    name: str
+
+    def __call__(self) -> str:
+        from accelnb.cli.selftest import checks
+
+        return getattr(checks, self.name)()
+
+
+def _await(run: Run, cancelled: threading.Event) -> None:
+    try:
+        while not run.wait(_LOOK_EVERY):
+            if cancelled.is_set() and not run.stopping:
+                run.interrupt()
+    except KeyboardInterrupt:
+        run.interrupt()
+        run.wait(_LIMIT)
+        raise
+    run.raise_if_failed()
+
+
+def _why(error: BaseException, advice: str, cancelled: threading.Event) -> str:
+    if cancelled.is_set():
+        return "cancelled"
+    return f"{_one_line(error)}; {advice}"
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(line for line in lines if "will be replaced" not in line)
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun

@@ -1,0 +1,103 @@
+"""A machine in words: label and text, a row each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from accelnb.devices import DEVICES, Ability
+from accelnb.devices.hardware.machine import Card, Machine
+from accelnb.devices.hardware.probe import Hardware
+
+
+def hardware_rows(machine: Machine) -> list[tuple[str, str]]:
+    """Return what a person wants to know of the hardware.
+
+    Examples
+    --------
+    >>> from accelnb.devices.hardware import inspect_machine
+    >>> from accelnb.devices.hardware.describe import hardware_rows
+    >>> [label for label, _ in hardware_rows(inspect_machine())][0]
+    'processors'
+    """
+    return list(_rows(machine))
+
+
+def size(count: int | None) -> str:
+    """Return e.g. ``23.5 GiB``.
+
+    Examples
+    --------
+    >>> from accelnb.devices.hardware.describe import size
+    >>> size(64 << 20)
+    '64 MiB'
+    """
+    if count is None:
+        return "unknown"
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def precisions(able: dict[str, Ability]) -> str:
+    """Return e.g. ``fp16 fast, bf16 slow (emulated)``.
+
+    Examples
+    --------
+    >>> from accelnb.devices import abilities
+    >>> from accelnb.devices.hardware.describe import precisions
+    >>> precisions(abilities("tpu"))
+    'fp16 no (TPUs compute in bf16), bf16 fast, fp8 no'
+    """
+    return ", ".join(f"{name} {ability}" for name, ability in able.items())
+
+
+def _rows(machine: Machine) -> Iterator[tuple[str, str]]:
+    yield "processors", _processors(machine)
+    levels = (f"{name} {able.level}" for name, able in machine.processor.abilities.items())
+    yield "", ", ".join(levels)
+    yield "memory", _memory(machine)
+    for card in machine.cards:
+        yield f"{card.kind} {card.index}", _card(card)
+    if not machine.cards:
+        yield "accelerators", "none"
+    if machine.driver:
+        yield "driver", machine.driver
+    yield "ranks on", machine.hardware.describe()
+    if untried := _untried(machine.hardware):
+        yield "not tried", f"accelnb's authors have run no ranks on {', '.join(untried)} so far"
+    limits = machine.limits
+    if limits.shm_total is not None:
+        yield "/dev/shm", f"{size(limits.shm_free)} free of {size(limits.shm_total)}"
+    if limits.open_files is not None:
+        yield "open files", f"{limits.open_files:,} for each process"
+
+
+def _untried(hardware: Hardware) -> list[str]:
+    there = [row for row in DEVICES.values() if hardware.count(row.name)]
+    never = [row.name for row in there if not row.run_on]
+    return never + [
+        f"several {row.name} devices at once"
+        for row in there
+        if row.ran_on_one and hardware.count(row.name) > 1
+    ]
+
+
+def _processors(machine: Machine) -> str:
+    cpu = machine.processor
+    if cpu.count == cpu.present:
+        return f"{cpu.count} × {cpu.name}"
+    why = f"the container's share is {cpu.share:g}" if cpu.share else "this process is bound"
+    return f"{cpu.count} of {cpu.present} × {cpu.name} ({why})"
+
+
+def _memory(machine: Machine) -> str:
+    memory = machine.memory
+    said = f"{size(memory.free)} free of {size(memory.total)}"
+    if memory.total == memory.present:
+        return said
+    return f"{said} (the container's share of {size(memory.present)})"
+
+
+def _card(card: Card) -> str:
+    room = f"{size(card.free)} free of {size(card.memory)}" if card.memory else ""
+    return ", ".join(
+        part for part in (card.name, card.detail, room, precisions(card.abilities)) if part
+    )

@@ -1,0 +1,384 @@
+"""The thread that carries messages between a notebook and its ranks.
+
+It alone touches the sockets, the members' state and the run under way, so none of that needs a
+lock. Other threads hand it work with `post` and wait on `changed`.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import pickle
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import zmq
+
+from accelnb.engine.events import Display, Event, Stalled, Stream, Usage
+from accelnb.engine.failure import DIED, Failure
+from accelnb.engine.launchers.launcher import Exit, Ranks
+from accelnb.engine.metrics import Packet
+from accelnb.engine.progress_bars import OpenBars
+from accelnb.engine.ranks import Member, failure_of
+from accelnb.engine.run import Run
+from accelnb.engine.serialization.pack import Received
+from accelnb.engine.stall_report import Place, place_of
+from accelnb.engine.stall_watch import SAY_WHERE, Whereabouts
+from accelnb.engine.stopping import Stopping
+from accelnb.engine.wire.messages import Link, Message
+from accelnb.engine.wire.queries import ANSWER, QUESTION, Question, Questions
+
+_USAGE_EVERY = 1.0
+_LATE_EVENTS = 1000
+
+# What one rank is asked: the message's content and its buffers.
+Request = tuple[dict[str, Any], Sequence[bytes | memoryview]]
+
+
+class Courier(threading.Thread):
+    """Carries the messages of one group until `close`."""
+
+    def __init__(self, link: Link, launched: Ranks, ranks: Sequence[int]) -> None:
+        super().__init__(name="accelnb-courier", daemon=True)
+        self.members = {rank: Member(rank) for rank in ranks}
+        self.changed = threading.Condition()  # notified when a member is ready or has ended
+        self.regroup = False  # the process group is unusable: form it again
+        self.orphaned = False  # who started the ranks is gone, and so are they
+        self.ending = False  # the ranks are shut down, so that they end is no fault
+        self.failed: str | None = None  # why this thread has ended before `close`
+        self._link = link
+        self._launched = launched
+        self._run: Run | None = None
+        self._whereabouts = Whereabouts(launched.state)
+        self._stopping = Stopping()
+        self._bars = OpenBars()
+        self._usage_at = 0.0  # when memory is to be looked at next
+        self._questions = Questions()
+        self._requests: set[str] = set()
+        self._sequences: dict[int, dict[str, int]] = {}
+        self._late: collections.deque[Event] = collections.deque(maxlen=_LATE_EVENTS)
+        self._jobs: collections.deque[Callable[[], object]] = collections.deque()
+        self._woken, self._wake = os.pipe()
+        self._closing = False
+
+    # ---- for other threads ----
+
+    @property
+    def busy(self) -> bool:
+        return self._run is not None
+
+    def post(self, job: Callable[[], object]) -> None:
+        """Have `job` done in the courier's thread."""
+        self._jobs.append(job)
+        os.write(self._wake, b"x")
+
+    def broadcast(self, kind: str, content: dict[str, Any], ranks: Sequence[int]) -> None:
+        self.post(lambda: self._send(kind, content, ranks))
+
+    def begin(self, run: Run, kind: str, requests: Mapping[int, Request]) -> None:
+        self._run = run  # at once, so that a second cell is refused
+        self.post(lambda: self._begin(run, kind, requests))
+
+    def stop(self, run: Run, reason: str) -> None:
+        """Interrupt `run` on every rank that has not finished."""
+        if not self._closing:
+            self.post(lambda: self._interrupt(run, reason))
+
+    def ask(self, rank: int, content: dict[str, Any]) -> Question:
+        """Ask a rank something that it answers between two cells, or not at all."""
+        return self._questions.ask(lambda asked: self.broadcast(QUESTION, asked, [rank]), content)
+
+    def where(self) -> list[Place]:
+        """Ask every rank where it is; return within a second or so."""
+        asked = time.monotonic()
+        self.broadcast("where_request", {}, tuple(self.members))
+
+        def all_answered() -> bool:
+            return self._whereabouts.all_told(asked, tuple(self.members))
+
+        with self.changed:
+            self.changed.wait_for(all_answered, SAY_WHERE)
+            return self._whereabouts.told(asked, tuple(self.members.values()))
+
+    def close(self) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        if self.is_alive():
+            self.post(lambda: None)
+            self.join(5)
+        self._link.close()
+        for fd in (self._woken, self._wake):
+            os.close(fd)
+        if self._run is not None:
+            for rank in sorted(self._run.pending):
+                self._run.rank_failed(Failure(rank, DIED, "was shut down"))
+
+    # ---- the thread ----
+
+    def run(self) -> None:
+        try:
+            self._carry()
+        except BaseException as error:
+            # Nobody hears the ranks any more: say so instead of waiting for them for ever.
+            self.failed = (
+                f"the notebook's link to its ranks failed: {type(error).__name__}: {error}"
+            )
+            if self._run is not None:
+                for rank in sorted(self._run.pending):
+                    self._run.rank_failed(Failure(rank, "AccelnbError", self.failed))
+                self._run = None
+            raise
+
+    def _carry(self) -> None:
+        poller = zmq.Poller()
+        for source in (self._link.socket, self._woken, self._launched.fileno()):
+            poller.register(source, zmq.POLLIN)
+        while not self._closing:
+            ready = dict(poller.poll(self._wait_ms()))
+            if self._woken in ready:
+                os.read(self._woken, 4096)
+                while self._jobs:
+                    self._jobs.popleft()()
+            if self._link.socket in ready:
+                self._receive_all()
+            if self._launched.fileno() in ready:
+                self._receive_process(poller)
+            self._check_deadlines()
+
+    def _receive_all(self) -> None:
+        while (message := self._link.receive()) is not None:
+            self._on_message(message)
+
+    def _receive_process(self, poller: zmq.Poller) -> None:
+        try:
+            news = self._launched.receive()
+        except EOFError:  # who started the ranks died, and all of them with it
+            self.orphaned = True
+            poller.unregister(self._launched.fileno())
+            for member in self.members.values():
+                if not member.exit:
+                    self._on_exit(Exit(member.rank, member.pid or 0, -9, {}))
+            return
+        if isinstance(news, Exit):
+            # What it sent before it ended is still on its way through the socket.
+            self._receive_all()
+            self._on_exit(news)
+        else:
+            rank, pid = news
+            self.members[rank].pid = pid
+
+    def _send(
+        self, kind: str, content: dict[str, Any], ranks: Sequence[int], buffers: Sequence[Any] = ()
+    ) -> set[str]:
+        sent = set()
+        for rank in ranks:
+            # A rank that cannot be reached is dead: its exit is reported on the other channel.
+            with contextlib.suppress(zmq.ZMQError):
+                to = self.members[rank].identity
+                sent.add(self._link.send(kind, content, to=to, buffers=buffers))
+        return sent
+
+    def _begin(self, run: Run, kind: str, requests: Mapping[int, Request]) -> None:
+        self._whereabouts.begin(run.stall)
+        self._usage_at = time.monotonic() + _USAGE_EVERY
+        self._sequences = {}
+        self._bars = OpenBars()
+        for member in self.members.values():
+            member.last_output = ""
+        while self._late:
+            run.deliver(self._late.popleft())
+        self._requests = set()
+        for rank, (content, buffers) in requests.items():
+            self._requests |= self._send(kind, content, [rank], buffers)
+        for rank in run.ranks:  # one may have died before it was asked
+            if ended := self.members[rank].exit:
+                run.rank_failed(failure_of(ended, self.members[rank].last_output))
+        self._finish_if_over()
+
+    def _on_message(self, message: Message) -> None:
+        rank, _, incarnation = message.sender.decode().partition(".")
+        member = self.members[int(rank)]
+        if incarnation != str(member.incarnation) or member.exit:
+            return  # the last words of a rank that has ended: told with its exit
+        content = message.content
+        if message.kind == "stream":
+            member.received[content["name"]] = content["upto"]
+            self._take_output(member, content["name"], content["text"])
+        elif message.kind == "streamed":
+            self._take_streamed(member.rank, message)
+        elif message.kind == "progress":
+            self._take_progress(member.rank, content["bars"])
+        elif message.kind == "where":
+            with self.changed:
+                self._whereabouts.take(place_of(member.rank, content))
+                self.changed.notify_all()
+        elif message.kind == "formed":
+            with self.changed:
+                member.formed = content["generation"]
+                self.changed.notify_all()
+        elif message.kind == ANSWER:
+            self._questions.take(content)
+        elif message.kind != "execute_reply":
+            self._emit(Display(member.rank, message.kind, content))
+        elif message.parent in self._requests:
+            self._on_reply(member.rank, content, message.buffers)
+
+    def _take_output(self, member: Member, name: str, text: str) -> None:
+        member.keep_output(text)
+        self._emit(Stream(member.rank, name, text))
+
+    def _take_streamed(self, rank: int, message: Message) -> None:
+        if self._run is not None:
+            packets = [Packet(*packet) for packet in pickle.loads(message.buffers[0])]
+            self._run.take_streamed(rank, packets, message.content["dropped"])
+            self._whereabouts.moved()
+
+    def _take_progress(self, rank: int, told: Sequence[dict[str, Any]]) -> None:
+        progress, moved = self._bars.take(rank, told)
+        if self._run is None:
+            self._late.append(progress)
+            return
+        if moved:  # a bar that only shows the time is no sign of life
+            self._whereabouts.moved()
+        self._run.deliver(progress)
+        for bar in progress.bars:
+            if bar.closed and bar.text:
+                self._run.log.write(rank, "stderr", bar.text + "\n")
+
+    def _emit(self, event: Event) -> None:
+        if self._run is not None:
+            self._whereabouts.moved()
+            self._run.deliver(event)
+        else:
+            self._late.append(event)
+
+    def _on_reply(self, rank: int, content: dict[str, Any], buffers: list[memoryview]) -> None:
+        assert self._run is not None
+        self.regroup |= content["regroup"]
+        self._sequences[rank] = content["sequences"]
+        self._run.assigned[rank] = content["assigned"]
+        if not content["has_values"]:
+            self._run.without_values.append(rank)
+        if content["status"] == "ok":
+            self._take_values(self._run, rank, content, buffers)
+            for name in content["missing"]:
+                self._run.missing.setdefault(name, []).append(rank)
+            self._run.rank_done(rank)
+        else:
+            self._fail(
+                Failure(
+                    rank,
+                    content["ename"],
+                    content["evalue"],
+                    tuple(content["traceback"]),
+                    content["where"],
+                    secondary=self._stopping.concerns(rank),
+                    lost_peer=content["lost_peer"],
+                )
+            )
+        self._finish_if_over()
+
+    def _take_values(
+        self, run: Run, rank: int, content: dict[str, Any], buffers: list[memoryview]
+    ) -> None:
+        if not buffers:
+            return
+        try:
+            run.received[rank] = Received(content, buffers)
+        except OSError as error:  # it is not there, or this process is out of descriptors
+            said = f"the rank's values cannot be mapped here: {error}"
+            run.rank_failed(Failure(rank, "AccelnbError", said))
+        self._send("release_request", {}, [rank])
+
+    def _on_exit(self, exit: Exit) -> None:
+        member = self.members[exit.rank]
+        if exit.pid != (member.pid or exit.pid):
+            return
+        self.regroup = True
+        for name, rest in exit.rest.items():
+            if text := rest.after(member.received.get(name, 0)):
+                self._take_output(member, name, text)
+        for text in self._bars.left_by(exit.rank):
+            if self._run is not None:
+                self._run.log.write(exit.rank, "stderr", text + "\n")
+        if self._run is not None and exit.rank in self._run.pending:
+            was_stopped = self._stopping.concerns(exit.rank)
+            self._run.replaced.append(exit.rank)
+            if self.ending:
+                self._fail(Failure(exit.rank, DIED, "was shut down"))
+            else:
+                self._fail(failure_of(exit, member.last_output, was_stopped))
+            self._finish_if_over()
+        with self.changed:
+            member.exit = exit
+            self.changed.notify_all()
+
+    def _fail(self, failure: Failure) -> None:
+        assert self._run is not None
+        self._run.rank_failed(failure)
+        self._stopping.note_failure()
+
+    def _finish_if_over(self) -> None:
+        if self._run is None or self._run.pending:
+            return
+        if self._run.failures:
+            # Ranks that made a different number of collectives would answer one another
+            # wrongly from now on.
+            counts = list(self._sequences.values())
+            self.regroup |= any(count != counts[0] for count in counts)
+        self._run = None
+        self._stopping = Stopping()  # now: the next run is here before `_begin` is called
+
+    def _interrupt(self, run: Run, reason: str) -> None:
+        if run is not self._run or self._stopping.under_way:
+            return
+        run.stopped_by = reason
+        self._stopping.begin(run.pending)
+        self._send("interrupt_request", {}, sorted(run.pending))
+
+    def _check_deadlines(self) -> None:
+        run = self._run
+        if run is None:
+            return
+        now = time.monotonic()
+        if now >= self._usage_at:
+            self._tell_usage(run, now)
+        if self._stopping.under_way:
+            if self._stopping.is_overdue(now):
+                for rank in run.pending:
+                    self._launched.kill(rank)
+        elif reason := self._stopping.reason(run.deadline, now):
+            self._interrupt(run, reason)
+        elif now >= self._whereabouts.next_look:
+            self._look_for_stall(run, now)
+
+    def _look_for_stall(self, run: Run, now: float) -> None:
+        members = [self.members[rank] for rank in run.ranks]
+        stalled = self._whereabouts.look(
+            now, members, ask=lambda: self._send("where_request", {}, run.ranks)
+        )
+        if stalled is not None:
+            report, places = stalled
+            run.deliver(Stalled(report, {place.rank: place.wait for place in places}))
+
+    def _tell_usage(self, run: Run, now: float) -> None:
+        self._usage_at = now + _USAGE_EVERY
+        pids = {rank: self.members[rank].pid for rank in sorted(run.pending)}
+        read = self._launched.held([pid for pid in pids.values() if pid])
+        for rank, pid in pids.items():
+            if pid in read:
+                run.deliver(Usage(rank, *read[pid]))
+
+    def _wait_ms(self) -> int | None:
+        run = self._run
+        if run is None:
+            return None
+        due = [self._stopping.next_look(run.deadline), self._usage_at]
+        if not self._stopping.under_way:
+            due.append(self._whereabouts.next_look)
+        until = min(due) - time.monotonic()
+        return max(0, int(until * 1000) + 1) if until < float("inf") else None

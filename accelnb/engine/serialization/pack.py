@@ -1,0 +1,397 @@
+"""Values across processes: cloudpickle, with large buffers beside the pickle.
+
+Between processes of one machine these lie in shared memory, else in the message itself.
+
+What the notebook defines travels by value. A function of the notebook keeps no copy of the
+notebook's variables: its globals are a reference, and become the rank's own namespace there,
+so that it sees what the rank's cells assign, as it would in the notebook.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import io
+import pickle
+import sys
+import types
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import cloudpickle
+
+from accelnb.engine.serialization.classes import reduce_class
+from accelnb.engine.serialization.module_objects import Origin
+from accelnb.engine.serialization.reducers import TABLE, own_stream, reduce_function
+from accelnb.engine.serialization.shared_memory import SharedBuffers, map_shared
+
+_NAMESPACE = "accelnb.namespace"
+_LARGE = 1 << 16  # bytes from which a buffer travels beside the pickle
+
+
+class Packed:
+    """A pickled value: a small message, and large buffers in shared memory beside it or behind it.
+
+    Attributes
+    ----------
+    content, buffers
+        What the message to the other process has to hold, for its `Received`.
+    """
+
+    def __init__(
+        self,
+        pickled: bytes,
+        shared: SharedBuffers | None = None,
+        numbers: Sequence[int] = (),
+        behind: Sequence[bytes] = (),
+    ) -> None:
+        self.buffers: list[bytes | memoryview] = [pickled, *behind]
+        self._shared = shared
+        self.content = {"shared": shared.describe(numbers)} if shared and numbers else {}
+
+    def close(self) -> None:
+        """Give up the shared memory, also of the packs made together with this one."""
+        if self._shared is not None:
+            self._shared.close()
+
+
+class Received:
+    """A pickled value that came in a message; its shared memory is mapped at once."""
+
+    def __init__(self, content: dict[str, Any], buffers: Sequence[Any]) -> None:
+        self._pickled, *self._behind = buffers
+        self._mapped = map_shared(content["shared"]) if "shared" in content else []
+
+    @functools.cached_property
+    def _large(self) -> list[memoryview]:
+        # A message's own memory cannot be written to, as the values' has to be.
+        return self._mapped or [memoryview(bytearray(buffer)) for buffer in self._behind]
+
+    def load(self) -> Any:
+        """Return the value that `dumps` packed."""
+        return _Unpickler(io.BytesIO(self._pickled), None, self._large).load()
+
+    def unpack(self, namespace: dict[str, Any]) -> None:
+        """Bind in `namespace` the variables of a `Pack`; its functions use that namespace."""
+        file = io.BytesIO(self._pickled)
+        unpickler = _Unpickler(file, namespace, self._large)
+        while file.tell() < len(self._pickled):
+            variables, deleted, _ = unpickler.load()
+            namespace.update(variables)
+            for name in deleted:
+                namespace.pop(name, None)
+
+
+class _Pickler(cloudpickle.Pickler):
+    dispatch_table = TABLE
+
+    def __init__(
+        self,
+        file: io.BytesIO,
+        namespace: dict[str, Any] | None,
+        ranks: Collection[int] | None = None,
+        in_band: bool = False,
+        imported: Mapping[int, Origin] | None = None,
+    ) -> None:
+        keep = None if in_band else self._keep_small
+        super().__init__(file, protocol=5, buffer_callback=keep)
+        self.large: list[memoryview] = []
+        self._storages: dict[int, Any] = {}  # by the address of torch's own object
+        self._namespace = namespace
+        self._ranks = ranks
+        self._reference: dict[str, Any] = {"__name__": _NAMESPACE}
+        self.globals_used: set[str] = set()
+        self._imported = imported or {}
+        if namespace is not None:
+            # cloudpickle gives all functions with these globals this one dict instead.
+            self.globals_ref[id(namespace)] = self._reference
+
+    def _keep_small(self, buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < _LARGE:
+            return True
+        self.large.append(view)
+        return False
+
+    def persistent_id(self, obj: Any) -> str | tuple[str, ...] | None:
+        if obj is self._reference or (obj is self._namespace and obj is not None):
+            return _NAMESPACE
+        origin = self._imported.get(id(obj))
+        return tuple(origin) if origin is not None else None
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, (io.FileIO, io.BufferedIOBase, io.TextIOWrapper)) and self._is_open(obj):
+            raise pickle.PicklingError(f"cannot pickle the open file {getattr(obj, 'name', '')!r}")
+        if isinstance(obj, types.CodeType):
+            reduced = cloudpickle.Pickler.dispatch_table[types.CodeType](obj)
+            return _rebuild_code, (obj.co_filename, *reduced[1])
+        reduced = super().reducer_override(obj)
+        if isinstance(obj, types.FunctionType):
+            reduced = reduce_function(obj, reduced)
+            is_notebooks = obj.__globals__ is self._namespace
+            return self._without_globals(reduced) if is_notebooks else reduced
+        if issubclass(type(obj), type):  # `isinstance` would ask a proxy
+            return reduce_class(obj, reduced)  # type: ignore[arg-type]
+        if reduced is NotImplemented and "torch" in sys.modules:
+            return self._reduce_of_torch(obj)
+        return reduced
+
+    def _reduce_of_torch(self, obj: Any) -> Any:
+        import torch
+        from torch import _utils
+
+        if isinstance(obj, torch.storage.TypedStorage):
+            untyped = obj._untyped_storage
+            # Tensors that share memory make wrappers of their own of the one storage.
+            untyped = self._storages.setdefault(untyped._cdata, untyped)
+            return _rebuild_typed_storage, (untyped, obj.dtype)
+        if isinstance(obj, torch.UntypedStorage) and obj.device.type != "meta":
+            on_cpu = self._storages.setdefault(-obj._cdata, obj.cpu())  # itself if it is there
+            if not on_cpu.nbytes():
+                return _rebuild_storage, (b"", obj.device.type)
+            memory = (ctypes.c_char * on_cpu.nbytes()).from_address(on_cpu.data_ptr())
+            return _rebuild_storage, (pickle.PickleBuffer(memory), obj.device.type)
+        tensor_module = sys.modules.get("torch.distributed.tensor")
+        if tensor_module is not None and isinstance(obj, tensor_module.DTensor):
+            return self._gathered(obj).__reduce_ex__(5)
+        if isinstance(obj, torch.Tensor):
+            rebuild, *rest = obj.__reduce_ex__(5)
+            # Of the dtypes that have no typed storage.
+            if rebuild is _utils._rebuild_device_tensor_from_cpu_tensor:  # torch_xla's
+                on_cpu, dtype, _, requires_grad = rest[0]
+                return rebuild, (on_cpu, dtype, "cpu", requires_grad)
+            # Only to the ranks: what a rank's libraries hook in is of no use in the notebook.
+            is_going = self._namespace is not None and isinstance(obj, torch.nn.Parameter)
+            if is_going and obj._backward_hooks and len(rest) == 1:
+                return rebuild, *rest, list(obj._backward_hooks.values()), None, None, _hook
+            is_v3 = rebuild is _utils._rebuild_tensor_v3
+            return (_rebuild_tensor_v3 if is_v3 else rebuild, *rest)
+        return NotImplemented
+
+    def _gathered(self, dtensor: Any) -> Any:
+        of_mesh = dtensor.device_mesh.mesh.flatten().tolist()
+        if self._ranks is not None and not set(of_mesh) <= set(self._ranks):
+            raise pickle.PicklingError(
+                f"a DTensor over the ranks {of_mesh} is gathered by all of them, "
+                f"but only {sorted(self._ranks)} take part"
+            )
+        return dtensor.full_tensor()
+
+    def _is_open(self, obj: Any) -> bool:
+        # cloudpickle would send a file that is open for reading as the text it holds.
+        is_own = own_stream(obj) is not None
+        return not is_own and not obj.closed and getattr(obj, "name", None) is not None
+
+    def _without_globals(self, reduced: Any) -> Any:
+        if not isinstance(reduced, tuple):
+            return reduced  # importable by name after all
+        make, args, (state, slots), *rest = reduced
+        self.globals_used.update(slots["__globals__"])
+        return (make, args, (state, slots | {"__globals__": {}}), *rest)
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(
+        self, file: io.BytesIO, namespace: dict[str, Any] | None, buffers: Sequence[Any]
+    ) -> None:
+        super().__init__(file, buffers=buffers)
+        self._namespace = namespace
+
+    def persistent_load(self, pid: Any) -> Any:
+        if pid == _NAMESPACE and self._namespace is not None:
+            return self._namespace
+        if isinstance(pid, tuple):
+            return Origin(*pid).find()
+        raise pickle.UnpicklingError(f"unknown reference {pid!r}")
+
+
+def dumps(
+    value: Any,
+    ranks: Collection[int] | None = None,
+    finish: Finish | None = None,
+    imported: Mapping[int, Origin] | None = None,
+) -> Packed:
+    """Pack `value` on its own.
+
+    Tensors keep their dtype, strides, shared memory and ``requires_grad``. Those on an
+    accelerator are rebuilt on the device of a rank of that type, elsewhere on the CPU; a DTensor
+    becomes the full tensor, for which every rank of its mesh has to pack it.
+
+    Parameters
+    ----------
+    ranks
+        Those that pack their value now; a DTensor over others too is refused.
+    finish
+        How it is to travel: `finished`, or `finished_in_message` to another machine.
+    imported
+        See `Pack`.
+    """
+    pack = Pack(None, ranks, imported)
+    pack.add_value(value)
+    return (finish or finished)([pack])[0]
+
+
+def call(
+    function: Callable[..., Any],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    brought_up_to_date: Iterable[Any] = (),
+) -> tuple[Any, ...]:
+    """Return what a rank that is asked to call a function expects, for `dumps`."""
+    return function, tuple(args), dict(kwargs or {}), list(brought_up_to_date)
+
+
+def pickled(value: Any) -> bytes:
+    """Return `value`, a small one, as bytes that plain `pickle.loads` reads."""
+    file = io.BytesIO()
+    _Pickler(file, None, in_band=True).dump(value)
+    return file.getvalue()
+
+
+class Pack:
+    """Variables of the notebook on their way to the ranks, in one pickle.
+
+    What several of them share is shared on the ranks too: an optimizer keeps its model.
+
+    Parameters
+    ----------
+    namespace
+        The notebook's variables. Functions defined there refer to them by name.
+    ranks
+        See `dumps`.
+    imported
+        Objects, by their identity, that are imported there instead.
+    """
+
+    def __init__(
+        self,
+        namespace: dict[str, Any] | None,
+        ranks: Collection[int] | None = None,
+        imported: Mapping[int, Origin] | None = None,
+    ) -> None:
+        self._file = io.BytesIO()
+        self._pickler = _Pickler(self._file, namespace, ranks, imported=imported)
+
+    @property
+    def globals_used(self) -> set[str]:
+        """The names that functions inside the values use."""
+        return self._pickler.globals_used
+
+    def add_value(self, value: Any) -> None:
+        """Add a value of its own, for `Received.load`."""
+        self._pickler.dump(value)
+
+    def add(
+        self,
+        variables: Mapping[str, Any],
+        deleted: Iterable[str] = (),
+        brought_up_to_date: Iterable[Any] = (),
+    ) -> None:
+        """Add variables to bind and names to delete.
+
+        Parameters
+        ----------
+        brought_up_to_date
+            Classes, and `Renewal` of other objects, of which the ranks may have an older state.
+        """
+        self._pickler.dump((dict(variables), list(deleted), list(brought_up_to_date)))
+
+    @property
+    def pickled(self) -> bytes:
+        return self._file.getvalue()
+
+    @property
+    def large(self) -> list[memoryview]:
+        """The buffers that travel beside the pickle."""
+        return self._pickler.large
+
+
+Finish = Callable[[Sequence[Pack]], list[Packed]]
+
+
+def finished(packs: Sequence[Pack]) -> list[Packed]:
+    """Make packs ready to travel here; a large buffer that several hold is copied once."""
+    buffers = _distinct(packs)
+    shared = SharedBuffers(list(buffers.values())) if buffers else None
+    number = {memory: i for i, memory in enumerate(buffers)}
+    return [Packed(p.pickled, shared, [number[_memory_of(v)] for v in p.large]) for p in packs]
+
+
+def finished_in_message(packs: Sequence[Pack]) -> list[Packed]:
+    """Make packs ready to travel to another machine, with their large buffers in the message."""
+    # Copies: the values may be changed while the message is on its way.
+    copies = {memory: bytes(view) for memory, view in _distinct(packs).items()}
+    return [Packed(p.pickled, behind=[copies[_memory_of(v)] for v in p.large]) for p in packs]
+
+
+def _distinct(packs: Sequence[Pack]) -> dict[tuple[int, int], memoryview]:
+    return {_memory_of(view): view for pack in packs for view in pack.large}
+
+
+def _memory_of(view: memoryview) -> tuple[int, int]:
+    owner: Any = view.obj  # of a tensor's storage, each pickle makes an array of its own
+    address = ctypes.addressof(owner) if isinstance(owner, ctypes.Array) else id(owner)
+    return address, view.nbytes
+
+
+def _rebuild_code(filename: str, *arguments: Any) -> types.CodeType:
+    """Make a function's code, in the cell that it comes from: tracebacks show its lines.
+
+    cloudpickle, since 3.1.3, forgets the file name.
+    """
+    return types.CodeType(*arguments).replace(co_filename=filename)
+
+
+_own_device: Any = None
+
+
+def rebuild_on(device: Any) -> None:
+    """Have what the notebook has on a device of this type rebuilt on `device` in this process.
+
+    Parameters
+    ----------
+    device : torch.device
+        The rank's own. Without one, as in the notebook, everything is rebuilt on the CPU.
+    """
+    global _own_device
+    _own_device = device
+
+
+def own_device() -> Any:
+    """Return the device that `rebuild_on` was given, if any."""
+    return _own_device
+
+
+def _rebuild_storage(memory: Any, device_type: str) -> Any:
+    import torch
+
+    if isinstance(memory, memoryview):  # mapped: the storage keeps the mapping
+        storage = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
+    else:
+        storage = torch.UntypedStorage(len(memory))
+        if memory:
+            ctypes.memmove(storage.data_ptr(), bytes(memory), len(memory))
+    if device_type == "cpu" or _own_device is None or _own_device.type != device_type:
+        return storage
+    return storage.to(device=_own_device)
+
+
+def _rebuild_typed_storage(untyped: Any, dtype: Any) -> Any:
+    import torch
+
+    return torch.storage.TypedStorage(wrap_storage=untyped, dtype=dtype, _internal=True)
+
+
+def _hook(parameter: Any, hooks: Sequence[Callable[..., Any]]) -> None:
+    """Register what works on a parameter's gradient, which torch leaves out of its pickles."""
+    for hook in hooks:
+        parameter.register_hook(hook)
+
+
+def _rebuild_tensor_v3(untyped: Any, *rest: Any) -> Any:
+    import torch
+    from torch import _utils
+
+    # torch's own pickles of an untyped storage come back as a typed one, and it relies on that.
+    typed = _rebuild_typed_storage(untyped, torch.uint8)
+    return _utils._rebuild_tensor_v3(typed, *rest)

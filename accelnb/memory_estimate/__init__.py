@@ -1,8 +1,0 @@
-"""How much memory each rank needs to train a model, before it is tried."""
-
-from __future__ import annotations
-
-from accelnb.memory_estimate.estimate import Need as Need
-from accelnb.memory_estimate.estimate import estimate as estimate
-from accelnb.memory_estimate.model_size import ModelSize as ModelSize
-from accelnb.memory_estimate.model_size import read_model as read_model

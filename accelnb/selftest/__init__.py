@@ -1,5 +1,0 @@
-"""A short test of a configuration on ranks of its own: start, talk, train, end."""
-
-from accelnb.selftest.steps import Step, self_test
-
-__all__ = ["Step", "self_test"]

@@ -1,0 +1,394 @@
+"""The fork server: a small process that starts ranks, owns them and takes them along.
+
+It imports what ranks need, then waits. It computes nothing and opens nothing but its own
+sockets, because a process that ran OpenMP or holds a store cannot be forked safely. A group's
+ranks live as long as its channel stays open; the server lives as long as its control channel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import importlib
+import os
+import select
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from accelnb.engine.launchers.channel import Channel
+from accelnb.engine.launchers.output_pipes import Output, Rest, open_outputs
+from accelnb.engine.launchers.parent_death import die_with_parent
+from accelnb.engine.launchers.start_environment import NO_PLUGINS, environment_for
+from accelnb.options.environment import folder_to_start_in
+from accelnb.worker.device_in_use import device_in_use
+
+# No plugin of torch's loads with it, and `torch.cuda.is_available()` asks NVML, not CUDA.
+_WHILE_IMPORTING = NO_PLUGINS | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+_NOT_FORKED = (
+    "accelnb: ranks start as fresh processes, in seconds: {by} began to use a device in the fork "
+    "server ({used}); restart the kernel and import it in the cell instead\n"
+)
+_HOST_ENDS = 0.5  # s
+
+
+@dataclass
+class _Rank:
+    """A rank process this server started, and our copies of its outputs."""
+
+    rank: int
+    pid: int
+    outputs: tuple[Output, ...]
+
+
+@dataclass
+class _Group:
+    channel: Channel
+    ranks: dict[int, _Rank] = field(default_factory=dict)  # by pid
+
+
+class Server:
+    def __init__(self, control: Channel, sockets: str) -> None:
+        self._control = control
+        self._sockets = sockets  # the folder for them
+        self._groups: dict[int, _Group] = {}  # by the channel's descriptor
+        self._selector = selectors.DefaultSelector()
+        self._popens: dict[int, subprocess.Popen[bytes]] = {}
+        self._hosts: list[subprocess.Popen[bytes]] = []  # each starts the ranks of a group itself
+        self.spoilt_by: str | None = None  # what was imported and began to use a device
+
+    def serve(self) -> None:
+        """Handle requests until the notebook's process is gone, then end every rank."""
+        woken, wake = socket.socketpair()
+        for end in (woken, wake):
+            end.setblocking(False)
+        signal.set_wakeup_fd(wake.fileno())
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._selector.register(woken, selectors.EVENT_READ, None)
+        self._selector.register(self._control, selectors.EVENT_READ, self._control)
+        self._inherited = (woken, wake)
+        if (owner := _owner_fd()) is not None:
+            self._selector.register(owner, selectors.EVENT_READ, owner)
+        while True:
+            for key, _ in self._selector.select():
+                try:
+                    if key.fileobj == owner:
+                        return
+                    if key.data is None:
+                        woken.recv(4096)
+                        self._reap()
+                    elif key.data is self._control:
+                        message, (fd,) = self._control.receive()
+                        if message["host"]:
+                            self._start_host(message["host"], fd)
+                        else:
+                            self._open_group(Channel.from_fd(fd))
+                    else:
+                        self._handle(key.data)
+                except (EOFError, ConnectionError, TimeoutError):
+                    if key.data is self._control:
+                        return
+                    self._close_group(cast(_Group, key.data))
+
+    def end(self) -> None:
+        for group in list(self._groups.values()):
+            self._close_group(group)
+        for host in self._hosts:  # their groups are closed too: the notebook's end is gone
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                host.wait(_HOST_ENDS)
+            host.kill()
+            host.wait()
+
+    def _start_host(self, module: str, channel: int) -> None:
+        """Give a group's channel to a process that does for it what we do for others."""
+        command = [sys.executable, "-P", "-c", _bootstrap(module), str(channel), self._sockets]
+        try:
+            self._hosts.append(
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(channel,),
+                    cwd=folder_to_start_in(self._sockets),
+                    start_new_session=True,
+                )
+            )
+        except OSError as error:  # no more processes for us: the group's channel closes
+            print(error, file=sys.stderr, flush=True)
+        finally:
+            os.close(channel)
+
+    def _open_group(self, channel: Channel) -> None:
+        # A notebook that stops reading must not stop us from reaping the others.
+        channel.settimeout(5)
+        group = _Group(channel)
+        self._groups[channel.fileno()] = group
+        self._selector.register(channel, selectors.EVENT_READ, group)
+
+    def _close_group(self, group: _Group) -> None:
+        self._selector.unregister(group.channel)
+        del self._groups[group.channel.fileno()]
+        group.channel.close()
+        for pid in list(group.ranks):
+            _kill_session(pid)
+            os.waitpid(pid, 0)
+            self._forget(group, pid)
+
+    def _handle(self, group: _Group) -> None:
+        message, fds = group.channel.receive()
+        if message["op"] == "start":
+            try:
+                self._start(group, message, fds)
+            except OSError as error:  # no more processes or descriptors for us
+                failed = {"event": "failed", "rank": message["rank"], "reason": error.strerror}
+                group.channel.send(failed)
+        elif message["op"] == "kill":
+            for pid in [r.pid for r in group.ranks.values() if r.rank == message["rank"]]:
+                _kill_session(pid)
+
+    def _start(self, group: _Group, message: dict[str, Any], fds: list[int]) -> None:
+        with contextlib.ExitStack() as inherited:  # our copies of what is the rank's
+            for fd in fds:
+                inherited.callback(os.close, fd)
+            outputs, writes = open_outputs()
+            for fd in writes:
+                inherited.callback(os.close, fd)
+            try:
+                pid = self._fork_or_spawn(message, fds, outputs, writes)
+            except OSError:
+                for output in outputs:
+                    output.close()
+                raise
+        group.ranks[pid] = _Rank(message["rank"], pid, outputs)
+        group.channel.send({"event": "started", "rank": message["rank"], "pid": pid})
+
+    def _fork_or_spawn(
+        self,
+        message: dict[str, Any],
+        fds: list[int],
+        outputs: tuple[Output, ...],
+        writes: tuple[int, ...],
+    ) -> int:
+        if message["method"] != "fork":
+            return self._spawn(message, fds, outputs, writes)
+        if used := device_in_use():  # a fork would fail at its first use of that device
+            said = _NOT_FORKED.format(by=self.spoilt_by or "what it imported", used=used)
+            os.write(writes[1], said.encode())
+            return self._spawn(message | {"method": "spawn"}, fds, outputs, writes)
+        gc.disable()
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._become_rank(message["spec"], fds, outputs, writes)
+        finally:
+            gc.enable()
+        return pid
+
+    def _become_rank(
+        self,
+        spec: dict[str, Any],
+        fds: list[int],
+        outputs: tuple[Output, ...],
+        writes: tuple[int, ...],
+    ) -> None:
+        """In the child: drop everything that is the server's and run the rank; never return."""
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.setsid()
+            server = os.getppid()
+            die_with_parent(server)
+            self._selector.close()
+            self._control.close()
+            for end in self._inherited:
+                end.close()
+            for group in self._groups.values():
+                group.channel.close()
+                for sibling in group.ranks.values():
+                    for output in sibling.outputs:
+                        output.close()
+            os.dup2(writes[0], 1)
+            os.dup2(writes[1], 2)
+            for fd in writes:
+                os.close(fd)
+            gc.enable()
+            from accelnb.worker.main import run_rank
+
+            status = run_rank(spec, outputs, fds[0] if fds else None)
+        except SystemExit as exc:
+            status = exc.code if isinstance(exc.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    def _spawn(
+        self,
+        message: dict[str, Any],
+        fds: list[int],
+        outputs: tuple[Output, ...],
+        writes: tuple[int, ...],
+    ) -> int:
+        channel, theirs = Channel.pair()
+        inherited = [dataclasses.asdict(output) for output in outputs]
+        listener = fds[0] if fds else None
+        start = message | {"outputs": inherited, "listener": listener}
+        output_fds = [fd for output in outputs for fd in (output.pipe, output.record)]
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _bootstrap("accelnb.worker.main"), str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=writes[0],
+            stderr=writes[1],
+            pass_fds=(theirs.fileno(), *output_fds, *fds),
+            env=environment_for(message["spec"]),
+            cwd=folder_to_start_in(message["spec"]["folder"]),
+            start_new_session=True,
+        )
+        self._popens[process.pid] = process
+        theirs.close()
+        with contextlib.suppress(OSError):  # it died at once: reaped like any other rank
+            channel.send(start)
+        channel.close()
+        return process.pid
+
+    def _reap(self) -> None:
+        self._hosts = [host for host in self._hosts if host.poll() is None]
+        for group in list(self._groups.values()):
+            for pid in list(group.ranks):
+                # Look first and reap last: until then the pid cannot belong to a stranger.
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    _kill_session(pid)
+                    _, status = os.waitpid(pid, 0)
+                    self._report_exit(group, pid, os.waitstatus_to_exitcode(status))
+
+    def _report_exit(self, group: _Group, pid: int, code: int) -> None:
+        rank = group.ranks[pid]
+        rest = {output.name: Rest.of(output).to_json() for output in rank.outputs}
+        self._forget(group, pid)
+        with contextlib.suppress(OSError):
+            group.channel.send(
+                {"event": "exited", "rank": rank.rank, "pid": pid, "code": code, "rest": rest}
+            )
+
+    def _forget(self, group: _Group, pid: int) -> None:
+        for output in group.ranks.pop(pid).outputs:
+            output.close()
+        if popen := self._popens.pop(pid, None):
+            popen.returncode = 0  # reaped here, not by subprocess
+
+
+def _kill_session(pid: int) -> None:
+    """Kill an unreaped rank and what it started; a rank leads its own session."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)  # a child that has not made its session yet
+
+
+def _owner_fd() -> int | None:
+    """Return a descriptor that is readable once the notebook's process has ended (Linux).
+
+    End-of-file on the control socket says so too, but late if a forked copy of that process
+    still holds the other end.
+    """
+    if not hasattr(os, "pidfd_open"):
+        return None
+    with contextlib.suppress(OSError):
+        return os.pidfd_open(os.getppid())
+    return None
+
+
+def _bootstrap(module: str) -> str:
+    """Return Python that finds this package wherever it is and runs `module`'s main."""
+    return (
+        f"import sys; sys.path[:] = {sys.path!r}; import importlib; "
+        f"importlib.import_module({module!r}).main(int(sys.argv[1]))"
+    )
+
+
+def _preload(modules: list[str], control: Channel, folders: Sequence[str]) -> str | None:
+    """Import `modules`; leave at once if the notebook's process ends meanwhile.
+
+    Parameters
+    ----------
+    folders
+        Those that the notebook's process would have removed.
+
+    Returns
+    -------
+    spoilt_by : str or None
+        The first of them that began to use a device, which none of them should.
+    """
+    spoilt_by = None
+    stop_reads, stop_writes = os.pipe()
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(control.fileno(), 0)  # POLLHUP is always reported
+        poll.register(stop_reads, select.POLLIN)
+        if (owner := _owner_fd()) is not None:
+            poll.register(owner, select.POLLIN)
+        if all(fd != stop_reads for fd, _ in poll.poll()):
+            _remove(folders)
+            os._exit(0)
+        if owner is not None:
+            os.close(owner)
+
+    watcher = threading.Thread(target=watch, name="accelnb-owner-watch")
+    watcher.start()
+    try:
+        for name in modules:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+            if spoilt_by is None and device_in_use():
+                spoilt_by = name
+    finally:
+        os.write(stop_writes, b"x")
+        watcher.join()  # no thread of ours is alive at a fork
+        os.close(stop_reads)
+        os.close(stop_writes)
+    return spoilt_by
+
+
+def _remove(folders: Sequence[str]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main(control_fd: int) -> None:
+    """Run the server on an inherited socket; its first message says what to import."""
+    control = Channel.from_fd(control_fd)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    hello, _ = control.receive()
+    sys.path[:] = hello["sys_path"]
+    given = {name: os.environ.get(name) for name in _WHILE_IMPORTING}
+    os.environ.update(_WHILE_IMPORTING)
+    folders = hello["folder"], hello["sockets"]
+    server = Server(control, hello["sockets"])
+    try:
+        server.spoilt_by = _preload(hello["modules"], control, folders)
+        if hello["modules"]:
+            from accelnb.worker.main import prepare
+
+            prepare(hello["folder"])
+        for name, value in given.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        gc.collect()
+        gc.freeze()  # shared pages stay shared: the collector does not touch them in a rank
+        control.send({"event": "ready", "threads": threading.active_count()})
+        server.serve()
+        # Not after an error, which the notebook still reads in our log.
+        _remove(folders)
+    finally:
+        server.end()
