@@ -41,9 +41,9 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "accelerate.checkpointing": (f"{_TRAINING}.checkpoint",),
     "accelerate.data_loader": (
         f"{_TRAINING}.data.prepare",
-        f"{_TRAINING}.data.loader",
+        f"{_TRAINING}.data.sharded_loader",
         f"{_TRAINING}.data.dispatcher",
-        f"{_TRAINING}.data.iterable",
+        f"{_TRAINING}.data.iterable_datasets",
         f"{_TRAINING}.data.samplers",
     ),
     "accelerate.launchers": ("accelnb",),

@@ -1,7 +1,8 @@
 """A Jupyter kernel with accelnb loaded and ranks started.
 
 ``python -m accelnb.notebook.kernel -f FILE`` starts it. It is ipykernel's with a few options more,
-which ``accelnb kernel install`` writes into the kernelspec. What is wrong with them is told in the notebook, for nobody sees a kernel's own output.
+which ``accelnb kernel install`` writes into the kernelspec. What is wrong with them is told in the
+notebook, for nobody sees a kernel's own output.
 """
 
 from __future__ import annotations

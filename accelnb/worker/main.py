@@ -28,7 +28,7 @@ from accelnb.engine.wire.queries import ANSWER, QUESTION
 from accelnb.errors import AccelnbError
 from accelnb.training import streaming
 from accelnb.training.memory import clear_device_cache
-from accelnb.worker import completion, interrupt, out_of_memory, stack_report
+from accelnb.worker import completion, interrupt, out_of_memory, progress, stack_report
 from accelnb.worker.cell_options import CellSettings
 from accelnb.worker.event_loop import CellLoop
 from accelnb.worker.link import RankLink
@@ -36,7 +36,6 @@ from accelnb.worker.notebook_settings import NotebookSettings
 from accelnb.worker.output import PipeReader, flush_all, install_writers, restore_descriptors
 from accelnb.worker.process_context import Context
 from accelnb.worker.process_group import RankProcessGroup
-from accelnb.worker.progress import install
 from accelnb.worker.shell import Cell, CellError, RankShell, make_shell
 
 _shell: RankShell | None = None
@@ -82,7 +81,7 @@ class Rank:
         )
         self._link.start()
         streaming.send_to(self._link.streamed.add)
-        install.watch(self._link.bars)
+        progress.watch(self._link.bars)
         self._shell = _shell or make_shell(spec["folder"])
         self._shell.send = self._send
         self._loop = CellLoop(lambda: self._link.requests.put(None))

@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 
 from accelnb.jupyter.front_ends import host
 
-ASK = "from accelnb import hosts; print(hosts.host(), hosts.shows_widgets())"
+ASK = "from accelnb.jupyter import front_ends as f; print(f.host(), f.shows_widgets())"
 
 # What Colab's own kernel is to us: a kernel class of google.colab, and its `output`.
 COLAB = {
@@ -35,11 +35,11 @@ import IPython
 from google.colab._kernel import Kernel
 shell = IPython.InteractiveShell.instance()
 shell.kernel = Kernel()
-from accelnb import hosts
-print(hosts.host(), hosts.shows_widgets(), hosts.has_subshells(), hosts.widget_metadata())
-hosts.prepare_widgets(), hosts.prepare_widgets()
-print(hosts.widget_metadata())
-print(hosts.notebook_folder(shell))
+from accelnb.jupyter import front_ends as f
+print(f.host(), f.shows_widgets(), f.has_subshells(), f.widget_metadata())
+f.prepare_widgets(), f.prepare_widgets()
+print(f.widget_metadata())
+print(f.notebook_folder(shell))
 """
 ON_KAGGLE = """
 import IPython
@@ -47,10 +47,10 @@ from pathlib import Path
 from types import SimpleNamespace
 shell = IPython.InteractiveShell.instance()
 shell.kernel = SimpleNamespace(get_parent=lambda channel: {}, _supports_kernel_subshells=True)
-from accelnb import hosts
-hosts._KAGGLE_FOLDER = Path("kaggle").absolute()
-print(hosts.host(), hosts.shows_controls(), hosts.shows_widgets(), hosts.has_subshells())
-print(hosts.notebook_folder(shell).name)
+from accelnb.jupyter import front_ends as f
+f._KAGGLE_FOLDER = Path("kaggle").absolute()
+print(f.host(), f.shows_controls(), f.shows_widgets(), f.has_subshells())
+print(f.notebook_folder(shell).name)
 """
 
 
@@ -83,7 +83,7 @@ def test_the_request_says_who_asks(kernel: Notebook):
     assert run_as(kernel, ASK) == "Jupyter False"  # as nbclient and consoles ask
     assert run_as(kernel, ASK, cellId="6f1c2d") == "Jupyter True"
     assert run_as(kernel, ASK, cellId="vscode-notebook-cell:/a/b.ipynb#W0") == "VS Code True"
-    in_lab = "from accelnb import hosts; print(hosts.has_subshells())"
+    in_lab = "from accelnb.jupyter import front_ends as f; print(f.has_subshells())"
     assert run_as(kernel, in_lab, cellId="6f1c2d") == "True"
     assert run_as(kernel, in_lab, cellId="vscode-notebook-cell:/a/b.ipynb#W0") == "False"
 
@@ -103,7 +103,7 @@ def test_the_user_has_the_last_word_on_the_view(kernel: Notebook):
 
 
 def test_the_report_of_the_environment_is_shown_as_html_and_as_text(kernel: Notebook):
-    shown = kernel.run("from accelnb import environment; environment.show()").displays[0]
+    shown = kernel.run("from accelnb.cli import environment; environment.show()").displays[0]
     assert "Hardware" in shown["text/html"]
     assert "processors" in shown["text/plain"]
     text = kernel.run("environment.show(plain=True)").stdout
@@ -119,9 +119,9 @@ def test_nbclient_gets_no_widgets(tmp_path: Path):
 
 def test_the_notebook_folder_is_that_of_the_file(kernel: Notebook, tmp_path: Path):
     started = run_as(kernel, "import os; print(os.getcwd())")
-    ask = "print(hosts.notebook_folder(get_ipython()))"
+    ask = "print(f.notebook_folder(get_ipython()))"
     # In a kernel that was told nothing it stays where the kernel started.
-    kernel.run(f"from accelnb import hosts; os.chdir({str(tmp_path)!r})")
+    kernel.run(f"from accelnb.jupyter import front_ends as f; os.chdir({str(tmp_path)!r})")
     assert run_as(kernel, ask) == started
     kernel.run(f"os.environ['JPY_SESSION_NAME'] = {str(tmp_path / 'a.ipynb')!r}")
     assert run_as(kernel, ask) == str(tmp_path)
@@ -161,6 +161,6 @@ def test_variables_of_kaggles_api_do_not_make_a_machine_kaggle():
 
 
 def test_a_script_is_shown_no_widgets():
-    code = "from accelnb import hosts; print(hosts.shows_widgets(), hosts.host())"
+    code = "from accelnb.jupyter import front_ends as f; print(f.shows_widgets(), f.host())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert done.stdout == "False terminal\n"

@@ -209,8 +209,8 @@ def files_of(checkpoint: Path) -> list[Path]:
         if (checkpoint / (name + _INDEX)).is_file():
             return _indexed(checkpoint / (name + _INDEX))
     raise AccelnbError(
-        f"{checkpoint} is no file and no folder with {file_names.MODEL}, {file_names.MODEL_PICKLED} "
-        "or the index of one"
+        f"{checkpoint} is no file and no folder with {file_names.MODEL}, "
+        f"{file_names.MODEL_PICKLED} or the index of one"
     )
 
 
