@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelnb.devices import DEVICES
 from accelnb.devices.hardware import inspect_machine
-from accelnb.devices.hardware.describe import hardware_rows
+from accelnb.devices.hardware.report_rows import hardware_rows
 from accelnb.jupyter.front_ends import host, notebook_folder, shell_here
 from accelnb.options.config import ConfigError
 from accelnb.options.config_file import FILE, read_file

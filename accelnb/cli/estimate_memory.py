@@ -55,7 +55,7 @@ def command(
     from rich.table import Table
 
     from accelnb.cli.memory_estimate import estimate, read_model
-    from accelnb.cli.memory_estimate.estimate import STRATEGIES
+    from accelnb.cli.memory_estimate.rank_memory import STRATEGIES
     from accelnb.devices.memory_size import in_words
     from accelnb.errors import AccelnbError
 

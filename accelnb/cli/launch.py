@@ -72,7 +72,7 @@ def command(target: str, arguments: tuple[str, ...], ignore_file: bool, **option
       srun --ntasks 8 accelnb launch train.py
     """
     from accelnb.cli.launching import find_target, launch
-    from accelnb.cli.launching.network import NotReachable
+    from accelnb.cli.launching.reachable_address import NotReachable
     from accelnb.cli.launching.target import NothingToLaunch
     from accelnb.cli.launching.torchrun import WrongArgument
     from accelnb.options.config import ConfigError, LaunchConfig

@@ -10,7 +10,7 @@ import rich_click as click
 
 from accelnb.devices import DEVICES
 from accelnb.devices.hardware import probe, tpu
-from accelnb.devices.hardware.limits import entries
+from accelnb.devices.hardware.usable_resources import entries
 
 
 @click.command()

@@ -7,9 +7,9 @@ Examples
 'cpu:gloo,cuda:nccl'
 """
 
-from accelnb.devices.abilities import Ability as Ability
-from accelnb.devices.abilities import abilities as abilities
 from accelnb.devices.device import Device as Device
-from accelnb.devices.table import DEVICES as DEVICES
-from accelnb.devices.table import best_available as best_available
-from accelnb.devices.table import records as records
+from accelnb.devices.device_kinds import DEVICES as DEVICES
+from accelnb.devices.device_kinds import best_available as best_available
+from accelnb.devices.device_kinds import records as records
+from accelnb.devices.precision_support import Ability as Ability
+from accelnb.devices.precision_support import abilities as abilities

@@ -11,7 +11,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from accelnb.devices.abilities import Ability, abilities
+from accelnb.devices.precision_support import Ability, abilities
 from accelnb.errors import AccelnbError
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from accelnb.devices.table import DEVICES
+from accelnb.devices.device_kinds import DEVICES
 from accelnb.options.option import ConfigError
 
 

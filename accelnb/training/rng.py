@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from accelnb.devices.xla import XlaRandom
+from accelnb.devices.xla_device import XlaRandom
 from accelnb.errors import AccelnbError
 from accelnb.training import communication
 from accelnb.training.enums import RNGType

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from accelnb.devices.hardware.limits import usable_cpus
+from accelnb.devices.hardware.usable_resources import usable_cpus
 from accelnb.engine.launchers.start_environment import is_of_launcher, own_variables
 from accelnb.options import environment
 from accelnb.options.environment import working_folder

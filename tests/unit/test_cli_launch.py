@@ -18,8 +18,8 @@ from harness import assert_ended, wait_until
 
 from accelnb.cli.launch import command
 from accelnb.cli.launching import find_target
-from accelnb.cli.launching.restarts import told
-from accelnb.cli.launching.started import started
+from accelnb.cli.launching.mpi_slurm import started
+from accelnb.cli.launching.restart_messages import told
 
 FAILS = """\
 import os, signal, sys

@@ -19,7 +19,7 @@ from torch import nn
 from accelnb import Accelerator
 from accelnb.cli import estimate_memory, merge_weights
 from accelnb.cli.memory_estimate import ModelSize, estimate, read_model
-from accelnb.cli.memory_estimate.estimate import STRATEGIES
+from accelnb.cli.memory_estimate.rank_memory import STRATEGIES
 from accelnb.errors import AccelnbError
 from accelnb.training.checkpoint.merging import merge_weights as merge
 

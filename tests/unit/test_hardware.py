@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from accelnb.devices.hardware import TorchBuild, limits, probe, tpu
-from accelnb.devices.hardware.describe import hardware_rows
+from accelnb.devices.hardware import TorchBuild, probe, tpu, usable_resources
 from accelnb.devices.hardware.machine import Machine, inspect
+from accelnb.devices.hardware.report_rows import hardware_rows
 from accelnb.options.config import ConfigError, LaunchConfig, resolve
 
 CPU_TORCH = TorchBuild("2.13.0+cpu")
@@ -133,7 +133,7 @@ def test_a_container_with_2_of_64_cpus_and_4_of_256_gib(tmp_path: Path, groups: 
     found = inspect(root, {}, NO_GPU, CPU_TORCH)
     assert found.hardware.count("cpu") == found.processor.count == 2
     assert found.processor.present == 64
-    assert found.memory == limits.Memory(4 << 30, 2 << 30, 256 << 30)
+    assert found.memory == usable_resources.Memory(4 << 30, 2 << 30, 256 << 30)
     assert "2 of 64 × Xeon 8480 (the container's share is" in said(found)
     assert "2.0 GiB free of 4.0 GiB (the container's share of 256.0 GiB)" in said(found)
 

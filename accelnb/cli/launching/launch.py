@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from accelnb.cli.launching import network, torchrun
-from accelnb.cli.launching.started import Started, started
+from accelnb.cli.launching import reachable_address, torchrun
+from accelnb.cli.launching.mpi_slurm import Started, started
 from accelnb.cli.launching.target import Target, as_script
 from accelnb.options import environment
 from accelnb.options.config import LaunchConfig, sharing
@@ -80,7 +80,7 @@ def launch(
 
 
 def _run_in_place(target: Target, place: Started, variables: dict[str, str]) -> int:
-    from accelnb.cli.launching import rank
+    from accelnb.cli.launching import rank_process
 
     share = _share_of_cores(place.local_size)
     if share and place.by == "Slurm":
@@ -89,11 +89,11 @@ def _run_in_place(target: Target, place: Started, variables: dict[str, str]) -> 
     variables = place.variables(os.environ) | share | variables
     if place.nodes > 1:
         meeting = f"{variables['MASTER_ADDR']}:{variables['MASTER_PORT']}"
-        variables |= _reached_by(network.reach(meeting, os.environ))
+        variables |= _reached_by(reachable_address.reach(meeting, os.environ))
     with as_script(target) as ready, _environment(variables):
         if ready.kind == "program":
             os.execvp(ready.name, [ready.name, *ready.arguments])
-        rank.run(ready.kind, ready.name, ready.arguments, ready.works_in, ready.whose_lines)
+        rank_process.run(ready.kind, ready.name, ready.arguments, ready.works_in, ready.whose_lines)
     return 0
 
 
@@ -125,14 +125,14 @@ def _choose_meeting_point(
     if arguments.master_port is None:
         arguments.master_port = 29500  # what torchrun takes
     at = arguments.rdzv_endpoint or f"{arguments.master_addr}:{arguments.master_port}"
-    found = network.reach(at, os.environ)
+    found = reachable_address.reach(at, os.environ)
     arguments.local_addr = arguments.local_addr or found.address
     if found.is_meeting_point and arguments.rdzv_backend == "c10d":
         arguments.rdzv_endpoint = f"localhost:{at.rpartition(':')[2]}"
     return _OWN_STORES | _reached_by(found)
 
 
-def _reached_by(found: network.Reach) -> dict[str, str]:
+def _reached_by(found: reachable_address.Reach) -> dict[str, str]:
     if found.note:
         print(f"accelnb: {found.note}", file=sys.stderr, flush=True)
     return dict(found.variables)

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from accelnb.cli.launching import failures, restarts
+from accelnb.cli.launching import failure_report, restart_messages
 from accelnb.cli.launching.target import Target
 from accelnb.errors import AccelnbError
 
 _NOT_OF_COMMAND = ("help", "training_script", "training_script_args")
-_OUR_RANK = ("-m", "accelnb.cli.launching.rank")
+_OUR_RANK = ("-m", "accelnb.cli.launching.rank_process")
 
 
 class WrongArgument(AccelnbError):
@@ -139,7 +139,7 @@ def run(arguments: argparse.Namespace, target: Target) -> int:
     who = "rank" if nodes(arguments)[1] == 1 else "local rank"
     try:
         with (
-            restarts.told(arguments.max_restarts, who),
+            restart_messages.told(arguments.max_restarts, who),
             tempfile.TemporaryDirectory(prefix="accelnb-launch-") as folder,
         ):
             made = _with_command(arguments, target)
@@ -148,9 +148,9 @@ def run(arguments: argparse.Namespace, target: Target) -> int:
             torchrun.run(made)
         return 0
     except ChildFailedError as error:
-        said = failures.report(error.failures, target.whose_lines)
+        said = failure_report.report(error.failures, target.whose_lines)
         print(said, file=sys.stderr, flush=True)
-        return failures.exit_code(error.failures)
+        return failure_report.exit_code(error.failures)
     except SignalException as error:
         name = signal.Signals(error.sigval).name
         print(f"accelnb: stopped by {name}; all processes have ended", file=sys.stderr)

@@ -21,7 +21,7 @@ from accelnb.options.config import LaunchConfig, resolve, settings_for_ranks, sh
 _LIMIT = 60.0  # s for one step
 _LOOK_EVERY = 0.1  # s between looks at whether it was cancelled
 
-# Each check of checks.py, by its name there: what it is called, and what to do if it fails.
+# Each check of rank_checks.py, by its name there: what it is called, and what to do if it fails.
 _CHECKS = {
     "process_group": ("process group", "ranks do not reach each other: see accelnb env"),
     "all_reduce": ("all_reduce", "ranks do not reach each other: see accelnb env"),
@@ -128,9 +128,9 @@ class _Check:
     name: str
 
     def __call__(self) -> str:
-        from accelnb.cli.selftest import checks
+        from accelnb.cli.selftest import rank_checks
 
-        return getattr(checks, self.name)()
+        return getattr(rank_checks, self.name)()
 
 
 def _await(run: Run, cancelled: threading.Event) -> None:

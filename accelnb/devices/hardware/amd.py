@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from accelnb.devices.hardware.limits import read
-from accelnb.devices.hardware.visible import count_visible, visible
+from accelnb.devices.hardware.usable_resources import read
+from accelnb.devices.hardware.visible_devices import count_visible, visible
 
 # What chooses among the GPUs; the last where the one before it is not set.
 VARIABLES = ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")

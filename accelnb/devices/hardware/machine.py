@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from accelnb.devices import DEVICES, Ability, abilities
-from accelnb.devices.hardware import amd, limits, nvidia, tpu
+from accelnb.devices.hardware import amd, nvidia, tpu, usable_resources
+from accelnb.devices.hardware.diagnostics import notes
 from accelnb.devices.hardware.probe import Hardware, probe
-from accelnb.devices.hardware.problems import notes
 from accelnb.devices.hardware.torch_build import TorchBuild, torch_build
 
 
@@ -79,10 +79,10 @@ class Machine:
 
     hardware: Hardware
     processor: Processor
-    memory: limits.Memory
+    memory: usable_resources.Memory
     cards: tuple[Card, ...]
     driver: str | None
-    limits: limits.Limits
+    limits: usable_resources.Limits
     torch: TorchBuild | None
     notes: tuple[str, ...]
 
@@ -94,13 +94,13 @@ def inspect(
     build = build or torch_build()
     hardware = probe(root, environ, build)
     answer = nvidia.ask(nvml)
-    room = limits.limits(root)
+    room = usable_resources.limits(root)
     cards = tuple(_cards(root, environ, build, answer, hardware))
     driver = f"{answer.driver}, for CUDA up to {answer.cuda}" if answer.driver else None
     return Machine(
         hardware,
         _processor(root),
-        limits.memory(root),
+        usable_resources.memory(root),
         cards,
         driver,
         room,
@@ -110,16 +110,16 @@ def inspect(
 
 
 def _processor(root: Path) -> Processor:
-    first, _, _ = limits.read(root / "proc/cpuinfo").partition("\n\n")
+    first, _, _ = usable_resources.read(root / "proc/cpuinfo").partition("\n\n")
     lines = (line.partition(":") for line in first.splitlines())
     fields = {name.strip(): value.strip() for name, _, value in lines}
     flags = fields.get("flags", fields.get("Features", "")).split()
     name = fields.get("model name") or platform.processor() or platform.machine()
     return Processor(
         name,
-        limits.usable_cpus(str(root)),
-        limits.present_cpus(root),
-        limits.cpu_share(root),
+        usable_resources.usable_cpus(str(root)),
+        usable_resources.present_cpus(root),
+        usable_resources.cpu_share(root),
         abilities("cpu", features=flags),
     )
 
@@ -141,7 +141,7 @@ def _cards(
         for index, gpu in enumerate(amd.gpus(root, environ)):
             able = abilities("rocm", features=[gpu.architecture])
             yield Card("rocm", index, gpu.name, gpu.architecture, gpu.memory, gpu.free, able)
-    chips = tpu.count(root, environ, limits.entries(root / "dev"))
+    chips = tpu.count(root, environ, usable_resources.entries(root / "dev"))
     for kind, count, name in (
         ("tpu", chips, tpu.name(root, environ)),
         ("xpu", hardware.count("xpu"), DEVICES["xpu"].title),

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from accelnb.devices.hardware.visible import visible
+from accelnb.devices.hardware.visible_devices import visible
 
 
 class NvidiaGpu(NamedTuple):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from accelnb.devices import DEVICES
 from accelnb.devices.hardware import amd, tpu
-from accelnb.devices.hardware.limits import entries, numbered, read, usable_cpus
 from accelnb.devices.hardware.torch_build import TorchBuild, torch_build
-from accelnb.devices.hardware.visible import count_visible
+from accelnb.devices.hardware.usable_resources import entries, numbered, read, usable_cpus
+from accelnb.devices.hardware.visible_devices import count_visible
 
 _INTEL = "0x8086"  # as PCI vendor
 _PLUGINS = [row for row in DEVICES.values() if row.files]

@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from accelnb.devices import DEVICES
-from accelnb.devices.hardware.limits import entries, numbered, read
 from accelnb.devices.hardware.torch_build import TorchBuild
+from accelnb.devices.hardware.usable_resources import entries, numbered, read
 
 _GOOGLE = "0x1ae0"  # as PCI vendor
 _OLD = "v2 or v3"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from accelnb.devices.hardware.limits import allowed_cpus, physical_cores
+from accelnb.devices.hardware.usable_resources import allowed_cpus, physical_cores
 from accelnb.engine.serialization.pack import own_device
 
 # Each library's own precision of fp32 products, outermost first: a setting of an outer one is

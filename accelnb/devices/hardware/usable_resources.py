@@ -37,7 +37,7 @@ def usable_cpus(root: str = "/") -> int:
 
     Examples
     --------
-    >>> from accelnb.devices.hardware.limits import usable_cpus
+    >>> from accelnb.devices.hardware.usable_resources import usable_cpus
     >>> usable_cpus() >= 1
     True
     """

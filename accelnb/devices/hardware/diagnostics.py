@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from accelnb.devices.hardware import tpu
-from accelnb.devices.hardware.limits import Limits, entries
 from accelnb.devices.hardware.nvidia import Nvidia
 from accelnb.devices.hardware.probe import Hardware, nvidia_files
 from accelnb.devices.hardware.torch_build import TorchBuild
+from accelnb.devices.hardware.usable_resources import Limits, entries
 
 _SMALL_SHM = 256 << 20  # docker gives 64 MiB
 

@@ -88,7 +88,7 @@ def started(environ: Mapping[str, str], parent: int) -> Started | None:
 
     Examples
     --------
-    >>> from accelnb.cli.launching.started import started
+    >>> from accelnb.cli.launching.mpi_slurm import started
     >>> of_rank_1 = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
     >>> started(of_rank_1, parent=1).variables({})["LOCAL_RANK"]
     '1'
@@ -145,7 +145,7 @@ def host_names(text: str) -> list[str]:
 
     Examples
     --------
-    >>> from accelnb.cli.launching.started import host_names
+    >>> from accelnb.cli.launching.mpi_slurm import host_names
     >>> host_names("gpu[08-10,12],login")
     ['gpu08', 'gpu09', 'gpu10', 'gpu12', 'login']
     """

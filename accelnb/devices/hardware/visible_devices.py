@@ -15,7 +15,7 @@ def count_visible(listed: str | None, present: int) -> int:
 
     Examples
     --------
-    >>> from accelnb.devices.hardware.visible import count_visible
+    >>> from accelnb.devices.hardware.visible_devices import count_visible
     >>> count_visible("2,0", present=4)
     2
     >>> count_visible("0,-1,1", present=4)  # what is behind a wrong entry does not count
@@ -50,7 +50,7 @@ def visible(listed: str | None, uuids: Sequence[str]) -> list[int]:
 
     Examples
     --------
-    >>> from accelnb.devices.hardware.visible import visible
+    >>> from accelnb.devices.hardware.visible_devices import visible
     >>> visible("GPU-b,0", uuids=["GPU-a1", "GPU-b2"])
     [1, 0]
     """

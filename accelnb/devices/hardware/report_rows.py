@@ -15,7 +15,7 @@ def hardware_rows(machine: Machine) -> list[tuple[str, str]]:
     Examples
     --------
     >>> from accelnb.devices.hardware import inspect_machine
-    >>> from accelnb.devices.hardware.describe import hardware_rows
+    >>> from accelnb.devices.hardware.report_rows import hardware_rows
     >>> [label for label, _ in hardware_rows(inspect_machine())][0]
     'processors'
     """
@@ -27,7 +27,7 @@ def size(count: int | None) -> str:
 
     Examples
     --------
-    >>> from accelnb.devices.hardware.describe import size
+    >>> from accelnb.devices.hardware.report_rows import size
     >>> size(64 << 20)
     '64 MiB'
     """
@@ -42,7 +42,7 @@ def precisions(able: dict[str, Ability]) -> str:
     Examples
     --------
     >>> from accelnb.devices import abilities
-    >>> from accelnb.devices.hardware.describe import precisions
+    >>> from accelnb.devices.hardware.report_rows import precisions
     >>> precisions(abilities("tpu"))
     'fp16 no (TPUs compute in bf16), bf16 fast, fp8 no'
     """

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from accelnb.devices.device import Device
-from accelnb.devices.plugin import PLUGINS
-from accelnb.devices.xla import XlaDevice
+from accelnb.devices.torch_plugins import PLUGINS
+from accelnb.devices.xla_device import XlaDevice
 
 _GPU = ("no", "fp16", "bf16")
 

@@ -102,7 +102,7 @@ def addresses_of(host: str) -> list[str]:
 
     Examples
     --------
-    >>> from accelnb.cli.launching.network import addresses_of
+    >>> from accelnb.cli.launching.reachable_address import addresses_of
     >>> addresses_of("127.0.0.1")
     ['127.0.0.1']
     """

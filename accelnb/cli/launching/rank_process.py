@@ -1,7 +1,7 @@
 """A launched process: it runs the script as `python` would, and says in a file how it failed.
 
-``python -m accelnb.cli.launching.rank PARENT script FOLDER train.py --lr 0.1``. The launcher reads
-the file and shows an error that several ranks had once.
+``python -m accelnb.cli.launching.rank_process PARENT script FOLDER train.py -b 8``. The launcher
+reads the file and shows an error that several ranks had once.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _report(error: Exception, whose_lines: str) -> None:
             print(whose_lines, file=sys.stderr)
         return
     if count < most:  # all start again, and the launcher says so
-        from accelnb.cli.launching.failures import lost_another_rank
+        from accelnb.cli.launching.failure_report import lost_another_rank
 
         is_first = not lost_another_rank(str(error))
         _print_once((text or f"{error}\n") if is_first else "it lost another rank\n", path)

@@ -32,9 +32,9 @@ class XlaDevice(Device):
     def load(self) -> None:
         """Import torch_xla, and bring its launcher and torchrun's environment together."""
         super().load()
-        from accelnb.devices import xla_group
+        from accelnb.devices import xla_process_group
 
-        xla_group.register()
+        xla_process_group.register()
         if _ONE_OF_SEVERAL in os.environ and "RANK" not in os.environ:
             _tell_torch()
         elif "LOCAL_RANK" in os.environ and _KNOWS_ITS_PLACE not in os.environ:
