@@ -10,10 +10,20 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from accelnb.cli.options import given, launch_options
+from accelnb.options.config import (
+    ConfigError,
+    LaunchConfig,
+    Option,
+    from_mapping,
+    options,
+    possible,
+    resolve,
+    to_line,
+)
+from accelnb.options.config_file import FILE, read_file, write_file
 
 if TYPE_CHECKING:
     from accelnb.devices.hardware import Hardware
-    from accelnb.options.config import LaunchConfig, Option
 
 _ASKED = ("device", "procs", "precision", "strategy", "mesh", "accumulation")
 
@@ -26,7 +36,7 @@ _ASKED = ("device", "procs", "precision", "strategy", "mesh", "accumulation")
     "--file",
     "path",
     type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("accelnb.yaml"),
+    default=Path(FILE),
     help="the file (default: accelnb.yaml in this folder)",
 )
 def command(is_default: bool, show: bool, path: Path, **arguments: Any) -> None:
@@ -43,8 +53,6 @@ def command(is_default: bool, show: bool, path: Path, **arguments: Any) -> None:
       accelnb config --show
     """
     from accelnb.devices.hardware import probe
-    from accelnb.options.config import ConfigError, LaunchConfig, from_mapping, resolve
-    from accelnb.options.config_file import read_file, write_file
 
     asked = given(arguments)
     hardware = probe()
@@ -74,8 +82,6 @@ def _show(
     in_file: dict[str, Any],
     asked: dict[str, Any],
 ) -> None:
-    from accelnb.options.config import LaunchConfig, options
-
     print(f"{path}" if path.exists() else f"there is no {path}: these are the defaults")
     for option in options(LaunchConfig):
         value, means = getattr(config, option.name), getattr(resolved, option.name)
@@ -85,8 +91,6 @@ def _show(
 
 
 def _show_written(path: Path, config: LaunchConfig) -> None:
-    from accelnb.options.config import to_line
-
     line = f"%%distributed {to_line(config)}".rstrip()
     print(f"written to {path}; a cell has the same by\n  {line}")
 
@@ -95,8 +99,6 @@ def _show_written(path: Path, config: LaunchConfig) -> None:
 
 
 def _ask_all(config: LaunchConfig, hardware: Hardware) -> LaunchConfig:
-    from accelnb.options.config import LaunchConfig, options
-
     print(f"This machine has {hardware.describe()}. Enter keeps what is in brackets.\n")
     by_name = {option.name: option for option in options(LaunchConfig)}
     mesh = config.mesh
@@ -112,8 +114,6 @@ def _ask_all(config: LaunchConfig, hardware: Hardware) -> LaunchConfig:
 
 def _ask(option: Option, config: LaunchConfig, hardware: Hardware, usual: str) -> LaunchConfig:
     """Ask until the answer is possible."""
-    from accelnb.options.config import ConfigError, LaunchConfig, from_mapping, possible, resolve
-
     print(f"{option.name}: {option.help}")
     if option.choices:
         for choice, why_not in possible(config, hardware)[option.name].items():

@@ -8,6 +8,7 @@ from typing import Any
 import rich_click as click
 
 from accelnb.cli.options import given, launch_options
+from accelnb.options.config import LaunchConfig, from_mapping
 
 
 @click.group()
@@ -54,7 +55,6 @@ def install(
     Example: accelnb kernel install --procs 4 --precision bf16
     """
     from accelnb.jupyter.kernelspec import write
-    from accelnb.options.config import LaunchConfig, from_mapping
 
     if where is not None and prefix is not None:
         raise click.UsageError(f"--prefix and --{where} are two places; give one of them")

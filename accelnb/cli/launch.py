@@ -8,33 +8,39 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from accelnb.cli.options import given, launch_options
+from accelnb.options import config
+from accelnb.options.config import ConfigError, LaunchConfig
+from accelnb.options.config_file import FILE, read_file
+from accelnb.options.environment import BY_OPTION
 
 if TYPE_CHECKING:
     from accelnb.cli.launching.target import Target
 
 # Of the launch options, those that a script can take over; the others are of notebooks.
-_OF_SCRIPTS = ("procs", "device", "precision", "outputs", "strategy", "accumulation")
+_OF_SCRIPTS = ("procs", "device", *BY_OPTION)
+_OF_NOTEBOOKS = {option.name for option in config.options(LaunchConfig)}.difference(_OF_SCRIPTS)
 _TORCHRUN = "Arguments of torchrun"
-_OF_NOTEBOOKS = ("mesh", "cluster", "nodes", "start", "timeout", "stall", "logs")
+_OF_TORCHRUN_ALONE = ("help", "training_script", "training_script_args")
 
 
 class _Launch(click.RichCommand):
     """A command that has torchrun's arguments too, as the installed torch declares them."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        from accelnb.cli.launching.torchrun import arguments
+        from accelnb.cli.launching.torchrun import parser
 
         if not any(parameter.name == "nnodes" for parameter in self.params):
             self.params += [
                 click.RichOption(
-                    (argument.name, *argument.flags),
+                    (action.dest, *(flag for flag in action.option_strings if "_" not in flag)),
                     panel=_TORCHRUN,
-                    is_flag=argument.is_switch,
+                    is_flag=action.nargs == 0,
                     default=None,
-                    metavar="|".join(argument.choices) or None,
-                    help=argument.help,
+                    metavar="|".join(map(str, action.choices or ())) or None,
+                    help=(action.help or "").replace("%%", "%"),
                 )
-                for argument in arguments()
+                for action in parser()._actions
+                if action.dest not in _OF_TORCHRUN_ALONE
             ]
         return super().get_params(ctx)
 
@@ -75,7 +81,6 @@ def command(target: str, arguments: tuple[str, ...], ignore_file: bool, **option
     from accelnb.cli.launching.reachable_address import NotReachable
     from accelnb.cli.launching.target import NothingToLaunch
     from accelnb.cli.launching.torchrun import WrongArgument
-    from accelnb.options.config import ConfigError, LaunchConfig
 
     asked = given(options)
     of_torchrun = {name: value for name, value in options.items() if name not in _OF_SCRIPTS}
@@ -91,8 +96,8 @@ def command(target: str, arguments: tuple[str, ...], ignore_file: bool, **option
             device=asked.get("device"),
         )
         settings = _beside(found, ignore_file) | asked
-        config = _resolved(settings, bool(of_torchrun.get("nproc_per_node")))
-        code = launch(found, of_torchrun, config, settings)
+        resolved = _resolved(settings, bool(of_torchrun.get("nproc_per_node")))
+        code = launch(found, of_torchrun, resolved, settings)
     except (ConfigError, NotReachable, NothingToLaunch, WrongArgument) as error:
         print(f"accelnb: {error}", file=sys.stderr)
         sys.exit(2)
@@ -101,21 +106,17 @@ def command(target: str, arguments: tuple[str, ...], ignore_file: bool, **option
 
 def _beside(target: Target, ignore_file: bool) -> dict[str, Any]:
     """Return the options that a notebook or the accelnb.yaml beside a script gives."""
-    from accelnb.options.config import changed
-    from accelnb.options.config_file import FILE, read_file
-
     path = target.folder / FILE
     values: dict[str, Any] = {}
     if target.exported:
-        values = {option.name: value for option, value in changed(target.exported.config)}
+        values = {option.name: value for option, value in config.changed(target.exported.config)}
     elif path.exists() and not ignore_file:
         values = read_file(path)
     return {name: value for name, value in values.items() if name in _OF_SCRIPTS}
 
 
-def _resolved(settings: dict[str, Any], is_number_given: bool) -> Any:
+def _resolved(settings: dict[str, Any], is_number_given: bool) -> LaunchConfig:
     from accelnb.devices.hardware import probe
-    from accelnb.options.config import LaunchConfig, from_mapping, resolve
 
     wanted = {k: v for k, v in settings.items() if k != "procs" or not is_number_given}
-    return resolve(from_mapping(LaunchConfig, wanted), probe())
+    return config.resolve(config.from_mapping(LaunchConfig, wanted), probe())

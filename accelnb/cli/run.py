@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
 
-    from accelnb.jupyter.headless import CellFailed
-
 
 @click.command()
 @click.argument("notebook", type=click.Path(path_type=Path))
@@ -63,15 +61,11 @@ def command(
     except KeyboardInterrupt:
         print("accelnb: stopped by Ctrl-C", file=sys.stderr)
         code = 130
-    except CellFailed as error:
-        _show_error(error)
-        code = 1
-    except WrongParameter as error:
-        print(f"accelnb: {error}", file=sys.stderr)
-        sys.exit(2)
     except AccelnbError as error:
+        if isinstance(error, CellFailed):
+            _show_traceback(error.traceback)
         print(f"accelnb: {error}", file=sys.stderr)
-        sys.exit(1)
+        code = 2 if isinstance(error, WrongParameter) else 1
     sys.exit(code)
 
 
@@ -114,11 +108,10 @@ class _Shown(Watcher):
         self._console.print(Text.from_ansi(shown), highlight=False, soft_wrap=True)
 
 
-def _show_error(error: CellFailed) -> None:
+def _show_traceback(text: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    stderr = Console(stderr=True)
-    if error.traceback:
-        stderr.print(Text.from_ansi(error.traceback), highlight=False, soft_wrap=True)
-    print(f"accelnb: {error}", file=sys.stderr)
+    if text:
+        stderr = Console(stderr=True)
+        stderr.print(Text.from_ansi(text), highlight=False, soft_wrap=True)

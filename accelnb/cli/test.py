@@ -8,6 +8,8 @@ from typing import Any
 import rich_click as click
 
 from accelnb.cli.options import given, launch_options
+from accelnb.options.config import LaunchConfig, from_mapping
+from accelnb.options.config_file import FILE, read_file
 
 
 @click.command()
@@ -23,10 +25,7 @@ def command(ignore_file: bool, **arguments: Any) -> None:
     """
     from rich.console import Console
 
-    from accelnb.cli.selftest import self_test
-    from accelnb.cli.selftest.report import show
-    from accelnb.options.config import LaunchConfig, from_mapping
-    from accelnb.options.config_file import FILE, read_file
+    from accelnb.cli.selftest import self_test, show
 
     file = read_file(FILE) if Path(FILE).exists() and not ignore_file else {}
     config = from_mapping(LaunchConfig, {**file, **given(arguments)})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
 
 def in_words(size: int | None) -> str:
-    """Return a size as people say it.
+    """Return a size with three figures or more, for what is compared.
 
     Examples
     --------
@@ -14,8 +16,21 @@ def in_words(size: int | None) -> str:
     """
     if size is None:
         return "?"
-    number, units = float(size), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while number >= 1024 and len(units) > 1:
-        number /= 1024
-        units.pop(0)
-    return f"{number:.0f} B" if units[0] == "B" else f"{number:.2f} {units[0]}"
+    number, at = float(size), 0
+    while number >= 1024 and at < len(_UNITS) - 1:
+        number, at = number / 1024, at + 1
+    return f"{number:.2f} {_UNITS[at]}" if at else f"{size} B"
+
+
+def rounded_size(size: int | None) -> str:
+    """Return the size of a machine's memory, for which some MiB do not matter.
+
+    Examples
+    --------
+    >>> from accelnb.devices.memory_size import rounded_size
+    >>> rounded_size(23 << 30), rounded_size(64 << 20), rounded_size(None)
+    ('23.0 GiB', '64 MiB', 'unknown')
+    """
+    if size is None:
+        return "unknown"
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"

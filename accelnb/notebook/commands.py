@@ -128,8 +128,7 @@ class Commands:
     def _test(self, rest: str) -> None:
         from rich.console import Console
 
-        from accelnb.cli.selftest import self_test
-        from accelnb.cli.selftest.report import show
+        from accelnb.cli.selftest import self_test, show
 
         given = self._read_options(rest)
         if unknown := given.keys() - {option.name for option in options(LaunchConfig)}:
@@ -143,7 +142,7 @@ class Commands:
             raise AccelnbError(f"the test failed at {last.name}: {last.detail}")
 
     def _env(self, word: str) -> None:
-        from accelnb.cli.environment import show
+        from accelnb.cli.env import show
 
         show(plain=bool(word))
 

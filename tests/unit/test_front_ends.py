@@ -103,10 +103,10 @@ def test_the_user_has_the_last_word_on_the_view(kernel: Notebook):
 
 
 def test_the_report_of_the_environment_is_shown_as_html_and_as_text(kernel: Notebook):
-    shown = kernel.run("from accelnb.cli import environment; environment.show()").displays[0]
+    shown = kernel.run("from accelnb.cli import env; env.show()").displays[0]
     assert "Hardware" in shown["text/html"]
     assert "processors" in shown["text/plain"]
-    text = kernel.run("environment.show(plain=True)").stdout
+    text = kernel.run("env.show(plain=True)").stdout
     assert re.search(r"^  host +Jupyter$", text, re.MULTILINE)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from accelnb.devices.hardware import TorchBuild, probe, tpu, usable_resources
-from accelnb.devices.hardware.machine import Machine, inspect
+from accelnb.devices.hardware.machine import Machine
+from accelnb.devices.hardware.machine import inspect_machine as inspect
 from accelnb.devices.hardware.report_rows import hardware_rows
 from accelnb.options.config import ConfigError, LaunchConfig, resolve
 

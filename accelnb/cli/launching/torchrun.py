@@ -10,14 +10,12 @@ import signal
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from accelnb.cli.launching import failure_report, restart_messages
 from accelnb.cli.launching.target import Target
 from accelnb.errors import AccelnbError
 
-_NOT_OF_COMMAND = ("help", "training_script", "training_script_args")
 _OUR_RANK = ("-m", "accelnb.cli.launching.rank_process")
 
 
@@ -25,37 +23,18 @@ class WrongArgument(AccelnbError):
     """An argument of the launch has a value it cannot have. Nothing was started."""
 
 
-@dataclass(frozen=True)
-class Argument:
-    """One argument of torchrun."""
-
-    name: str
-    flags: tuple[str, ...]
-    help: str
-    choices: tuple[str, ...]
-    is_switch: bool
-
-
-def arguments() -> list[Argument]:
-    """Return what this torch's torchrun can be given.
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the arguments of this torch's torchrun.
 
     Examples
     --------
-    >>> from accelnb.cli.launching.torchrun import arguments
-    >>> {argument.name for argument in arguments()} >= {"nnodes", "rdzv_endpoint", "max_restarts"}
+    >>> from accelnb.cli.launching.torchrun import parser
+    >>> {action.dest for action in parser()._actions} >= {"nnodes", "rdzv_endpoint", "max_restarts"}
     True
     """
-    return [
-        Argument(
-            action.dest,
-            tuple(flag for flag in action.option_strings if "_" not in flag),
-            (action.help or "").replace("%%", "%"),
-            tuple(map(str, action.choices or ())),
-            action.nargs == 0,
-        )
-        for action in _parser()._actions
-        if action.dest not in _NOT_OF_COMMAND
-    ]
+    from torch.distributed.run import get_args_parser
+
+    return get_args_parser()
 
 
 def read(given: Mapping[str, Any]) -> argparse.Namespace:
@@ -66,9 +45,9 @@ def read(given: Mapping[str, Any]) -> argparse.Namespace:
     WrongArgument
         A value is wrong.
     """
-    parser = _parser()
-    parser.exit_on_error = False
-    flags = {action.dest: action.option_strings for action in parser._actions}
+    reader = parser()
+    reader.exit_on_error = False
+    flags = {action.dest: action.option_strings for action in reader._actions}
     words = []
     for name, value in given.items():
         if value is None or value is False:
@@ -76,7 +55,7 @@ def read(given: Mapping[str, Any]) -> argparse.Namespace:
         flag = max(flags[name], key=len)
         words.append(flag if value is True else f"{flag}={value}")
     try:
-        return parser.parse_args([*words, "script"])
+        return reader.parse_args([*words, "script"])
     except (argparse.ArgumentError, ValueError) as error:
         said = str(error).removeprefix("argument ")
         raise WrongArgument(re.sub(r"(--[\w-]+)/--\w+:", r"\1:", said)) from None
@@ -159,12 +138,6 @@ def run(arguments: argparse.Namespace, target: Target) -> int:
         if said := _did_not_meet(error, arguments):
             raise AccelnbError(said) from error
         raise
-
-
-def _parser() -> argparse.ArgumentParser:
-    from torch.distributed.run import get_args_parser
-
-    return get_args_parser()
 
 
 def _with_command(arguments: argparse.Namespace, target: Target) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""The steps of a self-test, as they begin and end."""
+"""The steps of a self-test, as they begin and end, and how they are shown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from accelnb.engine.failure import RunInterrupted
 from accelnb.engine.group import WorkerGroup
@@ -18,6 +18,10 @@ from accelnb.engine.serialization.pack import call, dumps
 from accelnb.errors import AccelnbError
 from accelnb.options.config import LaunchConfig, resolve, settings_for_ranks, sharing
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_MARKS = {"ok": "[green]✓[/green]", "failed": "[red]✗[/red]"}
 _LIMIT = 60.0  # s for one step
 _LOOK_EVERY = 0.1  # s between looks at whether it was cancelled
 
@@ -107,6 +111,27 @@ def self_test(config: LaunchConfig, cancelled: threading.Event | None = None) ->
         yield Step("end", "ok", f"all ranks ended in {took * 1e3:.0f} ms")
     finally:
         group.shutdown(grace=0)
+
+
+def show(steps: Iterator[Step], console: Console) -> Step:
+    """Print each step when it is over, on a terminal also the one under way; return the last.
+
+    A test that passed gets a verdict; what to do about one that failed is the caller's to say.
+    """
+    from rich.markup import escape
+
+    step = Step("start", "running")
+    with console.status("") as under_way:
+        for step in steps:
+            if step.status == "running":
+                under_way.update(step.name)
+            else:
+                said = escape(step.detail)
+                line = f"{_MARKS[step.status]} {step.name:<18} {said}"
+                console.print(line, highlight=False, soft_wrap=True)
+    if step.status == "ok":
+        console.print("This configuration works.", style="bold", highlight=False)
+    return step
 
 
 def _run(group: WorkerGroup, check: str, config: LaunchConfig, cancelled: threading.Event) -> str:

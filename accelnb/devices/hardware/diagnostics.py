@@ -10,6 +10,7 @@ from accelnb.devices.hardware.nvidia import Nvidia
 from accelnb.devices.hardware.probe import Hardware, nvidia_files
 from accelnb.devices.hardware.torch_build import TorchBuild
 from accelnb.devices.hardware.usable_resources import Limits, entries
+from accelnb.devices.memory_size import rounded_size
 
 _SMALL_SHM = 256 << 20  # docker gives 64 MiB
 
@@ -40,7 +41,7 @@ def notes(
         yield "the TPU is on another host, which PyTorch no longer supports: choose a TPU VM"
     if room.shm_total is not None and room.shm_total < _SMALL_SHM:
         yield (
-            f"/dev/shm has {room.shm_total >> 20} MiB, too little for DataLoader workers: "
+            f"/dev/shm has {rounded_size(room.shm_total)}, too little for DataLoader workers: "
             "start the container with --shm-size=8g or --ipc=host"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Machine:
-    """What `accelnb.devices.hardware.inspect_machine` found.
+    """What `inspect_machine` found.
 
     Attributes
     ----------
@@ -87,10 +88,30 @@ class Machine:
     notes: tuple[str, ...]
 
 
-def inspect(
-    root: Path, environ: Mapping[str, str], nvml: Any = None, build: TorchBuild | None = None
+def inspect_machine(
+    root: Path = Path("/"),
+    environ: Mapping[str, str] = os.environ,
+    nvml: Any = None,
+    build: TorchBuild | None = None,
 ) -> Machine:
-    """Describe the machine with this file system and environment."""
+    """Describe this machine; takes some milliseconds, with NVIDIA GPUs up to a second.
+
+    Parameters
+    ----------
+    root, environ
+        The file system and environment to read.
+    nvml
+        What answers for the NVIDIA driver: by default the module ``pynvml``.
+    build
+        The torch that ranks import; by default the one that is installed.
+
+    Examples
+    --------
+    >>> from accelnb.devices.hardware.machine import inspect_machine
+    >>> machine = inspect_machine()
+    >>> machine.processor.count >= 1 and machine.memory.total > 0
+    True
+    """
     build = build or torch_build()
     hardware = probe(root, environ, build)
     answer = nvidia.ask(nvml)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from accelnb.devices import DEVICES, Ability
 from accelnb.devices.hardware.machine import Card, Machine
 from accelnb.devices.hardware.probe import Hardware
+from accelnb.devices.memory_size import rounded_size
 
 
 def hardware_rows(machine: Machine) -> list[tuple[str, str]]:
@@ -14,26 +15,12 @@ def hardware_rows(machine: Machine) -> list[tuple[str, str]]:
 
     Examples
     --------
-    >>> from accelnb.devices.hardware import inspect_machine
+    >>> from accelnb.devices.hardware.machine import inspect_machine
     >>> from accelnb.devices.hardware.report_rows import hardware_rows
     >>> [label for label, _ in hardware_rows(inspect_machine())][0]
     'processors'
     """
     return list(_rows(machine))
-
-
-def size(count: int | None) -> str:
-    """Return e.g. ``23.5 GiB``.
-
-    Examples
-    --------
-    >>> from accelnb.devices.hardware.report_rows import size
-    >>> size(64 << 20)
-    '64 MiB'
-    """
-    if count is None:
-        return "unknown"
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def precisions(able: dict[str, Ability]) -> str:
@@ -65,7 +52,10 @@ def _rows(machine: Machine) -> Iterator[tuple[str, str]]:
         yield "not tried", f"accelnb's authors have run no ranks on {', '.join(untried)} so far"
     limits = machine.limits
     if limits.shm_total is not None:
-        yield "/dev/shm", f"{size(limits.shm_free)} free of {size(limits.shm_total)}"
+        yield (
+            "/dev/shm",
+            f"{rounded_size(limits.shm_free)} free of {rounded_size(limits.shm_total)}",
+        )
     if limits.open_files is not None:
         yield "open files", f"{limits.open_files:,} for each process"
 
@@ -90,14 +80,18 @@ def _processors(machine: Machine) -> str:
 
 def _memory(machine: Machine) -> str:
     memory = machine.memory
-    said = f"{size(memory.free)} free of {size(memory.total)}"
+    said = _free_of(memory.free, memory.total)
     if memory.total == memory.present:
         return said
-    return f"{said} (the container's share of {size(memory.present)})"
+    return f"{said} (the container's share of {rounded_size(memory.present)})"
 
 
 def _card(card: Card) -> str:
-    room = f"{size(card.free)} free of {size(card.memory)}" if card.memory else ""
+    room = _free_of(card.free, card.memory) if card.memory else ""
     return ", ".join(
         part for part in (card.name, card.detail, room, precisions(card.abilities)) if part
     )
+
+
+def _free_of(free: int | None, total: int) -> str:
+    return f"{rounded_size(free)} free of {rounded_size(total)}"

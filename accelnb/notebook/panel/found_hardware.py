@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from accelnb.devices import Ability
 from accelnb.devices.hardware import Hardware
 from accelnb.devices.hardware.machine import Card, Machine
-from accelnb.devices.hardware.report_rows import size
+from accelnb.devices.memory_size import rounded_size as size
 from accelnb.jupyter import front_ends
 
 

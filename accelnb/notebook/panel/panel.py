@@ -9,7 +9,7 @@ from typing import Any
 
 from IPython.display import publish_display_data
 
-from accelnb.devices.hardware import inspect_machine
+from accelnb.devices.hardware.machine import inspect_machine
 from accelnb.notebook.panel import found_hardware, static_text
 from accelnb.notebook.panel.actions import Actions, Import
 from accelnb.notebook.panel.elements import Message, behaviour, box, markup
