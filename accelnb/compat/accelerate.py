@@ -28,11 +28,16 @@ from types import ModuleType
 from typing import Any
 
 from accelnb.errors import AccelnbError
+from accelnb.training.enums import LoggerType
 
 FOLLOWS = "1.15.0"
 
 _TRAINING = "accelnb.training"
 _UTILS = ("accelnb.utils",)
+_OF_UTILS = (
+    *("constants", "dataclasses", "environment", "imports", "memory", "modeling", "operations"),
+    *("other", "random", "tqdm", "versions"),
+)
 
 # Where the names of each module of accelerate are: the first that has a name gives it.
 _HOMES: dict[str, tuple[str, ...]] = {
@@ -56,28 +61,10 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "accelerate.tracking": (
         f"{_TRAINING}.tracking.base",
         f"{_TRAINING}.tracking.registry",
-        f"{_TRAINING}.tracking.aim",
-        f"{_TRAINING}.tracking.clearml",
-        f"{_TRAINING}.tracking.comet_ml",
-        f"{_TRAINING}.tracking.dvclive",
-        f"{_TRAINING}.tracking.mlflow",
-        f"{_TRAINING}.tracking.swanlab",
-        f"{_TRAINING}.tracking.tensorboard",
-        f"{_TRAINING}.tracking.trackio",
-        f"{_TRAINING}.tracking.wandb",
+        *(f"{_TRAINING}.tracking.{name}" for name in LoggerType if name != LoggerType.ALL),
     ),
     "accelerate.utils": _UTILS,
-    "accelerate.utils.constants": _UTILS,
-    "accelerate.utils.dataclasses": _UTILS,
-    "accelerate.utils.environment": _UTILS,
-    "accelerate.utils.imports": _UTILS,
-    "accelerate.utils.memory": _UTILS,
-    "accelerate.utils.modeling": _UTILS,
-    "accelerate.utils.operations": _UTILS,
-    "accelerate.utils.other": _UTILS,
-    "accelerate.utils.random": _UTILS,
-    "accelerate.utils.tqdm": _UTILS,
-    "accelerate.utils.versions": _UTILS,
+    **dict.fromkeys((f"accelerate.utils.{module}" for module in _OF_UTILS), _UTILS),
 }
 
 
