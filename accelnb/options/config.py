@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from accelnb.devices import DEVICES
 from accelnb.options.device_name import refuse_device
+from accelnb.options.environment import BY_OPTION
+from accelnb.options.option import MESH_DIMENSIONS as MESH_DIMENSIONS
+from accelnb.options.option import ConfigError as ConfigError
+from accelnb.options.option import Option as Option
 from accelnb.options.option import (
-    MESH_DIMENSIONS,
-    ConfigError,
-    Option,
     declare,
-    options,
     read_cluster,
     read_count,
     read_mesh,
@@ -31,28 +31,10 @@ from accelnb.options.option import (
     read_seconds,
     write_mesh,
 )
+from accelnb.options.option import options as options
 
 if TYPE_CHECKING:
     from accelnb.devices.hardware import Hardware
-
-__all__ = [
-    "MESH_DIMENSIONS",
-    "SHAPE",
-    "CellOptions",
-    "ConfigError",
-    "LaunchConfig",
-    "Option",
-    "changed",
-    "check_known",
-    "from_mapping",
-    "most_procs",
-    "options",
-    "possible",
-    "resolve",
-    "settings_for_ranks",
-    "sharing",
-    "to_line",
-]
 
 T = TypeVar("T")
 
@@ -263,13 +245,8 @@ def settings_for_ranks(config: LaunchConfig, everyone: bool = True) -> dict[str,
     everyone
         Whether all ranks run the cell; otherwise a mesh cannot be made or taken away.
     """
-    return {
-        "precision": config.precision,
-        "outputs": config.outputs,
-        "strategy": config.strategy,
-        "accumulation": config.accumulation,
-        "mesh": config.mesh if everyone else None,
-    }
+    settings = {name: getattr(config, name) for name in BY_OPTION}
+    return settings | {"mesh": config.mesh if everyone else None}
 
 
 def possible(config: LaunchConfig, hardware: Hardware) -> dict[str, dict[str, str | None]]:
