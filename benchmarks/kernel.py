@@ -17,6 +17,7 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -222,10 +223,18 @@ def first_line(text: str) -> str:
     return ""
 
 
-def pss(pid: int) -> float:
-    """Proportional set size of a process in MB; 0 where it cannot be read."""
+def memory(pid: int, file: str = "smaps_rollup", name: str = "Pss") -> float:
+    """MB that a process's file in /proc says, by default its proportional set size; else 0."""
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+        for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024 / 1e6
     return 0.0
+
+
+def import_times(statement: str, times: int) -> list[float]:
+    """Seconds of an import in fresh interpreters; the first one is not counted."""
+    code = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
+    command = [sys.executable, "-c", code]
+    runs = [subprocess.check_output(command, text=True, timeout=120) for _ in range(times + 1)]
+    return [float(printed) for printed in runs[1:]]

@@ -38,10 +38,8 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.util
-import json
 import math
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -49,12 +47,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 
-from kernel import Cell, CellError, Kernel, machine, pss
+from kernel import Cell, CellError, Kernel, import_times, machine, memory
 from peers import CONTENDERS, Contender
-from report import Result, Samples, show
+from report import Result, arguments, show, write_json
 from rich.console import Console
-
-IMPORT = "import time; t = time.perf_counter(); import accelnb; print(time.perf_counter() - t)"
 
 
 def stamps(kernel: Kernel, kind: str, ranks: int) -> list[str]:
@@ -131,7 +127,7 @@ def measure(
             texts = [text.split() for text in stamps(kernel, "memory", launch.ranks)]
             own = {int(pid): int(kilobytes) for pid, kilobytes in texts}
             result.memory.append(mean(own.values()) * 1024 / 1e6)
-            result.helpers.append(sum(pss(pid) for pid in kernel.processes() if pid not in own))
+            result.helpers.append(sum(memory(pid) for pid in kernel.processes() if pid not in own))
             if contender.stop:
                 kernel.run(contender.stop)
         except CellError as error:
@@ -153,19 +149,7 @@ def measure_cold(contender: Contender, launch: Launch, result: Result, timeout: 
             result.notes.append(f"cold start: {error}")
 
 
-def measure_import(times: int = 7) -> Samples:
-    """Seconds of ``import accelnb`` in fresh interpreters; the first one is not counted."""
-    if importlib.util.find_spec("accelnb") is None:
-        return []
-    command = [sys.executable, "-c", IMPORT]
-    runs = [
-        subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        for _ in range(times + 1)
-    ]
-    return [float(run.stdout) for run in runs[1:] if run.returncode == 0]
-
-
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     def counts(text: str) -> list[int]:
         values = [int(part) for part in text.split(",")]
         if min(values) < 2:
@@ -178,9 +162,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         return int(text)
 
     names = [contender.name for contender in CONTENDERS]
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--ranks", type=counts, default=[2, 8], help="default: 2,8")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     parser.add_argument(
@@ -197,7 +179,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = arguments(argv)
+    options = read_arguments(argv)
     console = Console() if sys.stdout.isatty() else Console(width=132)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.device == "cuda" and not gpus():
@@ -206,7 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     results: list[Result] = []
     chosen = [c for c in CONTENDERS if not options.only or c.name in options.only]
     with console.status("import accelnb") as status:
-        imports = measure_import()
+        is_installed = importlib.util.find_spec("accelnb") is not None
+        imports = import_times("import accelnb", times=7) if is_installed else []
         for ranks in options.ranks:
             repeats = math.ceil(options.repeats / (1 if ranks == 2 else 2) / options.kernels)
             launch = Launch(ranks, options.device)
@@ -226,13 +209,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     budgets = show(console, facts, results, imports)
     console.print(f"{time.monotonic() - began:.0f} s", style="dim")
     if options.json:
-        report = {
-            "machine": facts,
-            "import_accelnb": imports,
-            "budgets": [asdict(budget) for budget in budgets],
-            "results": [asdict(result) for result in results],
-        }
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        samples = {"machine": facts, "import_accelnb": imports}
+        samples["results"] = [asdict(result) for result in results]
+        write_json(options.json, budgets, samples)
     return 0
 
 

@@ -113,34 +113,27 @@ accelnb = Contender(
 JOIN = 'dist.init_process_group("<BACKEND>")\n'
 LEAVE = "dist.destroy_process_group()\n"
 
-notebook_launcher = Contender(
-    name="notebook_launcher",
-    module="accelerate",
-    load="from accelerate import notebook_launcher",
-    first=IMPORTS
-    + "def train():\n"
-    + indent(JOIN + ALL_REDUCE + STAMP + LEAVE, "    ")
-    + "notebook_launcher(train, num_processes=<N>)",
-    warm="notebook_launcher(train, num_processes=<N>)",
-    memory="def measure():\n"
-    + indent(JOIN + MEMORY + LEAVE, "    ")
-    + "notebook_launcher(measure, num_processes=<N>)",
-)
 
-debug_launcher = Contender(
-    name="debug_launcher",
-    devices=("cpu",),
-    module="accelerate",
-    load="from accelerate import debug_launcher",
-    first=IMPORTS
-    + "def train():\n"
-    + indent(ALL_REDUCE + STAMP, "    ")
-    + "debug_launcher(train, num_processes=<N>)",
-    warm="debug_launcher(train, num_processes=<N>)",
-    memory="def measure():\n"
-    + indent(MEMORY, "    ")
-    + "debug_launcher(measure, num_processes=<N>)",
-)
+def of_accelerate(
+    name: str, devices: tuple[str, ...], join: str = "", leave: str = ""
+) -> Contender:
+    def called(function: str, work: str) -> str:
+        body = indent(join + work + leave, "    ")
+        return f"def {function}():\n{body}{name}({function}, num_processes=<N>)"
+
+    return Contender(
+        name=name,
+        devices=devices,
+        module="accelerate",
+        load=f"from accelerate import {name}",
+        first=IMPORTS + called("train", ALL_REDUCE + STAMP),
+        warm=f"{name}(train, num_processes=<N>)",
+        memory=called("measure", MEMORY),
+    )
+
+
+notebook_launcher = of_accelerate("notebook_launcher", ("cpu", "cuda"), JOIN, LEAVE)
+debug_launcher = of_accelerate("debug_launcher", ("cpu",))
 
 # --------------------------------------------------------------------------------- ipyparallel
 # activate=True gives the %%px that waits for its cell. Ranks and process group are the user's.

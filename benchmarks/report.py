@@ -1,15 +1,18 @@
-"""The samples of ``launch.py`` and how they are shown: one table a number of ranks, the budgets."""
+"""The samples of ``launch.py``, and how all benchmarks show theirs: tables, and the budgets."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 Samples = list[float]
@@ -45,6 +48,29 @@ class Budget:
     budget: str
     measured: str
     met: bool | None
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is the module's text."""
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def new_table(title: str, *headings: str, no_wrap: bool = False) -> Table:
+    """A table of names, on the left, and of figures."""
+    shown = Table(title=title, title_justify="left", title_style="bold")
+    for heading in headings:
+        shown.add_column(
+            heading, justify="left" if heading == headings[0] else "right", no_wrap=no_wrap
+        )
+    return shown
+
+
+def write_json(path: Path, budgets: Sequence[Budget], samples: Mapping[str, Any]) -> None:
+    """Write all samples, and what came of the budgets."""
+    report = {**samples, "budgets": [asdict(budget) for budget in budgets]}
+    path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def p99(samples: Samples) -> float:
@@ -89,10 +115,8 @@ COLUMNS: tuple[Column, ...] = (
 def table(rows: Sequence[Result]) -> Table:
     """The contenders at one number of ranks."""
     reference = next((row for row in rows if row.contender == "accelnb" and row.warm), None)
-    shown = Table(title=f"{rows[0].ranks} ranks", title_justify="left", title_style="bold")
-    shown.add_column("contender", no_wrap=True)
-    for heading, *_ in COLUMNS:
-        shown.add_column(heading, justify="right", no_wrap=True)
+    headings = (heading for heading, *_ in COLUMNS)
+    shown = new_table(f"{rows[0].ranks} ranks", "contender", *headings, no_wrap=True)
     for row in rows:
         cells: list[str] = []
         for _, value, form, with_ratio in COLUMNS:
@@ -106,11 +130,16 @@ def table(rows: Sequence[Result]) -> Table:
     return shown
 
 
+def show_facts(console: Console, facts: Mapping[str, str]) -> None:
+    """Print what the figures depend on."""
+    console.print(", ".join(f"{name} {value}" for name, value in facts.items()), markup=False)
+
+
 def show(
-    console: Console, facts: dict[str, str], results: Sequence[Result], imports: Samples
+    console: Console, facts: Mapping[str, str], results: Sequence[Result], imports: Samples
 ) -> list[Budget]:
     """Print machine, tables, remarks and budgets; return the budgets."""
-    console.print(", ".join(f"{name} {escape(value)}" for name, value in facts.items()))
+    show_facts(console, facts)
     for ranks in dict.fromkeys(result.ranks for result in results):
         rows = [result for result in results if result.ranks == ranks]
         console.print(table(rows))

@@ -15,16 +15,14 @@ million
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 import itertools
 from pathlib import Path
 from statistics import median
 
-from kernel import CellError, Kernel, machine
+from beside_ipyparallel import Figures, compare, ipyparallel_kernel
+from kernel import Kernel, memory
 from peers import ACCELNB_WAIT
-from report import Budget, Samples, duration, show_budgets
-from rich.console import Console
+from report import Budget, duration, new_table
 from rich.table import Table
 
 LINES = 50_000
@@ -40,16 +38,8 @@ def wrong_lines(kernel: Kernel, rank: int, count: int) -> int:
     return sum(line != right for line, right in itertools.zip_longest(lines, expected))
 
 
-def memory(pid: int, kind: str) -> float:
-    """Resident memory of a process in MB: ``VmRSS``, what it has; ``VmHWM``, the most it had."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(kind):
-            return int(line.split()[1]) * 1024 / 1e6
-    return 0.0
-
-
-def measure_accelnb(repeats: int, timeout: float) -> dict[str, Samples]:
-    found: dict[str, Samples] = {name: [] for name in ("plain", "plain document")}
+def measure_accelnb(repeats: int, timeout: float) -> Figures:
+    found: Figures = {name: [] for name in ("plain", "plain document")}
     for name in ("two", "million"):
         found |= {name: [], f"{name} document": [], f"{name} wrong": []}
     with Kernel(timeout) as kernel:
@@ -69,40 +59,32 @@ def measure_accelnb(repeats: int, timeout: float) -> dict[str, Samples]:
         pids = [int(pid) for pid in said.split()]
         found |= {"kernel grew": [], "rank grew": []}
         for _ in range(repeats):
-            before = [memory(pid, "VmRSS") for pid in pids]
+            before = [memory(pid, "status", "VmRSS") for pid in pids]
             for pid in pids:
                 Path(f"/proc/{pid}/clear_refs").write_text("5")  # forget the most it had
             cell = kernel.run("%%distributed --ranks 0\n" + PRINT.format(count=MILLION))
-            grown = [memory(pid, "VmHWM") - b for pid, b in zip(pids, before, strict=True)]
-            found["kernel grew"].append(grown[0])
-            found["rank grew"].append(grown[1])
+            most = [memory(pid, "status", "VmHWM") for pid in pids]
+            found["kernel grew"].append(most[0] - before[0])
+            found["rank grew"].append(most[1] - before[1])
             found["million"].append(cell.seconds)
             found["million document"].append(cell.document)
             found["million wrong"].append(wrong_lines(kernel, 0, MILLION))
     return found
 
 
-def measure_ipyparallel(repeats: int, timeout: float) -> dict[str, Samples]:
-    if importlib.util.find_spec("ipyparallel") is None:
-        return {}
-    with Kernel(timeout) as kernel:
-        kernel.run(
-            "import ipyparallel as ipp\ncluster = ipp.Cluster(n=2)\n"
-            "client = cluster.start_and_connect_sync(activate=True)\n"
-            "client[:].scatter('rank', range(2), flatten=True, block=True)"
-        )
+def measure_ipyparallel(repeats: int, timeout: float) -> Figures:
+    with ipyparallel_kernel(timeout) as kernel:
+        kernel.run("client[:].scatter('rank', range(2), flatten=True, block=True)")
         cells = [kernel.run("%%px\n" + PRINT.format(count=LINES)) for _ in range(repeats)]
-        kernel.run("cluster.stop_cluster_sync()")
         return {
             "two": [cell.seconds for cell in cells],
             "two document": [cell.document for cell in cells],
         }
 
 
-def table(own: dict[str, Samples], px: dict[str, Samples]) -> Table:
-    shown = Table(title="Lines", title_justify="left", title_style="bold")
-    for heading in ("what", "median", "least", "most", "lines a second", "in the document"):
-        shown.add_column(heading, justify="left" if heading == "what" else "right")
+def table(own: Figures, px: Figures) -> Table:
+    headings = ("what", "median", "least", "most", "lines a second", "in the document")
+    shown = new_table("Lines", *headings)
     rows = {
         "a plain cell, 50,000": (own, "plain", LINES),
         "accelnb, 2 ranks x 50,000": (own, "two", 2 * LINES),
@@ -123,7 +105,7 @@ def table(own: dict[str, Samples], px: dict[str, Samples]) -> Table:
     return shown
 
 
-def judged(own: dict[str, Samples]) -> list[Budget]:
+def judged(own: Figures, _: Figures) -> list[Budget]:
     def whole(name: str) -> Budget:
         wrong, runs = sum(own[f"{name} wrong"]), len(own[name])
         what = {"two": "2 x 50,000 lines", "million": "1,000,000 lines"}[name]
@@ -146,24 +128,13 @@ def judged(own: dict[str, Samples]) -> list[Budget]:
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=5, help="of each flood (5)")
-    parser.add_argument("--timeout", type=float, default=120, help="seconds a cell may take (120)")
-    options = parser.parse_args()
-    console = Console(width=132)
-    console.print(", ".join(f"{name} {value}" for name, value in machine().items()), markup=False)
-    own = measure_accelnb(options.repeats, options.timeout)
-    try:
-        px = measure_ipyparallel(options.repeats, options.timeout)
-    except CellError as error:
-        console.print(f"ipyparallel: {error}", style="yellow", markup=False)
-        px = {}
-    console.print(table(own, px))
-    show_budgets(console, judged(own))
-
-
 if __name__ == "__main__":
-    main()
+    compare(
+        __doc__,
+        measure_accelnb,
+        measure_ipyparallel,
+        table,
+        judged,
+        repeats=5,
+        of_what="each flood",
+    )

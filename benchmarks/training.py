@@ -25,19 +25,25 @@ GPUs than there are is not measured.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from kernel import machine
-from report import Budget, duration, show_budgets
+from kernel import import_times, machine
+from report import (
+    Budget,
+    arguments,
+    duration,
+    new_table,
+    show_budgets,
+    show_facts,
+    write_json,
+)
 from rich.console import Console
 from rich.table import Table
 from training_loops import CONTENDERS, IN_BF16
@@ -76,23 +82,13 @@ def measure(model: str, ranks: int, steps: int, blocks: int, device: str) -> dic
         return json.loads(out.read_text())
 
 
-def measure_import(statement: str, times: int = 5) -> float:
-    code = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
-    runs = [
-        float(subprocess.check_output([sys.executable, "-c", code], text=True, timeout=120))
-        for _ in range(times + 1)
-    ]
-    return median(runs[1:])
-
-
 def ratio(over: Sequence[float], under: Sequence[float]) -> float:
     return median(a / b for a, b in zip(over, under, strict=True))
 
 
 def table(results: dict[str, dict[str, Any]], imports: dict[str, float]) -> list[Table]:
-    steps = Table(title="A step", title_justify="left")
-    for heading in ("loop", *CONTENDERS, "accelnb / by hand", "Accelerate / by hand"):
-        steps.add_column(heading, justify="right" if heading != "loop" else "left")
+    compared = ("accelnb / by hand", "Accelerate / by hand")
+    steps = new_table("A step", "loop", *CONTENDERS, *compared)
     for name, result in results.items():
         seconds = result["step"]
         if seconds.keys() != set(CONTENDERS):
@@ -103,9 +99,7 @@ def table(results: dict[str, dict[str, Any]], imports: dict[str, float]) -> list
             *(f"{ratio(seconds[c], seconds['by hand']):.3f}" for c in CONTENDERS[1:]),
         )
         steps.add_row("  prepare()", *(duration(result["prepare"][c]) for c in CONTENDERS), "", "")
-    imported = Table(title="Imports", title_justify="left")
-    imported.add_column("statement")
-    imported.add_column("", justify="right")
+    imported = new_table("Imports", "statement", "")
     for statement, second in imports.items():
         imported.add_row(statement, duration(second))
     in_bf16 = (outputs_table(results[_GPT]),) if _GPT in results else ()
@@ -113,10 +107,8 @@ def table(results: dict[str, dict[str, Any]], imports: dict[str, float]) -> list
 
 
 def outputs_table(result: dict[str, Any]) -> Table:
-    found = Table(title="A step of a GPT in bf16", title_justify="left")
     first = IN_BF16[0]
-    for heading in ("loop", "", f"/ {first}"):
-        found.add_column(heading, justify="right" if heading != "loop" else "left")
+    found = new_table("A step of a GPT in bf16", "loop", "", f"/ {first}")
     for name, seconds in result["step"].items():
         times = ratio(seconds, result["step"][first])
         found.add_row(name, duration(median(seconds)), f"{times:.3f}")
@@ -162,9 +154,7 @@ def most_ranks(device: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--blocks", type=int, default=21, help="blocks of steps each (21)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all samples here")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
@@ -175,21 +165,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     facts = machine() | {"ranks on": options.device}
     results: dict[str, dict[str, Any]] = {}
     with console.status("imports") as status:
-        imports = {statement: measure_import(statement) for statement in _IMPORTS}
+        imports = {said: median(import_times(said, times=5)) for said in _IMPORTS}
         for model, ranks, steps in _RUNS:
             name = f"{model}, {ranks} rank{'s' * (ranks > 1)}"
             status.update(name)
             if ranks <= most:
                 results[name] = measure(model, ranks, steps, options.blocks, options.device)
-    console.print(", ".join(f"{name} {value}" for name, value in facts.items()), markup=False)
+    show_facts(console, facts)
     for shown in table(results, imports):
         console.print(shown)
     found = budgets(results, imports)
     show_budgets(console, found)
     if options.json:
-        report = {"machine": facts, "results": results, "imports": imports}
-        report["budgets"] = [asdict(budget) for budget in found]
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        samples = {"machine": facts, "results": results, "imports": imports}
+        write_json(options.json, found, samples)
     return 0
 
 

@@ -20,16 +20,14 @@ stream
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 import json
 from statistics import median
 from typing import Any
 
-from kernel import CellError, Kernel, machine, pss
+from beside_ipyparallel import Figures, compare, ipyparallel_kernel
+from kernel import Kernel, memory
 from peers import ACCELNB_WAIT
-from report import Budget, Samples, duration, show_budgets
-from rich.console import Console
+from report import Budget, duration, new_table
 from rich.table import Table
 
 SIZE = 256 << 20
@@ -91,16 +89,16 @@ def read(kernel: Kernel, expression: str) -> Any:
     return json.loads(kernel.run(f"print(json.dumps({expression}))").output)
 
 
-def in_turns(kernel: Kernel, expressions: dict[str, str], repeats: int) -> dict[str, Samples]:
+def in_turns(kernel: Kernel, expressions: dict[str, str], repeats: int) -> Figures:
     """Evaluate each expression once a turn, and leave out the first turn."""
-    found: dict[str, Samples] = {name: [] for name in expressions}
+    found: Figures = {name: [] for name in expressions}
     for _ in range(repeats + 1):
         for name, expression in expressions.items():
             found[name].append(read(kernel, expression))
     return {name: samples[1:] for name, samples in found.items()}
 
 
-def measure_accelnb(repeats: int, timeout: float) -> dict[str, Samples]:
+def measure_accelnb(repeats: int, timeout: float) -> Figures:
     back = {
         "clone": "timed(clone, last)",
         "pull": "timed(pull, last)",
@@ -125,32 +123,23 @@ def measure_accelnb(repeats: int, timeout: float) -> dict[str, Samples]:
         there = {"one": "capture('--ranks 0')", "eight": "capture('')"}
         found |= in_turns(kernel, there, repeats)
         kernel.run("%distributed captured = None")
-        found["before"] = [sum(map(pss, pids))]
+        found["before"] = [sum(map(memory, pids))]
         kernel.run("capture('', 'captured.amin() == captured.amax() == 1')")
-        found["after"] = [sum(map(pss, pids))]
+        found["after"] = [sum(map(memory, pids))]
         return found
 
 
-def measure_ipyparallel(repeats: int, timeout: float) -> dict[str, Samples]:
-    if importlib.util.find_spec("ipyparallel") is None:
-        return {}
-    with Kernel(timeout) as kernel:
-        kernel.run(
-            "import ipyparallel as ipp\ncluster = ipp.Cluster(n=2)\n"
-            "client = cluster.start_and_connect_sync(activate=True)"
-        )
+def measure_ipyparallel(repeats: int, timeout: float) -> Figures:
+    with ipyparallel_kernel(timeout) as kernel:
         kernel.run(TIMED + IPYPARALLEL)
         kernel.run("%%px --targets 0" + ON_RANK)
         back = {"pull": "timed(pull, last)", "state": "timed(pull_state, last)"}
         found = in_turns(kernel, back, repeats)
-        kernel.run("cluster.stop_cluster_sync()")
         return found
 
 
-def table(own: dict[str, Samples], px: dict[str, Samples]) -> Table:
-    shown = Table(title="Values", title_justify="left", title_style="bold")
-    for heading in ("what", "median", "least", "most"):
-        shown.add_column(heading, justify="left" if heading == "what" else "right")
+def table(own: Figures, px: Figures) -> Table:
+    shown = new_table("Values", "what", "median", "least", "most")
     rows = {
         "256 MiB: one clone() in the notebook": own["clone"],
         "256 MiB back: accelnb.pull": own["pull"],
@@ -170,7 +159,7 @@ def table(own: dict[str, Samples], px: dict[str, Samples]) -> Table:
     return shown
 
 
-def judged(own: dict[str, Samples], px: dict[str, Samples]) -> list[Budget]:
+def judged(own: Figures, px: Figures) -> list[Budget]:
     middle = {name: median(samples) for name, samples in own.items()}
     found = []
 
@@ -197,24 +186,13 @@ def judged(own: dict[str, Samples], px: dict[str, Samples]) -> list[Budget]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=15, help="of each value (15)")
-    parser.add_argument("--timeout", type=float, default=120, help="seconds a cell may take (120)")
-    options = parser.parse_args()
-    console = Console(width=132)
-    console.print(", ".join(f"{name} {value}" for name, value in machine().items()), markup=False)
-    own = measure_accelnb(options.repeats, options.timeout)
-    try:
-        px = measure_ipyparallel(options.repeats, options.timeout)
-    except CellError as error:
-        console.print(f"ipyparallel: {error}", style="yellow", markup=False)
-        px = {}
-    console.print(table(own, px))
-    show_budgets(console, judged(own, px))
-
-
 if __name__ == "__main__":
-    main()
+    compare(
+        __doc__,
+        measure_accelnb,
+        measure_ipyparallel,
+        table,
+        judged,
+        repeats=15,
+        of_what="each value",
+    )
