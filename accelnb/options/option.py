@@ -78,11 +78,8 @@ class Option:
 @functools.cache
 def options(*tables: type) -> tuple[Option, ...]:
     """Return the options that the given tables declare."""
-    return tuple(
-        Option(name=f.name, default=f.default, **f.metadata)
-        for table in tables
-        for f in dataclasses.fields(table)
-    )
+    fields = (field for table in tables for field in dataclasses.fields(table))
+    return tuple(dataclasses.replace(f.metadata["option"], name=f.name) for f in fields)
 
 
 def declare(
@@ -102,16 +99,9 @@ def declare(
     reads. With `choices` too, `parse` reads what is none of them. `absent` are values that people
     ask for and that there are not, with what to do.
     """
-    metadata = {
-        "help": help,
-        "flags": tuple(flags.split()),
-        "parse": parse,
-        "expects": expects,
-        "choices": choices,
-        "absent": absent or {},
-        "to_text": write,
-    }
-    return field(default=default, metadata=metadata)
+    named = tuple(flags.split())
+    option = Option("", named, help, default, choices, parse, expects, absent or {}, write)
+    return field(default=default, metadata={"option": option})
 
 
 # ---- the values an option can take: text or a Python value in, a checked value out ----

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from accelnb.cli.launching.mpi_slurm import Started, started
 from accelnb.cli.launching.target import Target, as_script
 from accelnb.options import environment
 from accelnb.options.config import LaunchConfig, sharing
+from accelnb.training.accelerate_names import patch_environment
 
 # Arguments that say how many processes there are and where: with one of them this is a launcher,
 # also where it was started by srun, once on each machine.
@@ -75,7 +75,7 @@ def launch(
     variables |= _share_of_cores(processes)
     variables |= _sharing(config and replace(config, procs=processes))
     variables |= _choose_meeting_point(arguments, given)
-    with as_script(target) as ready, _environment(variables):
+    with as_script(target) as ready, patch_environment(**variables):
         return torchrun.run(arguments, ready)
 
 
@@ -90,7 +90,7 @@ def _run_in_place(target: Target, place: Started, variables: dict[str, str]) -> 
     if place.nodes > 1:
         meeting = f"{variables['MASTER_ADDR']}:{variables['MASTER_PORT']}"
         variables |= _reached_by(reachable_address.reach(meeting, os.environ))
-    with as_script(target) as ready, _environment(variables):
+    with as_script(target) as ready, patch_environment(**variables):
         if ready.kind == "program":
             os.execvp(ready.name, [ready.name, *ready.arguments])
         rank_process.run(ready.kind, ready.name, ready.arguments, ready.works_in, ready.whose_lines)
@@ -170,14 +170,3 @@ def _share_of_cores(processes: int) -> dict[str, str]:
     has_affinity = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return {environment.THREADS: str(max(1, cores // processes))}
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

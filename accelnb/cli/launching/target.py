@@ -158,15 +158,11 @@ def _check_script(path: Path) -> None:
         raise NothingToLaunch(f"{path}: {(error.strerror or str(error)).lower()}") from None
     try:
         compile(text, str(path), "exec", dont_inherit=True)
-    except SyntaxError as error:
-        raise NothingToLaunch(
-            f"{path}, line {error.lineno}: is not Python: {error.msg}; launch other programs with "
-            "--no-python"
-        ) from None
-    except ValueError:
-        raise NothingToLaunch(
-            f"{path}: is not Python; launch other programs with --no-python"
-        ) from None
+    except (SyntaxError, ValueError) as error:
+        said = f"{path}: is not Python"
+        if isinstance(error, SyntaxError):
+            said = f"{path}, line {error.lineno}: is not Python: {error.msg}"
+        raise NothingToLaunch(f"{said}; launch other programs with --no-python") from None
 
 
 @contextlib.contextmanager

@@ -115,14 +115,10 @@ def read_model(
 def of_model(model: Any, name: str, inputs: Sequence[str] = ()) -> ModelSize:
     """Return the size of a model; with inputs, it has to be on the meta device."""
     parameters = list(model.parameters())
-    layers: dict[str, int] = {}
-    for full_name, parameter in model.named_parameters():
-        layer = _layer_of(full_name)
-        layers[layer] = layers.get(layer, 0) + parameter.numel()
     size = ModelSize(
         name,
         sum(p.numel() for p in parameters),
-        max(layers.values(), default=0),
+        _largest_layer({name: p.numel() for name, p in model.named_parameters()}),
         sum(p.numel() for p in parameters if not p.requires_grad),
         sum(buffer.nbytes for buffer in model.buffers()),
         parameter_bytes=sum(p.nbytes for p in parameters),
@@ -214,11 +210,18 @@ def _input(text: str) -> tuple[list[int], Any]:
     return [int(number) for number in numbers], dtype
 
 
-def _layer_of(name: str) -> str:
-    """Return the part of a parameter's name up to the last number: one block of many."""
-    parts = name.split(".")[:-1]
-    numbered = [at for at, part in enumerate(parts) if part.isdigit()]
-    return ".".join(parts[: numbered[0] + 1] if numbered else parts)
+def _largest_layer(numbers: Mapping[str, int]) -> int:
+    """Return how many numbers the largest layer has, by the numbers of each parameter.
+
+    A layer is what a parameter's name says up to its first number: one block of many.
+    """
+    layers: dict[str, int] = {}
+    for name, count in numbers.items():
+        parts = name.split(".")[:-1]
+        block = next((at + 1 for at, part in enumerate(parts) if part.isdigit()), len(parts))
+        layer = ".".join(parts[:block])
+        layers[layer] = layers.get(layer, 0) + count
+    return max(layers.values(), default=0)
 
 
 # ---- of files ----
@@ -233,11 +236,8 @@ def _of_files(path: Path) -> ModelSize:
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         shapes |= shapes_in(file)[0]
-    layers: dict[str, int] = {}
-    for name, shape in shapes.items():
-        layer = _layer_of(name)
-        layers[layer] = layers.get(layer, 0) + math.prod(shape)
-    return ModelSize(str(path), sum(layers.values()), max(layers.values(), default=0))
+    numbers = {name: math.prod(shape) for name, shape in shapes.items()}
+    return ModelSize(str(path), sum(numbers.values()), _largest_layer(numbers))
 
 
 def _of_configuration(folder: Path) -> ModelSize:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -26,13 +26,11 @@ _LIMIT = 60.0  # s for one step
 _LOOK_EVERY = 0.1  # s between looks at whether it was cancelled
 
 # Each check of rank_checks.py, by its name there: what it is called, and what to do if it fails.
+_NOT_REACHED = "ranks do not reach each other: see accelnb env"
 _CHECKS = {
-    "process_group": ("process group", "ranks do not reach each other: see accelnb env"),
-    "all_reduce": ("all_reduce", "ranks do not reach each other: see accelnb env"),
-    "broadcast_and_gather": (
-        "broadcast, gather",
-        "ranks do not reach each other: see accelnb env",
-    ),
+    "process_group": ("process group", _NOT_REACHED),
+    "all_reduce": ("all_reduce", _NOT_REACHED),
+    "broadcast_and_gather": ("broadcast, gather", _NOT_REACHED),
     "bandwidth": ("bandwidth", "try fewer ranks; there may be too little memory"),
     "mesh": ("mesh", "choose other dimensions, or none"),
     "training": ("training", "try precision no and strategy ddp"),
@@ -103,11 +101,14 @@ def self_test(config: LaunchConfig, cancelled: threading.Event | None = None) ->
             try:
                 detail = _run(group, check, config, cancelled)
             except (AccelnbError, RunInterrupted) as error:
-                yield Step(name, "failed", _why(error, advice, cancelled))
+                why = "cancelled" if cancelled.is_set() else f"{_one_line(error)}; {advice}"
+                yield Step(name, "failed", why)
                 return
             yield Step(name, "ok", detail)
         yield Step("end", "running")
-        took = _seconds(group.shutdown)
+        begun = time.perf_counter()
+        group.shutdown()
+        took = time.perf_counter() - begun
         yield Step("end", "ok", f"all ranks ended in {took * 1e3:.0f} ms")
     finally:
         group.shutdown(grace=0)
@@ -170,18 +171,6 @@ def _await(run: Run, cancelled: threading.Event) -> None:
     run.raise_if_failed()
 
 
-def _why(error: BaseException, advice: str, cancelled: threading.Event) -> str:
-    if cancelled.is_set():
-        return "cancelled"
-    return f"{_one_line(error)}; {advice}"
-
-
 def _one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     return " ".join(line for line in lines if "will be replaced" not in line)
-
-
-def _seconds(work: Callable[[], None]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun

@@ -10,33 +10,16 @@ from accelnb.devices.hardware.probe import Hardware
 from accelnb.devices.memory_size import rounded_size
 
 
-def hardware_rows(machine: Machine) -> list[tuple[str, str]]:
-    """Return what a person wants to know of the hardware.
+def hardware_rows(machine: Machine) -> Iterator[tuple[str, str]]:
+    """Yield what a person wants to know of the hardware.
 
     Examples
     --------
     >>> from accelnb.devices.hardware.machine import inspect_machine
     >>> from accelnb.devices.hardware.report_rows import hardware_rows
-    >>> [label for label, _ in hardware_rows(inspect_machine())][0]
+    >>> next(hardware_rows(inspect_machine()))[0]
     'processors'
     """
-    return list(_rows(machine))
-
-
-def precisions(able: dict[str, Ability]) -> str:
-    """Return e.g. ``fp16 fast, bf16 slow (emulated)``.
-
-    Examples
-    --------
-    >>> from accelnb.devices import abilities
-    >>> from accelnb.devices.hardware.report_rows import precisions
-    >>> precisions(abilities("tpu"))
-    'fp16 no (TPUs compute in bf16), bf16 fast, fp8 no'
-    """
-    return ", ".join(f"{name} {ability}" for name, ability in able.items())
-
-
-def _rows(machine: Machine) -> Iterator[tuple[str, str]]:
     yield "processors", _processors(machine)
     levels = (f"{name} {able.level}" for name, able in machine.processor.abilities.items())
     yield "", ", ".join(levels)
@@ -58,6 +41,19 @@ def _rows(machine: Machine) -> Iterator[tuple[str, str]]:
         )
     if limits.open_files is not None:
         yield "open files", f"{limits.open_files:,} for each process"
+
+
+def precisions(able: dict[str, Ability]) -> str:
+    """Return e.g. ``fp16 fast, bf16 slow (emulated)``.
+
+    Examples
+    --------
+    >>> from accelnb.devices import abilities
+    >>> from accelnb.devices.hardware.report_rows import precisions
+    >>> precisions(abilities("tpu"))
+    'fp16 no (TPUs compute in bf16), bf16 fast, fp8 no'
+    """
+    return ", ".join(f"{name} {ability}" for name, ability in able.items())
 
 
 def _untried(hardware: Hardware) -> list[str]:
