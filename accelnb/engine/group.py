@@ -9,13 +9,13 @@ from typing import Any
 from accelnb.devices import DEVICES
 from accelnb.engine.failure import Failure, name_ranks
 from accelnb.engine.launchers.choice import open_ranks
-from accelnb.engine.ranks import Member, failure_of
 from accelnb.engine.router import Courier, Request
 from accelnb.engine.run import Run
 from accelnb.engine.run_log import new_log
 from accelnb.engine.serialization.pack import Packed
 from accelnb.engine.stall_report import Place
 from accelnb.engine.wire.queries import Question
+from accelnb.engine.workers import Member, failure_of
 from accelnb.errors import AccelnbError
 from accelnb.options.config import SHAPE, LaunchConfig
 

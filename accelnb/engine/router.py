@@ -19,17 +19,18 @@ import zmq
 
 from accelnb.engine.events import Display, Event, Stalled, Stream, Usage
 from accelnb.engine.failure import DIED, Failure
-from accelnb.engine.launchers.launcher import Exit, Ranks
+from accelnb.engine.launchers.launcher import LaunchedRanks
 from accelnb.engine.metrics import Packet
 from accelnb.engine.progress_bars import OpenBars
-from accelnb.engine.ranks import Member, failure_of
 from accelnb.engine.run import Run
 from accelnb.engine.serialization.pack import Received
 from accelnb.engine.stall_report import Place, place_of
 from accelnb.engine.stall_watch import SAY_WHERE, Whereabouts
 from accelnb.engine.stopping import Stopping
+from accelnb.engine.wire.lifecycle import Exit
 from accelnb.engine.wire.messages import Link, Message
 from accelnb.engine.wire.queries import ANSWER, QUESTION, Question, Questions
+from accelnb.engine.workers import Member, failure_of
 
 _USAGE_EVERY = 1.0
 _LATE_EVENTS = 1000
@@ -41,7 +42,7 @@ Request = tuple[dict[str, Any], Sequence[bytes | memoryview]]
 class Courier(threading.Thread):
     """Carries the messages of one group until `close`."""
 
-    def __init__(self, link: Link, launched: Ranks, ranks: Sequence[int]) -> None:
+    def __init__(self, link: Link, launched: LaunchedRanks, ranks: Sequence[int]) -> None:
         super().__init__(name="accelnb-courier", daemon=True)
         self.members = {rank: Member(rank) for rank in ranks}
         self.changed = threading.Condition()  # notified when a member is ready or has ended

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from accelnb.engine.ranks import Member
 from accelnb.engine.stall_report import Place, StallWatch, silent_place
+from accelnb.engine.workers import Member
 
 # A rank whose link thread has not said where it is after this long cannot.
 SAY_WHERE = 1.0

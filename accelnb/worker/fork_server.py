@@ -8,7 +8,6 @@ ranks live as long as its channel stays open; the server lives as long as its co
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
 import importlib
 import os
@@ -21,16 +20,17 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from accelnb.engine.launchers.channel import Channel
-from accelnb.engine.launchers.output_pipes import Output, Rest, open_outputs
-from accelnb.engine.launchers.parent_death import die_with_parent
-from accelnb.engine.launchers.start_environment import NO_PLUGINS, environment_for
-from accelnb.options.environment import folder_to_start_in
-from accelnb.worker.device_in_use import device_in_use
+from accelnb.devices import DEVICES
+from accelnb.engine.process.children import die_with_parent, start_python
+from accelnb.engine.process.output_pipes import Output, open_outputs
+from accelnb.engine.process.procfs import open_files
+from accelnb.engine.process.rank_environment import NO_PLUGINS, environment_for
+from accelnb.engine.wire import lifecycle
+from accelnb.engine.wire.channel import Channel
 
 # No plugin of torch's loads with it, and `torch.cuda.is_available()` asks NVML, not CUDA.
 _WHILE_IMPORTING = NO_PLUGINS | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
@@ -39,6 +39,18 @@ _NOT_FORKED = (
     "server ({used}); restart the kernel and import it in the cell instead\n"
 )
 _HOST_ENDS = 0.5  # s
+# What is open in a process that has begun to use a device, whoever began it: NVIDIA's runtime
+# opens the first, AMD's the second. Asking NVML opens none of them.
+_OPEN_FILES = ("/dev/nvidia-uvm", "/dev/kfd")
+
+
+class _Start(NamedTuple):
+    """A rank to start: what the notebook asked for and sent, and the ends of its outputs."""
+
+    message: Mapping[str, Any]
+    fds: Sequence[int]
+    outputs: tuple[Output, ...]
+    writes: tuple[int, ...]
 
 
 @dataclass
@@ -110,17 +122,8 @@ class Server:
 
     def _start_host(self, module: str, channel: int) -> None:
         """Give a group's channel to a process that does for it what we do for others."""
-        command = [sys.executable, "-P", "-c", _bootstrap(module), str(channel), self._sockets]
         try:
-            self._hosts.append(
-                subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=(channel,),
-                    cwd=folder_to_start_in(self._sockets),
-                    start_new_session=True,
-                )
-            )
+            self._hosts.append(start_python(module, channel, self._sockets, folder=self._sockets))
         except OSError as error:  # no more processes for us: the group's channel closes
             print(error, file=sys.stderr, flush=True)
         finally:
@@ -148,8 +151,7 @@ class Server:
             try:
                 self._start(group, message, fds)
             except OSError as error:  # no more processes or descriptors for us
-                failed = {"event": "failed", "rank": message["rank"], "reason": error.strerror}
-                group.channel.send(failed)
+                group.channel.send(lifecycle.failed(message["rank"], error.strerror))
         elif message["op"] == "kill":
             for pid in [r.pid for r in group.ranks.values() if r.rank == message["rank"]]:
                 _kill_session(pid)
@@ -162,43 +164,31 @@ class Server:
             for fd in writes:
                 inherited.callback(os.close, fd)
             try:
-                pid = self._fork_or_spawn(message, fds, outputs, writes)
+                pid = self._fork_or_spawn(_Start(message, fds, outputs, writes))
             except OSError:
                 for output in outputs:
                     output.close()
                 raise
         group.ranks[pid] = _Rank(message["rank"], pid, outputs)
-        group.channel.send({"event": "started", "rank": message["rank"], "pid": pid})
+        group.channel.send(lifecycle.started(message["rank"], pid))
 
-    def _fork_or_spawn(
-        self,
-        message: dict[str, Any],
-        fds: list[int],
-        outputs: tuple[Output, ...],
-        writes: tuple[int, ...],
-    ) -> int:
-        if message["method"] != "fork":
-            return self._spawn(message, fds, outputs, writes)
+    def _fork_or_spawn(self, start: _Start) -> int:
+        if start.message["method"] != "fork":
+            return self._spawn(start)
         if used := device_in_use():  # a fork would fail at its first use of that device
             said = _NOT_FORKED.format(by=self.spoilt_by or "what it imported", used=used)
-            os.write(writes[1], said.encode())
-            return self._spawn(message | {"method": "spawn"}, fds, outputs, writes)
+            os.write(start.writes[1], said.encode())
+            return self._spawn(start._replace(message={**start.message, "method": "spawn"}))
         gc.disable()
         try:
             pid = os.fork()
             if pid == 0:
-                self._become_rank(message["spec"], fds, outputs, writes)
+                self._become_rank(start)
         finally:
             gc.enable()
         return pid
 
-    def _become_rank(
-        self,
-        spec: dict[str, Any],
-        fds: list[int],
-        outputs: tuple[Output, ...],
-        writes: tuple[int, ...],
-    ) -> None:
+    def _become_rank(self, start: _Start) -> None:
         """In the child: drop everything that is the server's and run the rank; never return."""
         status = 1
         try:
@@ -216,47 +206,37 @@ class Server:
                 for sibling in group.ranks.values():
                     for output in sibling.outputs:
                         output.close()
-            os.dup2(writes[0], 1)
-            os.dup2(writes[1], 2)
-            for fd in writes:
+            for number, fd in zip((1, 2), start.writes, strict=True):
+                os.dup2(fd, number)
                 os.close(fd)
             gc.enable()
             from accelnb.worker.main import run_rank
 
-            status = run_rank(spec, outputs, fds[0] if fds else None)
-        except SystemExit as exc:
-            status = exc.code if isinstance(exc.code, int) else 1
+            status = run_rank(start.message["spec"], start.outputs, start.fds)
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(status)
 
-    def _spawn(
-        self,
-        message: dict[str, Any],
-        fds: list[int],
-        outputs: tuple[Output, ...],
-        writes: tuple[int, ...],
-    ) -> int:
+    def _spawn(self, start: _Start) -> int:
+        message, fds, outputs, writes = start
         channel, theirs = Channel.pair()
-        inherited = [dataclasses.asdict(output) for output in outputs]
-        listener = fds[0] if fds else None
-        start = message | {"outputs": inherited, "listener": listener}
+        inherited = [output._asdict() for output in outputs]
         output_fds = [fd for output in outputs for fd in (output.pipe, output.record)]
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _bootstrap("accelnb.worker.main"), str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
+        is_xla = message["method"] == "xla"
+        process = start_python(
+            "accelnb.worker.xla_rank" if is_xla else "accelnb.worker.main",
+            theirs.fileno(),
+            folder=message["spec"]["folder"],
+            inherited=(*output_fds, *fds),
+            env=environment_for(message["spec"]),
             stdout=writes[0],
             stderr=writes[1],
-            pass_fds=(theirs.fileno(), *output_fds, *fds),
-            env=environment_for(message["spec"]),
-            cwd=folder_to_start_in(message["spec"]["folder"]),
-            start_new_session=True,
         )
         self._popens[process.pid] = process
         theirs.close()
         with contextlib.suppress(OSError):  # it died at once: reaped like any other rank
-            channel.send(start)
+            channel.send({"spec": message["spec"], "outputs": inherited, "fds": list(fds)})
         channel.close()
         return process.pid
 
@@ -272,12 +252,10 @@ class Server:
 
     def _report_exit(self, group: _Group, pid: int, code: int) -> None:
         rank = group.ranks[pid]
-        rest = {output.name: Rest.of(output).to_json() for output in rank.outputs}
+        told = lifecycle.exited(rank.rank, pid, code, rank.outputs)
         self._forget(group, pid)
         with contextlib.suppress(OSError):
-            group.channel.send(
-                {"event": "exited", "rank": rank.rank, "pid": pid, "code": code, "rest": rest}
-            )
+            group.channel.send(told)
 
     def _forget(self, group: _Group, pid: int) -> None:
         for output in group.ranks.pop(pid).outputs:
@@ -306,12 +284,22 @@ def _owner_fd() -> int | None:
     return None
 
 
-def _bootstrap(module: str) -> str:
-    """Return Python that finds this package wherever it is and runs `module`'s main."""
-    return (
-        f"import sys; sys.path[:] = {sys.path!r}; import importlib; "
-        f"importlib.import_module({module!r}).main(int(sys.argv[1]))"
-    )
+def device_in_use() -> str | None:
+    """Return what shows that this process uses a device, so that no fork of it could.
+
+    Examples
+    --------
+    >>> from accelnb.worker.fork_server import device_in_use
+    >>> print(device_in_use())
+    None
+    """
+    torch = sys.modules.get("torch")
+    for kind in DEVICES.values():
+        module = getattr(torch, kind.type, None)
+        has_begun = getattr(module, "is_initialized", None)
+        if kind.type != "cpu" and has_begun is not None and has_begun():
+            return f"torch.{kind.type} is initialized"
+    return next((f"{file} is open" for file in open_files().values() if file in _OPEN_FILES), None)
 
 
 def _preload(modules: list[str], control: Channel, folders: Sequence[str]) -> str | None:
@@ -368,7 +356,6 @@ def main(control_fd: int) -> None:
     control = Channel.from_fd(control_fd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     hello, _ = control.receive()
-    sys.path[:] = hello["sys_path"]
     given = {name: os.environ.get(name) for name in _WHILE_IMPORTING}
     os.environ.update(_WHILE_IMPORTING)
     folders = hello["folder"], hello["sockets"]

@@ -212,7 +212,7 @@ _TOPOLOGY = """
 import json, os, sys
 os.environ["PJRT_DEVICE"] = "CPU"
 from torch_xla._internal import tpu
-from accelnb.engine.launchers.xla_environment import for_several_processes
+from accelnb.worker.xla_environment import for_several_processes
 result = {}
 for name, (recorded, chips) in json.loads(sys.argv[1]).items():
     for rank in range(chips):

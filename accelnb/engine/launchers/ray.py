@@ -1,7 +1,7 @@
 """Ranks on the nodes of a Ray cluster.
 
 The ranks of one node share a bundle of a placement group, and an actor in it that owns them:
-`accelnb.engine.launchers.node.Node`. Bundles are spread strictly, so that ``--nodes 2`` is two
+`accelnb.engine.launchers.ray_node.Node`. Bundles are spread strictly, so that ``--nodes 2`` is two
 machines, and a rank's local number, its devices and its fork server are those of its machine.
 """
 
@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelnb.engine.launchers.launcher import Exit
 from accelnb.engine.launchers.local import fork_server, where_it_runs
-from accelnb.engine.launchers.node import News, Node, versions
+from accelnb.engine.launchers.memory_meter import Held
+from accelnb.engine.launchers.ray_capacity import bundle, no_room, refuse_if_too_small
 from accelnb.engine.launchers.ray_connection import Connection, close, connect
-from accelnb.engine.launchers.ray_room import bundle, no_room, refuse_if_too_small
-from accelnb.engine.memory_use import Held
+from accelnb.engine.launchers.ray_node import News, Node, versions
 from accelnb.engine.wire.encryption import Curve
+from accelnb.engine.wire.lifecycle import Exit
 from accelnb.engine.wire.messages import Link
 from accelnb.errors import AccelnbError
 from accelnb.options.config import LaunchConfig

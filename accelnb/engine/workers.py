@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from accelnb.engine.failure import DIED, Failure, died
-from accelnb.engine.launchers.launcher import Exit
+from accelnb.engine.wire.lifecycle import Exit
 
 _LAST_OUTPUT = 4000
 

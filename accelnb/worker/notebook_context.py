@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from accelnb.devices.hardware.limits import usable_cpus
-from accelnb.engine.launchers.start_environment import is_of_launcher, own_variables
+from accelnb.engine.process.rank_environment import is_of_launcher, own_variables
 from accelnb.options import environment
 from accelnb.options.environment import working_folder
 

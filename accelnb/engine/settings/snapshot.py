@@ -24,7 +24,7 @@ def settings_now() -> Mapping[str, str]:
     Examples
     --------
     >>> import decimal
-    >>> from accelnb.engine.settings.of_notebook import settings_now
+    >>> from accelnb.engine.settings.snapshot import settings_now
     >>> decimal.getcontext().prec = 50
     >>> "the decimal context" in settings_now()
     True
