@@ -22,8 +22,8 @@ from accelnb.engine.serialization.pack import (
     dumps,
     finished,
     finished_in_message,
-    rebuild_on,
 )
+from accelnb.engine.serialization.torch_objects import rebuild_on
 from accelnb.engine.wire.channel import Channel
 from accelnb.engine.wire.encryption import Curve
 from accelnb.engine.wire.messages import Link, Message, check_sendable

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accelnb.devices.hardware.limits import allowed_cpus, physical_cores
-from accelnb.engine.serialization.pack import own_device
+from accelnb.engine.serialization.torch_objects import own_device
 
 # Each library's own precision of fp32 products, outermost first: a setting of an outer one is
 # taken over by those inside it.
