@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +10,6 @@ from typing import Any
 from accelnb.errors import AccelnbError
 
 DIED = "RankDied"
-
-# How gloo and nccl say that another rank is no longer there.
-LOST_PEER = re.compile(
-    r"Connection (closed|reset) by peer|Broken pipe|ncclRemoteError|remote process exited"
-)
 
 
 @dataclass(frozen=True)

@@ -267,7 +267,7 @@ class Run:
             text.append(f"{name_ranks(self.replaced)} did not answer: replaced, variables lost")
         return "\n".join(["; ".join(text), *stopped_lines(self.failures)])
 
-    # ---- for the courier's thread, which never waits here ----
+    # ---- for the router's thread, which never waits here ----
 
     @property
     def pending(self) -> frozenset[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,49 +163,6 @@ def _what_stop_does(places: Sequence[Place]) -> str:
         f"the stop button ends the cell; if {name_ranks(deaf)} cannot be interrupted, {are} "
         f"replaced and {their} variables are lost"
     )
-
-
-class StallWatch:
-    """Notices that no rank of a run does anything any more.
-
-    Ranks are asked where they are every now and then while there is no output; if none has moved
-    for `seconds`, that is a stall. It is told once, until something moves again.
-
-    Attributes
-    ----------
-    every : float
-        Seconds between two looks.
-    next_step : float
-        When to ask the ranks or, if they were asked, to compare (`time.monotonic`).
-    asked : float or None
-        When they were asked, if they were.
-    """
-
-    def __init__(self, seconds: float | None) -> None:
-        self._seconds = seconds if seconds is not None else float("inf")
-        self.every = self._seconds / 4
-        self.moved()
-
-    def moved(self) -> None:
-        """Take note of a sign of life."""
-        self._since = time.monotonic()
-        self._seen: list[tuple[Any, ...]] | None = None
-        self._told = False
-        self.asked: float | None = None
-        self.next_step = self._since + self.every
-
-    def compare(self, places: Sequence[Place], now: float) -> str | None:
-        """Return a report if the ranks have been in these places for too long."""
-        seen = [(place.position, place.silent) for place in places]
-        if self._seen is not None and seen != self._seen:
-            self.moved()
-        self._seen = seen
-        self.asked = None
-        self.next_step = now + self.every
-        if self._told or now - self._since < self._seconds:
-            return None
-        self._told = True
-        return stall_report(places, now - self._since)
 
 
 def _mismatch_lines(places: Sequence[Place]) -> list[str]:

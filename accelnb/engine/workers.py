@@ -11,7 +11,7 @@ _LAST_OUTPUT = 4000
 
 
 @dataclass
-class Member:
+class Worker:
     """A rank as the notebook knows it; `incarnation` grows when it is replaced."""
 
     rank: int

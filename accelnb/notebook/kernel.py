@@ -15,7 +15,7 @@ from typing import Any
 from IPython.core.interactiveshell import InteractiveShell
 
 from accelnb.devices.hardware import probe
-from accelnb.engine.prestart import ready, start_early
+from accelnb.engine.early_start import ready, start_early
 from accelnb.notebook import auto_mode
 from accelnb.notebook.extension import load, session_of
 from accelnb.notebook.session import Session

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from accelnb.devices import DEVICES
-from accelnb.engine.failure import LOST_PEER
 from accelnb.engine.process.children import die_with_parent
 from accelnb.engine.process.output_pipes import Output
 from accelnb.engine.serialization.pack import (
@@ -27,15 +26,16 @@ from accelnb.engine.serialization.torch_objects import rebuild_on
 from accelnb.engine.wire.channel import Channel
 from accelnb.engine.wire.encryption import Curve
 from accelnb.engine.wire.messages import Link, Message, check_sendable
-from accelnb.engine.wire.queries import ANSWER, QUESTION
+from accelnb.engine.wire.queries import ANSWER, QUERY
 from accelnb.errors import AccelnbError
 from accelnb.training import streaming
 from accelnb.training.memory import clear_device_cache
 from accelnb.worker import completion, interrupt, out_of_memory, progress, stack_report
-from accelnb.worker.cell_options import CellSettings
+from accelnb.worker.cell_options import CellOptions
 from accelnb.worker.event_loop import CellLoop
 from accelnb.worker.link import RankLink
-from accelnb.worker.notebook_context import Context
+from accelnb.worker.lost_peer import LOST_PEER
+from accelnb.worker.notebook_context import NotebookContext
 from accelnb.worker.notebook_settings import NotebookSettings
 from accelnb.worker.output import PipeReader, flush_all, install_writers, restore_descriptors
 from accelnb.worker.process_group import RankProcessGroup
@@ -62,7 +62,7 @@ class Rank:
         writers = install_writers()
         self._interruptible = False
         interrupt.listen(self._on_interrupt)
-        self._context = Context(spec)
+        self._context = NotebookContext(spec)
         self._kind = kind = DEVICES[spec["device"]]
         self._device = device = kind.take(spec["local_rank"])
         rebuild_on(device)
@@ -94,7 +94,7 @@ class Rank:
         self._shell.user_ns.update(
             rank=self.rank, local_rank=spec["local_rank"], world_size=self.world_size, device=device
         )
-        self._settings = CellSettings(self._shell.user_ns, device.type)
+        self._settings = CellOptions(self._shell.user_ns, device.type)
         self._form(spec["rendezvous"])
 
     def serve(self) -> None:
@@ -108,7 +108,7 @@ class Rank:
                     return
                 if message.kind == "form_request":
                     self._form(message.content)
-                elif message.kind == QUESTION:
+                elif message.kind == QUERY:
                     self._say(message.content)
                 else:
                     self._answer(message)
@@ -138,9 +138,9 @@ class Rank:
         self._group.form(rendezvous)
         self._send("formed", {"generation": rendezvous["generation"]})
 
-    def _say(self, question: dict[str, Any]) -> None:
+    def _say(self, query: dict[str, Any]) -> None:
         if self._link.busy_with is None:  # else a cell has come, which is not to wait
-            self._link.send(ANSWER, completion.answer(self._shell, question))
+            self._link.send(ANSWER, completion.answer(self._shell, query))
 
     def _answer(self, message: Message) -> None:
         self._stuck_in = None

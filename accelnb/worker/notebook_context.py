@@ -18,7 +18,7 @@ from accelnb.options.environment import working_folder
 _INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
-class Context:
+class NotebookContext:
     """Keeps this process's folder, path and environment as the notebook's are.
 
     On another machine they are followed as far as that can be: a folder or an entry of the path

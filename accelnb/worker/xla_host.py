@@ -2,8 +2,8 @@
 
 The fork server starts this host process and gives it the group's channel, on which the host
 answers as the server would. Its main thread is in ``xmp.spawn``, which ends when the last rank has;
-a second thread, the desk, talks to the notebook and to the ranks. A single rank needs no such host:
-the server spawns it (`accelnb.worker.xla_rank.run_alone`).
+a second thread, the supervisor, talks to the notebook and to the ranks. A single rank needs no
+such host: the server spawns it (`accelnb.worker.xla_rank.run_alone`).
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class _Child:
             output.close()
 
 
-class Desk(threading.Thread):
+class Supervisor(threading.Thread):
     """Talks to the notebook and to the processes of the round under way.
 
     A round is one call of ``xmp.spawn``. All ranks of the group begin in it together, once each
@@ -90,7 +90,7 @@ class Desk(threading.Thread):
     """
 
     def __init__(self, notebook: Channel, address: str) -> None:
-        super().__init__(name="accelnb-xla-desk", daemon=True)
+        super().__init__(name="accelnb-xla-supervisor", daemon=True)
         self.rounds: queue.SimpleQueue[None] = queue.SimpleQueue()  # for the main thread
         self._notebook = notebook
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -289,11 +289,11 @@ def _spawn(address: str) -> str:
             xla_multiprocessing,
         )
 
-        from accelnb.worker.xla_rank import Arrival
+        from accelnb.worker.xla_rank import SpawnTarget
 
-        xla_multiprocessing.spawn(Arrival(address))
+        xla_multiprocessing.spawn(SpawnTarget(address))
     except BrokenExecutor:
-        return ""  # a process died: the desk knows how
+        return ""  # a process died: the supervisor knows how
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         return f"{type(error).__name__}: {lines[-1]}"
@@ -308,8 +308,8 @@ def main(channel_fd: int) -> None:
     die_with_parent(os.getppid())
     notebook = Channel.from_fd(channel_fd)
     address = str(Path(sys.argv[2]) / f"xla-{os.getpid()}.sock")
-    desk = Desk(notebook, address)
-    desk.start()
+    supervisor = Supervisor(notebook, address)
+    supervisor.start()
     while True:
-        desk.rounds.get()
-        desk.round_over(_spawn(address))
+        supervisor.rounds.get()
+        supervisor.round_over(_spawn(address))

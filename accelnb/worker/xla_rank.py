@@ -1,9 +1,9 @@
 """A rank on torch_xla, in a process that torch_xla's own launcher made or prepared.
 
 With several processes ``xmp.spawn`` calls its function in a thread of a pool. A rank needs the main
-thread, for signals reach no other and the stop button is one. So an `Arrival` is set up where it is
-unpickled, which is in the main thread, and its call asks that thread by a signal to run the rank;
-otherwise the main thread only waits for the pool.
+thread, for signals reach no other and the stop button is one. So a `SpawnTarget` is set up where it
+is unpickled, which is in the main thread, and its call asks that thread by a signal to run the
+rank; otherwise the main thread only waits for the pool.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _with_launcher_environment(spec: dict[str, Any]) -> dict[str, Any]:
     return spec | {"launch_env": added}
 
 
-class Arrival:
+class SpawnTarget:
     """What ``xmp.spawn`` calls in each process that it made: it runs a rank there.
 
     Parameters
@@ -70,14 +70,14 @@ class Arrival:
         self._address = address
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Arrived, (self._address,)
+        return _ArrivedTarget, (self._address,)
 
     def __call__(self, index: int) -> None:
         raise RuntimeError("torch_xla called this in the process that launches ranks")
 
 
-class _Arrived:
-    """An `Arrival` on the other side, made in the main thread of the new process."""
+class _ArrivedTarget:
+    """A `SpawnTarget` on the other side, made in the main thread of the new process."""
 
     def __init__(self, address: str) -> None:
         os.setsid()  # what a rank starts is killed with it
