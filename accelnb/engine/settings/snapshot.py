@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from accelnb.engine.serialization.pack import pickled
-from accelnb.engine.settings.table import TABLE, Setting
+from accelnb.engine.settings.setting import Setting
+from accelnb.engine.settings.table import TABLE
 
 _UNREAD = object()
 _states: dict[str, Any] = {}  # of each setting, as it was read last
