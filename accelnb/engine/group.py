@@ -165,7 +165,7 @@ class WorkerGroup:
         restarted : bool
             If not, `config` asks for other ranks, or these could not be ended: use `shutdown`.
         """
-        if not self.alive or any(getattr(config, n) != getattr(self.config, n) for n in SHAPE):
+        if not self.alive or not same_shape(config, self.config):
             return False
         try:
             if not self._end_ranks(_GRACE):
@@ -284,6 +284,11 @@ class WorkerGroup:
             if changed := _changed(told[key], now[key]):
                 changes[key] = changed
         return {"context": changes} if changes else {}
+
+
+def same_shape(one: LaunchConfig, other: LaunchConfig) -> bool:
+    """Return whether the same ranks do for both."""
+    return all(getattr(one, name) == getattr(other, name) for name in SHAPE)
 
 
 def _changed(told: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str | None]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from accelnb.engine.failure import name_ranks
+from accelnb.engine.failure import grouped, name_ranks
 
 
 class Frame(NamedTuple):
@@ -135,7 +135,7 @@ def silent_place(rank: int, pid: int | None, state: str | None) -> Place:
 def stacks_report(places: Sequence[Place]) -> str:
     """Return the stacks of all ranks, those at an equal place once, innermost frame last."""
     blocks = []
-    for same in _grouped(places, lambda p: (p.frames, p.wait)):
+    for same in grouped(places, lambda p: (p.frames, p.wait)):
         first = same[0]
         lines = [f"{name_ranks(p.rank for p in same)}: {first.describe()}"]
         for frame in reversed(first.frames):
@@ -147,7 +147,7 @@ def stacks_report(places: Sequence[Place]) -> str:
 def stall_report(places: Sequence[Place], seconds: float) -> str:
     """Say where every rank is that made no progress for `seconds`."""
     lines = [f"no rank has made progress for {seconds:.0f} s:"]
-    for same in _grouped(places, lambda p: p.describe()):
+    for same in grouped(places, lambda p: p.describe()):
         lines.append(f"  {name_ranks(p.rank for p in same)}: {same[0].describe()}")
     lines += _mismatch_lines(places)
     lines.append(_what_stop_does(places))
@@ -200,7 +200,7 @@ def _collective_lines(places: Sequence[Place]) -> list[str]:
     """Say outright that ranks wait in different collectives, or that some wait for others."""
     waiting = [place for place in places if place.collective]
     others = [place for place in places if not place.collective and not place.silent]
-    at = _grouped(waiting, lambda p: p.collective)
+    at = grouped(waiting, lambda p: p.collective)
     if len(at) > 1:
         said = [
             f"{name_ranks(p.rank for p in same)} at collective {same[0].collective.number} "  # type: ignore[union-attr]
@@ -239,10 +239,3 @@ def branch_line(one: Sequence[Frame], other: Sequence[Frame]) -> str | None:
 
 def _cells(frames: Sequence[Frame]) -> list[Frame]:
     return [frame for frame in reversed(frames) if frame.is_cell]
-
-
-def _grouped(places: Iterable[Place], key: Callable[[Place], Any]) -> list[list[Place]]:
-    groups: dict[Any, list[Place]] = {}
-    for place in places:
-        groups.setdefault(key(place), []).append(place)
-    return list(groups.values())

@@ -83,28 +83,91 @@ class Received:
                 namespace.pop(name, None)
 
 
-class _Pickler(cloudpickle.Pickler):
+class _Unpickler(pickle.Unpickler):
+    def __init__(
+        self, file: io.BytesIO, namespace: dict[str, Any] | None, buffers: Sequence[Any]
+    ) -> None:
+        super().__init__(file, buffers=buffers)
+        self._namespace = namespace
+
+    def persistent_load(self, pid: Any) -> Any:
+        if pid == _NAMESPACE and self._namespace is not None:
+            return self._namespace
+        if isinstance(pid, tuple):
+            return Origin(*pid).find()
+        raise pickle.UnpicklingError(f"unknown reference {pid!r}")
+
+
+class Pack(cloudpickle.Pickler):
+    """Variables of the notebook on their way to the ranks, in one pickle.
+
+    What several of them share is shared on the ranks too: an optimizer keeps its model.
+
+    Parameters
+    ----------
+    namespace
+        The notebook's variables. Functions defined there refer to them by name.
+    ranks
+        See `dumps`.
+    imported
+        Objects, by their identity, that are imported there instead.
+    in_band
+        Whether large buffers stay in the pickle.
+
+    Attributes
+    ----------
+    large : list of memoryview
+        The buffers that travel beside the pickle.
+    globals_used : set of str
+        The names that functions inside the values use.
+    """
+
     dispatch_table = TABLE
 
     def __init__(
         self,
-        file: io.BytesIO,
         namespace: dict[str, Any] | None,
         ranks: Collection[int] | None = None,
-        in_band: bool = False,
         imported: Mapping[int, Origin] | None = None,
+        in_band: bool = False,
     ) -> None:
+        self._file = io.BytesIO()
         keep = None if in_band else self._keep_small
-        super().__init__(file, protocol=5, buffer_callback=keep)
+        super().__init__(self._file, protocol=5, buffer_callback=keep)
         self.large: list[memoryview] = []
+        self.globals_used: set[str] = set()
         self._torch = TensorReducer(ranks, going=namespace is not None)
         self._namespace = namespace
         self._reference: dict[str, Any] = {"__name__": _NAMESPACE}
-        self.globals_used: set[str] = set()
         self._imported = imported or {}
         if namespace is not None:
             # cloudpickle gives all functions with these globals this one dict instead.
             self.globals_ref[id(namespace)] = self._reference
+
+    def add_value(self, value: Any) -> None:
+        """Add a value of its own, for `Received.load`."""
+        self.dump(value)
+
+    def add(
+        self,
+        variables: Mapping[str, Any],
+        deleted: Iterable[str] = (),
+        brought_up_to_date: Iterable[Any] = (),
+    ) -> None:
+        """Add variables to bind and names to delete, for `Received.unpack`.
+
+        Parameters
+        ----------
+        brought_up_to_date
+            Classes, and `Renewal` of other objects, of which the ranks may have an older state.
+        """
+        self.dump((dict(variables), list(deleted), list(brought_up_to_date)))
+
+    @property
+    def pickled(self) -> bytes:
+        return self._file.getvalue()
+
+    # ---- for pickle ----
 
     def _keep_small(self, buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
@@ -149,21 +212,6 @@ class _Pickler(cloudpickle.Pickler):
         return (make, args, (state, slots | {"__globals__": {}}), *rest)
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(
-        self, file: io.BytesIO, namespace: dict[str, Any] | None, buffers: Sequence[Any]
-    ) -> None:
-        super().__init__(file, buffers=buffers)
-        self._namespace = namespace
-
-    def persistent_load(self, pid: Any) -> Any:
-        if pid == _NAMESPACE and self._namespace is not None:
-            return self._namespace
-        if isinstance(pid, tuple):
-            return Origin(*pid).find()
-        raise pickle.UnpicklingError(f"unknown reference {pid!r}")
-
-
 def dumps(
     value: Any,
     ranks: Collection[int] | None = None,
@@ -202,67 +250,9 @@ def call(
 
 def pickled(value: Any) -> bytes:
     """Return `value`, a small one, as bytes that plain `pickle.loads` reads."""
-    file = io.BytesIO()
-    _Pickler(file, None, in_band=True).dump(value)
-    return file.getvalue()
-
-
-class Pack:
-    """Variables of the notebook on their way to the ranks, in one pickle.
-
-    What several of them share is shared on the ranks too: an optimizer keeps its model.
-
-    Parameters
-    ----------
-    namespace
-        The notebook's variables. Functions defined there refer to them by name.
-    ranks
-        See `dumps`.
-    imported
-        Objects, by their identity, that are imported there instead.
-    """
-
-    def __init__(
-        self,
-        namespace: dict[str, Any] | None,
-        ranks: Collection[int] | None = None,
-        imported: Mapping[int, Origin] | None = None,
-    ) -> None:
-        self._file = io.BytesIO()
-        self._pickler = _Pickler(self._file, namespace, ranks, imported=imported)
-
-    @property
-    def globals_used(self) -> set[str]:
-        """The names that functions inside the values use."""
-        return self._pickler.globals_used
-
-    def add_value(self, value: Any) -> None:
-        """Add a value of its own, for `Received.load`."""
-        self._pickler.dump(value)
-
-    def add(
-        self,
-        variables: Mapping[str, Any],
-        deleted: Iterable[str] = (),
-        brought_up_to_date: Iterable[Any] = (),
-    ) -> None:
-        """Add variables to bind and names to delete.
-
-        Parameters
-        ----------
-        brought_up_to_date
-            Classes, and `Renewal` of other objects, of which the ranks may have an older state.
-        """
-        self._pickler.dump((dict(variables), list(deleted), list(brought_up_to_date)))
-
-    @property
-    def pickled(self) -> bytes:
-        return self._file.getvalue()
-
-    @property
-    def large(self) -> list[memoryview]:
-        """The buffers that travel beside the pickle."""
-        return self._pickler.large
+    pack = Pack(None, in_band=True)
+    pack.add_value(value)
+    return pack.pickled
 
 
 Finish = Callable[[Sequence[Pack]], list[Packed]]
