@@ -116,9 +116,7 @@ class Router(threading.Thread):
         self._link.close()
         for fd in (self._woken, self._wake):
             os.close(fd)
-        if self._run is not None:
-            for rank in sorted(self._run.pending):
-                self._run.rank_failed(Failure(rank, DIED, "was shut down"))
+        self._fail_pending(DIED, "was shut down")
 
     # ---- the thread ----
 
@@ -130,11 +128,14 @@ class Router(threading.Thread):
             self.failed = (
                 f"the notebook's link to its ranks failed: {type(error).__name__}: {error}"
             )
-            if self._run is not None:
-                for rank in sorted(self._run.pending):
-                    self._run.rank_failed(Failure(rank, "AccelnbError", self.failed))
-                self._run = None
+            self._fail_pending("AccelnbError", self.failed)
+            self._run = None
             raise
+
+    def _fail_pending(self, ename: str, said: str) -> None:
+        if self._run is not None:
+            for rank in sorted(self._run.pending):
+                self._run.rank_failed(Failure(rank, ename, said))
 
     def _carry(self) -> None:
         poller = zmq.Poller()

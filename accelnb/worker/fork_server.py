@@ -221,7 +221,6 @@ class Server:
     def _spawn(self, start: _Start) -> int:
         message, fds, outputs, writes = start
         channel, theirs = Channel.pair()
-        inherited = [output._asdict() for output in outputs]
         output_fds = [fd for output in outputs for fd in (output.pipe, output.record)]
         is_xla = message["method"] == "xla"
         process = start_python(
@@ -236,7 +235,7 @@ class Server:
         self._popens[process.pid] = process
         theirs.close()
         with contextlib.suppress(OSError):  # it died at once: reaped like any other rank
-            channel.send({"spec": message["spec"], "outputs": inherited, "fds": list(fds)})
+            channel.send({"spec": message["spec"], "outputs": outputs, "fds": fds})
         channel.close()
         return process.pid
 

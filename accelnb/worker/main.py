@@ -366,5 +366,5 @@ def main(channel: int, be_rank: BeRank = run_rank) -> None:
     started = Channel.from_fd(channel)
     start, _ = started.receive()
     started.close()
-    outputs = [Output(**output) for output in start["outputs"]]
+    outputs = [Output(*output) for output in start["outputs"]]
     sys.exit(be_rank(start["spec"], outputs, start["fds"]))

@@ -22,7 +22,8 @@ import cloudpickle
 
 from accelnb.engine.serialization.classes import reduce_class
 from accelnb.engine.serialization.module_objects import Origin
-from accelnb.engine.serialization.reducers import TABLE, own_stream, reduce_function
+from accelnb.engine.serialization.process_objects import own_stream
+from accelnb.engine.serialization.reducers import TABLE, reduce_function
 from accelnb.engine.serialization.shared_memory import SharedBuffers, map_shared
 from accelnb.engine.serialization.torch_objects import TensorReducer
 
