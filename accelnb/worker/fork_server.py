@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import os
-import select
 import selectors
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,24 +21,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
-from accelnb.devices import DEVICES
-from accelnb.engine.process.children import die_with_parent, start_python
+from accelnb.engine.process.children import die_with_parent, parent_fd, start_python
 from accelnb.engine.process.output_pipes import Output, open_outputs
-from accelnb.engine.process.procfs import open_files
-from accelnb.engine.process.rank_environment import NO_PLUGINS, environment_for
+from accelnb.engine.process.rank_environment import environment_for
 from accelnb.engine.wire import lifecycle
 from accelnb.engine.wire.channel import Channel
+from accelnb.worker.preload import device_in_use, no_device_at_import, preload, remove
 
-# No plugin of torch's loads with it, and `torch.cuda.is_available()` asks NVML, not CUDA.
-_WHILE_IMPORTING = NO_PLUGINS | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 _NOT_FORKED = (
     "accelnb: ranks start as fresh processes, in seconds: {by} began to use a device in the fork "
     "server ({used}); restart the kernel and import it in the cell instead\n"
 )
 _HOST_ENDS = 0.5  # s
-# What is open in a process that has begun to use a device, whoever began it: NVIDIA's runtime
-# opens the first, AMD's the second. Asking NVML opens none of them.
-_OPEN_FILES = ("/dev/nvidia-uvm", "/dev/kfd")
 
 
 class _Start(NamedTuple):
@@ -88,7 +79,7 @@ class Server:
         self._selector.register(woken, selectors.EVENT_READ, None)
         self._selector.register(self._control, selectors.EVENT_READ, self._control)
         self._inherited = (woken, wake)
-        if (owner := _owner_fd()) is not None:
+        if (owner := parent_fd()) is not None:
             self._selector.register(owner, selectors.EVENT_READ, owner)
         while True:
             for key, _ in self._selector.select():
@@ -270,111 +261,25 @@ def _kill_session(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)  # a child that has not made its session yet
 
 
-def _owner_fd() -> int | None:
-    """Return a descriptor that is readable once the notebook's process has ended (Linux).
-
-    End-of-file on the control socket says so too, but late if a forked copy of that process
-    still holds the other end.
-    """
-    if not hasattr(os, "pidfd_open"):
-        return None
-    with contextlib.suppress(OSError):
-        return os.pidfd_open(os.getppid())
-    return None
-
-
-def device_in_use() -> str | None:
-    """Return what shows that this process uses a device, so that no fork of it could.
-
-    Examples
-    --------
-    >>> from accelnb.worker.fork_server import device_in_use
-    >>> print(device_in_use())
-    None
-    """
-    torch = sys.modules.get("torch")
-    for kind in DEVICES.values():
-        module = getattr(torch, kind.type, None)
-        has_begun = getattr(module, "is_initialized", None)
-        if kind.type != "cpu" and has_begun is not None and has_begun():
-            return f"torch.{kind.type} is initialized"
-    return next((f"{file} is open" for file in open_files().values() if file in _OPEN_FILES), None)
-
-
-def _preload(modules: list[str], control: Channel, folders: Sequence[str]) -> str | None:
-    """Import `modules`; leave at once if the notebook's process ends meanwhile.
-
-    Parameters
-    ----------
-    folders
-        Those that the notebook's process would have removed.
-
-    Returns
-    -------
-    spoilt_by : str or None
-        The first of them that began to use a device, which none of them should.
-    """
-    spoilt_by = None
-    stop_reads, stop_writes = os.pipe()
-
-    def watch() -> None:
-        poll = select.poll()
-        poll.register(control.fileno(), 0)  # POLLHUP is always reported
-        poll.register(stop_reads, select.POLLIN)
-        if (owner := _owner_fd()) is not None:
-            poll.register(owner, select.POLLIN)
-        if all(fd != stop_reads for fd, _ in poll.poll()):
-            _remove(folders)
-            os._exit(0)
-        if owner is not None:
-            os.close(owner)
-
-    watcher = threading.Thread(target=watch, name="accelnb-owner-watch")
-    watcher.start()
-    try:
-        for name in modules:
-            with contextlib.suppress(ImportError):
-                importlib.import_module(name)
-            if spoilt_by is None and device_in_use():
-                spoilt_by = name
-    finally:
-        os.write(stop_writes, b"x")
-        watcher.join()  # no thread of ours is alive at a fork
-        os.close(stop_reads)
-        os.close(stop_writes)
-    return spoilt_by
-
-
-def _remove(folders: Sequence[str]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def main(control_fd: int) -> None:
     """Run the server on an inherited socket; its first message says what to import."""
     control = Channel.from_fd(control_fd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     hello, _ = control.receive()
-    given = {name: os.environ.get(name) for name in _WHILE_IMPORTING}
-    os.environ.update(_WHILE_IMPORTING)
     folders = hello["folder"], hello["sockets"]
     server = Server(control, hello["sockets"])
     try:
-        server.spoilt_by = _preload(hello["modules"], control, folders)
-        if hello["modules"]:
-            from accelnb.worker.main import prepare
+        with no_device_at_import():
+            server.spoilt_by = preload(hello["modules"], control, folders)
+            if hello["modules"]:
+                from accelnb.worker.main import prepare
 
-            prepare(hello["folder"])
-        for name, value in given.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+                prepare(hello["folder"])
         gc.collect()
         gc.freeze()  # shared pages stay shared: the collector does not touch them in a rank
         control.send({"event": "ready", "threads": threading.active_count()})
         server.serve()
         # Not after an error, which the notebook still reads in our log.
-        _remove(folders)
+        remove(folders)
     finally:
         server.end()

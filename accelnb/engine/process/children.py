@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -66,3 +67,16 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def parent_fd() -> int | None:
+    """Return a descriptor that is readable once the parent of this process has ended (Linux).
+
+    End-of-file on a socket says so too, but late if a forked copy of the parent still holds the
+    other end.
+    """
+    if not hasattr(os, "pidfd_open"):
+        return None
+    with contextlib.suppress(OSError):
+        return os.pidfd_open(os.getppid())
+    return None
