@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from accelnb.errors import AccelnbError
 
 DIED = "RankDied"
-
-# How gloo and nccl say that another rank is no longer there.
-LOST_PEER = re.compile(
-    r"Connection (closed|reset) by peer|Broken pipe|ncclRemoteError|remote process exited"
-)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,7 @@ class RankError(AccelnbError):
 
     def _headline(self) -> str:
         lines = []
-        for failures in _equal(self._primary(), lambda f: (f.ename, f.evalue, f.where)):
+        for failures in grouped(self._primary(), lambda f: (f.ename, f.evalue, f.where)):
             first = failures[0]
             where = f" ({first.where})" if first.where else ""
             said = f": {first.evalue}" if first.evalue else ""
@@ -79,7 +74,7 @@ class RankError(AccelnbError):
 
     def _render_traceback_(self) -> list[str]:
         lines = []
-        for failures in _equal(self._primary(), lambda f: f.traceback):
+        for failures in grouped(self._primary(), lambda f: f.traceback):
             if failures[0].traceback:
                 lines += [f"--- {name_ranks(f.rank for f in failures)} ---"]
                 lines += failures[0].traceback
@@ -138,7 +133,7 @@ def stopped_lines(failures: Iterable[Failure]) -> list[str]:
     """Return a line for each place where ranks were stopped."""
     return [
         f"{name_ranks(f.rank for f in group)} stopped at {group[0].where or 'an unknown place'}"
-        for group in _equal((f for f in failures if f.ename != DIED), lambda f: f.where)
+        for group in grouped((f for f in failures if f.ename != DIED), lambda f: f.where)
     ]
 
 
@@ -148,8 +143,9 @@ def _first_line(text: str) -> tuple[str, str]:
     return line, line_break + more
 
 
-def _equal(failures: Iterable[Failure], key: Callable[[Failure], Any]) -> list[list[Failure]]:
-    groups: dict[Any, list[Failure]] = {}
-    for failure in failures:
-        groups.setdefault(key(failure), []).append(failure)
+def grouped(items: Iterable[T], key: Callable[[T], Any]) -> list[list[T]]:
+    """Return the items with equal keys together, in the order of their first."""
+    groups: dict[Any, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
     return list(groups.values())

@@ -9,13 +9,13 @@ from typing import Any
 from accelnb.devices import DEVICES
 from accelnb.engine.failure import Failure, name_ranks
 from accelnb.engine.launchers.choice import open_ranks
-from accelnb.engine.ranks import Member, failure_of
-from accelnb.engine.router import Courier, Request
+from accelnb.engine.router import Request, Router
 from accelnb.engine.run import Run
 from accelnb.engine.run_log import new_log
 from accelnb.engine.serialization.pack import Packed
 from accelnb.engine.stall_report import Place
-from accelnb.engine.wire.queries import Question
+from accelnb.engine.wire.queries import Query
+from accelnb.engine.workers import Worker, failure_of
 from accelnb.errors import AccelnbError
 from accelnb.options.config import SHAPE, LaunchConfig
 
@@ -67,8 +67,8 @@ class WorkerGroup:
             self._launched.close()
             raise
         self._address = link.address
-        self._courier = Courier(link, self._launched, self.ranks)
-        self._courier.start()
+        self._router = Router(link, self._launched, self.ranks)
+        self._router.start()
         try:
             self._form(self.ranks)
         except BaseException:
@@ -78,21 +78,21 @@ class WorkerGroup:
     @property
     def alive(self) -> bool:
         """Whether the group can run a cell, if need be with a rank replaced."""
-        return not self._closed and not self._courier.failed and self._launched.alive()
+        return not self._closed and not self._router.failed and self._launched.alive()
 
     @property
     def busy(self) -> bool:
-        return self._courier.busy
+        return self._router.busy
 
     @property
-    def members(self) -> tuple[Member, ...]:
-        return tuple(self._courier.members.values())
+    def workers(self) -> tuple[Worker, ...]:
+        return tuple(self._router.workers.values())
 
     def make_ready(self) -> tuple[int, ...]:
         """Replace ranks that ended, remake a broken process group; return the replaced ranks."""
         self._refuse_if_busy()
-        dead = tuple(member.rank for member in self.members if member.exit)
-        if not dead and not self._courier.regroup:
+        dead = tuple(worker.rank for worker in self.workers if worker.exit)
+        if not dead and not self._router.regroup:
             return ()
         try:
             if dead and not DEVICES[self.config.device].rejoins:
@@ -101,7 +101,7 @@ class WorkerGroup:
         except KeyboardInterrupt:
             if dead:
                 self.shutdown(grace=0)
-            self._courier.regroup = True  # the ranks end what they are at, then begin anew
+            self._router.regroup = True  # the ranks end what they are at, then begin anew
             raise
         except BaseException:
             self.shutdown(grace=0)
@@ -137,25 +137,25 @@ class WorkerGroup:
         lent
             What the requests refer to in shared memory; closed when the run is over.
         advice
-            What the caller can add to the text of a failure; called in the courier's thread.
+            What the caller can add to the text of a failure; called in the router's thread.
         """
         self._refuse_if_busy()
         everyone = self._changes_of_context() | {"ranks": list(requests)}
         log = new_log(self._launched.folder)
-        run = Run(tuple(requests), log, self._courier.stop, timeout, stall, lent, advice)
+        run = Run(tuple(requests), log, self._router.stop, timeout, stall, lent, advice)
         completed = {rank: (c | everyone, buffers) for rank, (c, buffers) in requests.items()}
-        self._courier.begin(run, kind, completed)
+        self._router.begin(run, kind, completed)
         return run
 
-    def ask(self, question: dict[str, Any]) -> Question | None:
+    def ask(self, query: dict[str, Any]) -> Query | None:
         """Ask rank 0 what `accelnb.worker.completion` reads; None while it has no time for it."""
-        if self.busy or not self.alive or self._courier.members[0].exit:
+        if self.busy or not self.alive or self._router.workers[0].exit:
             return None
-        return self._courier.ask(0, question)
+        return self._router.ask(0, query)
 
     def where(self) -> list[Place]:
         """Return where every rank is, also while it runs a cell or is inside C++ code."""
-        return self._courier.where()
+        return self._router.where()
 
     def restart(self, config: LaunchConfig) -> bool:
         """End every rank and start new ones in their places, which a cluster does not do fast.
@@ -165,12 +165,12 @@ class WorkerGroup:
         restarted : bool
             If not, `config` asks for other ranks, or these could not be ended: use `shutdown`.
         """
-        if not self.alive or any(getattr(config, n) != getattr(self.config, n) for n in SHAPE):
+        if not self.alive or not same_shape(config, self.config):
             return False
         try:
             if not self._end_ranks(_GRACE):
                 return False
-            self._courier.ending = False
+            self._router.ending = False
             self.config = config
             self._form(self.ranks)
         except BaseException:
@@ -184,33 +184,33 @@ class WorkerGroup:
             return
         self._closed = True
         self._end_ranks(grace)
-        self._courier.close()
+        self._router.close()
         self._launched.close()
 
     def _end_ranks(self, grace: float) -> bool:
         """End every rank; return whether each has said so."""
-        self._courier.ending = True
+        self._router.ending = True
         if grace:
-            self._courier.broadcast("shutdown_request", {}, self.ranks)
+            self._router.broadcast("shutdown_request", {}, self.ranks)
             self._wait_for_exits(grace)
         for rank in self.ranks:
             self._launched.kill(rank)
         self._wait_for_exits(2)
-        return all(member.exit for member in self.members)
+        return all(worker.exit for worker in self.workers)
 
     def _end_the_others(self) -> tuple[int, ...]:
         """End the ranks that are left, for all must start together; return all ranks."""
         if not self._end_ranks(grace=0):
             raise AccelnbError("ranks that are left of an ended group could not be ended")
-        self._courier.ending = False
+        self._router.ending = False
         return self.ranks
 
     def _wait_for_exits(self, timeout: float) -> None:
-        if self._courier.failed:
+        if self._router.failed:
             return  # nobody would notice; they end when their channel is closed
-        with self._courier.changed:
-            self._courier.changed.wait_for(
-                lambda: all(member.exit or not member.pid for member in self.members), timeout
+        with self._router.changed:
+            self._router.changed.wait_for(
+                lambda: all(worker.exit or not worker.pid for worker in self.workers), timeout
             )
 
     def _refuse_if_busy(self) -> None:
@@ -220,18 +220,18 @@ class WorkerGroup:
     def _form(self, new: Sequence[int]) -> None:
         """Start the ranks in `new` and make a process group of them and the others."""
         self._generation += 1
-        self._courier.regroup = False
+        self._router.regroup = False
         try:
             if 0 in new:
                 self._store = self._launched.open_store()
             for rank in new:
-                incarnation = self._courier.members[rank].incarnation + 1
-                self._courier.members[rank] = Member(rank, incarnation)
+                incarnation = self._router.workers[rank].incarnation + 1
+                self._router.workers[rank] = Worker(rank, incarnation)
                 self._launched.start(self._spec(rank), self.config.start)
         except OSError as exc:
             raise AccelnbError(self._launched.last_words()) from exc
         survivors = [rank for rank in self.ranks if rank not in new]
-        self._courier.broadcast("form_request", self._rendezvous(), survivors)
+        self._router.broadcast("form_request", self._rendezvous(), survivors)
         self._await_formed(_START_TIMEOUT if new else _FORM_TIMEOUT)
 
     def _rendezvous(self) -> dict[str, Any]:
@@ -246,32 +246,32 @@ class WorkerGroup:
             "device": self.config.device,
             "address": self._address,
             "key": self._key.hex(),
-            "identity": self._courier.members[rank].identity.decode(),
+            "identity": self._router.workers[rank].identity.decode(),
             "rendezvous": self._rendezvous(),
             "context": self._context,
         }
 
     def _await_formed(self, timeout: float) -> None:
         def settled() -> bool:
-            return any(member.exit for member in self.members) or not missing()
+            return any(worker.exit for worker in self.workers) or not missing()
 
         def missing() -> list[int]:
-            return [m.rank for m in self.members if m.formed != self._generation]
+            return [m.rank for m in self.workers if m.formed != self._generation]
 
-        with self._courier.changed:
-            self._courier.changed.wait_for(settled, timeout)
-        if self._courier.orphaned:
+        with self._router.changed:
+            self._router.changed.wait_for(settled, timeout)
+        if self._router.orphaned:
             raise AccelnbError(self._launched.last_words())
-        for member in self.members:
-            if member.exit and member.exit.never_began:
+        for worker in self.workers:
+            if worker.exit and worker.exit.never_began:
                 # Of ranks that start together, the reason may be another's.
                 alone = DEVICES[self.config.device].rejoins
-                who = f"rank {member.rank}" if alone else "the ranks"
-                reason = member.exit.never_began
+                who = f"rank {worker.rank}" if alone else "the ranks"
+                reason = worker.exit.never_began
                 raise AccelnbError(f"{who} could not be started: {reason}")
-            if member.exit:
-                failure = failure_of(member.exit, member.last_output)
-                raise AccelnbError(f"rank {member.rank} did not start: it {failure.evalue}")
+            if worker.exit:
+                failure = failure_of(worker.exit, worker.last_output)
+                raise AccelnbError(f"rank {worker.rank} did not start: it {failure.evalue}")
         if missing():
             raise AccelnbError(f"{name_ranks(missing())} did not start within {timeout:g} s")
 
@@ -284,6 +284,11 @@ class WorkerGroup:
             if changed := _changed(told[key], now[key]):
                 changes[key] = changed
         return {"context": changes} if changes else {}
+
+
+def same_shape(one: LaunchConfig, other: LaunchConfig) -> bool:
+    """Return whether the same ranks do for both."""
+    return all(getattr(one, name) == getattr(other, name) for name in SHAPE)
 
 
 def _changed(told: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str | None]:

@@ -1,6 +1,6 @@
 """The thread that carries messages between a notebook and its ranks.
 
-It alone touches the sockets, the members' state and the run under way, so none of that needs a
+It alone touches the sockets, the workers' state and the run under way, so none of that needs a
 lock. Other threads hand it work with `post` and wait on `changed`.
 """
 
@@ -19,17 +19,18 @@ import zmq
 
 from accelnb.engine.events import Display, Event, Stalled, Stream, Usage
 from accelnb.engine.failure import DIED, Failure
-from accelnb.engine.launchers.launcher import Exit, Ranks
+from accelnb.engine.launchers.launcher import LaunchedRanks
 from accelnb.engine.metrics import Packet
 from accelnb.engine.progress_bars import OpenBars
-from accelnb.engine.ranks import Member, failure_of
 from accelnb.engine.run import Run
 from accelnb.engine.serialization.pack import Received
 from accelnb.engine.stall_report import Place, place_of
-from accelnb.engine.stall_watch import SAY_WHERE, Whereabouts
+from accelnb.engine.stall_watch import SAY_WHERE, StallWatch
 from accelnb.engine.stopping import Stopping
+from accelnb.engine.wire.lifecycle import Exit
 from accelnb.engine.wire.messages import Link, Message
-from accelnb.engine.wire.queries import ANSWER, QUESTION, Question, Questions
+from accelnb.engine.wire.queries import ANSWER, QUERY, Query
+from accelnb.engine.workers import Worker, failure_of
 
 _USAGE_EVERY = 1.0
 _LATE_EVENTS = 1000
@@ -38,13 +39,13 @@ _LATE_EVENTS = 1000
 Request = tuple[dict[str, Any], Sequence[bytes | memoryview]]
 
 
-class Courier(threading.Thread):
+class Router(threading.Thread):
     """Carries the messages of one group until `close`."""
 
-    def __init__(self, link: Link, launched: Ranks, ranks: Sequence[int]) -> None:
-        super().__init__(name="accelnb-courier", daemon=True)
-        self.members = {rank: Member(rank) for rank in ranks}
-        self.changed = threading.Condition()  # notified when a member is ready or has ended
+    def __init__(self, link: Link, launched: LaunchedRanks, ranks: Sequence[int]) -> None:
+        super().__init__(name="accelnb-router", daemon=True)
+        self.workers = {rank: Worker(rank) for rank in ranks}
+        self.changed = threading.Condition()  # notified when a worker is ready or has ended
         self.regroup = False  # the process group is unusable: form it again
         self.orphaned = False  # who started the ranks is gone, and so are they
         self.ending = False  # the ranks are shut down, so that they end is no fault
@@ -52,11 +53,11 @@ class Courier(threading.Thread):
         self._link = link
         self._launched = launched
         self._run: Run | None = None
-        self._whereabouts = Whereabouts(launched.state)
+        self._stall_watch = StallWatch(launched.state)
         self._stopping = Stopping()
         self._bars = OpenBars()
         self._usage_at = 0.0  # when memory is to be looked at next
-        self._questions = Questions()
+        self._query = Query()  # the newest
         self._requests: set[str] = set()
         self._sequences: dict[int, dict[str, int]] = {}
         self._late: collections.deque[Event] = collections.deque(maxlen=_LATE_EVENTS)
@@ -71,7 +72,7 @@ class Courier(threading.Thread):
         return self._run is not None
 
     def post(self, job: Callable[[], object]) -> None:
-        """Have `job` done in the courier's thread."""
+        """Have `job` done in the router's thread."""
         self._jobs.append(job)
         os.write(self._wake, b"x")
 
@@ -87,21 +88,23 @@ class Courier(threading.Thread):
         if not self._closing:
             self.post(lambda: self._interrupt(run, reason))
 
-    def ask(self, rank: int, content: dict[str, Any]) -> Question:
+    def ask(self, rank: int, content: dict[str, Any]) -> Query:
         """Ask a rank something that it answers between two cells, or not at all."""
-        return self._questions.ask(lambda asked: self.broadcast(QUESTION, asked, [rank]), content)
+        query = self._query = Query()
+        self.broadcast(QUERY, content | {"number": query.number}, [rank])
+        return query
 
     def where(self) -> list[Place]:
         """Ask every rank where it is; return within a second or so."""
         asked = time.monotonic()
-        self.broadcast("where_request", {}, tuple(self.members))
+        self.broadcast("where_request", {}, tuple(self.workers))
 
         def all_answered() -> bool:
-            return self._whereabouts.all_told(asked, tuple(self.members))
+            return self._stall_watch.all_told(asked, tuple(self.workers))
 
         with self.changed:
             self.changed.wait_for(all_answered, SAY_WHERE)
-            return self._whereabouts.told(asked, tuple(self.members.values()))
+            return self._stall_watch.told(asked, tuple(self.workers.values()))
 
     def close(self) -> None:
         if self._closing:
@@ -113,9 +116,7 @@ class Courier(threading.Thread):
         self._link.close()
         for fd in (self._woken, self._wake):
             os.close(fd)
-        if self._run is not None:
-            for rank in sorted(self._run.pending):
-                self._run.rank_failed(Failure(rank, DIED, "was shut down"))
+        self._fail_pending(DIED, "was shut down")
 
     # ---- the thread ----
 
@@ -127,11 +128,14 @@ class Courier(threading.Thread):
             self.failed = (
                 f"the notebook's link to its ranks failed: {type(error).__name__}: {error}"
             )
-            if self._run is not None:
-                for rank in sorted(self._run.pending):
-                    self._run.rank_failed(Failure(rank, "AccelnbError", self.failed))
-                self._run = None
+            self._fail_pending("AccelnbError", self.failed)
+            self._run = None
             raise
+
+    def _fail_pending(self, ename: str, said: str) -> None:
+        if self._run is not None:
+            for rank in sorted(self._run.pending):
+                self._run.rank_failed(Failure(rank, ename, said))
 
     def _carry(self) -> None:
         poller = zmq.Poller()
@@ -159,9 +163,9 @@ class Courier(threading.Thread):
         except EOFError:  # who started the ranks died, and all of them with it
             self.orphaned = True
             poller.unregister(self._launched.fileno())
-            for member in self.members.values():
-                if not member.exit:
-                    self._on_exit(Exit(member.rank, member.pid or 0, -9, {}))
+            for worker in self.workers.values():
+                if not worker.exit:
+                    self._on_exit(Exit(worker.rank, worker.pid or 0, -9, {}))
             return
         if isinstance(news, Exit):
             # What it sent before it ended is still on its way through the socket.
@@ -169,7 +173,7 @@ class Courier(threading.Thread):
             self._on_exit(news)
         else:
             rank, pid = news
-            self.members[rank].pid = pid
+            self.workers[rank].pid = pid
 
     def _send(
         self, kind: str, content: dict[str, Any], ranks: Sequence[int], buffers: Sequence[Any] = ()
@@ -178,64 +182,64 @@ class Courier(threading.Thread):
         for rank in ranks:
             # A rank that cannot be reached is dead: its exit is reported on the other channel.
             with contextlib.suppress(zmq.ZMQError):
-                to = self.members[rank].identity
+                to = self.workers[rank].identity
                 sent.add(self._link.send(kind, content, to=to, buffers=buffers))
         return sent
 
     def _begin(self, run: Run, kind: str, requests: Mapping[int, Request]) -> None:
-        self._whereabouts.begin(run.stall)
+        self._stall_watch.begin(run.stall)
         self._usage_at = time.monotonic() + _USAGE_EVERY
         self._sequences = {}
         self._bars = OpenBars()
-        for member in self.members.values():
-            member.last_output = ""
+        for worker in self.workers.values():
+            worker.last_output = ""
         while self._late:
             run.deliver(self._late.popleft())
         self._requests = set()
         for rank, (content, buffers) in requests.items():
             self._requests |= self._send(kind, content, [rank], buffers)
         for rank in run.ranks:  # one may have died before it was asked
-            if ended := self.members[rank].exit:
-                run.rank_failed(failure_of(ended, self.members[rank].last_output))
+            if ended := self.workers[rank].exit:
+                run.rank_failed(failure_of(ended, self.workers[rank].last_output))
         self._finish_if_over()
 
     def _on_message(self, message: Message) -> None:
         rank, _, incarnation = message.sender.decode().partition(".")
-        member = self.members[int(rank)]
-        if incarnation != str(member.incarnation) or member.exit:
+        worker = self.workers[int(rank)]
+        if incarnation != str(worker.incarnation) or worker.exit:
             return  # the last words of a rank that has ended: told with its exit
         content = message.content
         if message.kind == "stream":
-            member.received[content["name"]] = content["upto"]
-            self._take_output(member, content["name"], content["text"])
+            worker.received[content["name"]] = content["upto"]
+            self._take_output(worker, content["name"], content["text"])
         elif message.kind == "streamed":
-            self._take_streamed(member.rank, message)
+            self._take_streamed(worker.rank, message)
         elif message.kind == "progress":
-            self._take_progress(member.rank, content["bars"])
+            self._take_progress(worker.rank, content["bars"])
         elif message.kind == "where":
             with self.changed:
-                self._whereabouts.take(place_of(member.rank, content))
+                self._stall_watch.take(place_of(worker.rank, content))
                 self.changed.notify_all()
         elif message.kind == "formed":
             with self.changed:
-                member.formed = content["generation"]
+                worker.formed = content["generation"]
                 self.changed.notify_all()
         elif message.kind == ANSWER:
-            self._questions.take(content)
+            self._query.take(content)
         elif message.kind != "execute_reply":
-            self._emit(Display(member.rank, message.kind, content))
+            self._emit(Display(worker.rank, message.kind, content))
         elif message.parent in self._requests:
-            self._on_reply(member.rank, content, message.buffers)
+            self._on_reply(worker.rank, content, message.buffers)
 
-    def _take_output(self, member: Member, name: str, text: str) -> None:
-        member.keep_output(text)
-        self._emit(Stream(member.rank, name, text))
+    def _take_output(self, worker: Worker, name: str, text: str) -> None:
+        worker.keep_output(text)
+        self._emit(Stream(worker.rank, name, text))
 
     def _take_streamed(self, rank: int, message: Message) -> None:
         if self._run is not None:
             packets = [Packet(*packet) for packet in pickle.loads(message.buffers[0])]
             self._run.take_streamed(rank, packets, message.content["dropped"])
-            self._whereabouts.moved()
+            self._stall_watch.moved()
 
     def _take_progress(self, rank: int, told: Sequence[dict[str, Any]]) -> None:
         progress, moved = self._bars.take(rank, told)
@@ -243,7 +247,7 @@ class Courier(threading.Thread):
             self._late.append(progress)
             return
         if moved:  # a bar that only shows the time is no sign of life
-            self._whereabouts.moved()
+            self._stall_watch.moved()
         self._run.deliver(progress)
         for bar in progress.bars:
             if bar.closed and bar.text:
@@ -251,7 +255,7 @@ class Courier(threading.Thread):
 
     def _emit(self, event: Event) -> None:
         if self._run is not None:
-            self._whereabouts.moved()
+            self._stall_watch.moved()
             self._run.deliver(event)
         else:
             self._late.append(event)
@@ -295,13 +299,13 @@ class Courier(threading.Thread):
         self._send("release_request", {}, [rank])
 
     def _on_exit(self, exit: Exit) -> None:
-        member = self.members[exit.rank]
-        if exit.pid != (member.pid or exit.pid):
+        worker = self.workers[exit.rank]
+        if exit.pid != (worker.pid or exit.pid):
             return
         self.regroup = True
         for name, rest in exit.rest.items():
-            if text := rest.after(member.received.get(name, 0)):
-                self._take_output(member, name, text)
+            if text := rest.after(worker.received.get(name, 0)):
+                self._take_output(worker, name, text)
         for text in self._bars.left_by(exit.rank):
             if self._run is not None:
                 self._run.log.write(exit.rank, "stderr", text + "\n")
@@ -311,10 +315,10 @@ class Courier(threading.Thread):
             if self.ending:
                 self._fail(Failure(exit.rank, DIED, "was shut down"))
             else:
-                self._fail(failure_of(exit, member.last_output, was_stopped))
+                self._fail(failure_of(exit, worker.last_output, was_stopped))
             self._finish_if_over()
         with self.changed:
-            member.exit = exit
+            worker.exit = exit
             self.changed.notify_all()
 
     def _fail(self, failure: Failure) -> None:
@@ -353,13 +357,13 @@ class Courier(threading.Thread):
                     self._launched.kill(rank)
         elif reason := self._stopping.reason(run.deadline, now):
             self._interrupt(run, reason)
-        elif now >= self._whereabouts.next_look:
+        elif now >= self._stall_watch.next_look:
             self._look_for_stall(run, now)
 
     def _look_for_stall(self, run: Run, now: float) -> None:
-        members = [self.members[rank] for rank in run.ranks]
-        stalled = self._whereabouts.look(
-            now, members, ask=lambda: self._send("where_request", {}, run.ranks)
+        workers = [self.workers[rank] for rank in run.ranks]
+        stalled = self._stall_watch.look(
+            now, workers, ask=lambda: self._send("where_request", {}, run.ranks)
         )
         if stalled is not None:
             report, places = stalled
@@ -367,7 +371,7 @@ class Courier(threading.Thread):
 
     def _tell_usage(self, run: Run, now: float) -> None:
         self._usage_at = now + _USAGE_EVERY
-        pids = {rank: self.members[rank].pid for rank in sorted(run.pending)}
+        pids = {rank: self.workers[rank].pid for rank in sorted(run.pending)}
         read = self._launched.held([pid for pid in pids.values() if pid])
         for rank, pid in pids.items():
             if pid in read:
@@ -379,6 +383,6 @@ class Courier(threading.Thread):
             return None
         due = [self._stopping.next_look(run.deadline), self._usage_at]
         if not self._stopping.under_way:
-            due.append(self._whereabouts.next_look)
+            due.append(self._stall_watch.next_look)
         until = min(due) - time.monotonic()
         return max(0, int(until * 1000) + 1) if until < float("inf") else None

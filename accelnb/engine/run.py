@@ -267,7 +267,7 @@ class Run:
             text.append(f"{name_ranks(self.replaced)} did not answer: replaced, variables lost")
         return "\n".join(["; ".join(text), *stopped_lines(self.failures)])
 
-    # ---- for the courier's thread, which never waits here ----
+    # ---- for the router's thread, which never waits here ----
 
     @property
     def pending(self) -> frozenset[int]:
@@ -290,15 +290,12 @@ class Run:
         names = self.streamed.take(rank, packets, dropped)
         self.deliver(Streamed(rank, names))
 
-    def rank_done(self, rank: int) -> None:
-        self._over(rank)
-
     def rank_failed(self, failure: Failure) -> None:
         if failure.rank in self._pending:
             if self._advice is not None and (advice := self._advice(failure)):
                 failure = dataclasses.replace(failure, evalue=f"{failure.evalue}; {advice}")
             self.failures.append(failure)
-        self._over(failure.rank)
+        self.rank_done(failure.rank)
 
     def _queue_text(self, event: Stream) -> None:
         key = (event.rank, event.name)
@@ -315,7 +312,7 @@ class Run:
         self._text_waiting += len(event.text)
         self._events.append(event)
 
-    def _over(self, rank: int) -> None:
+    def rank_done(self, rank: int) -> None:
         self._pending.discard(rank)
         if self._pending or self.done:
             return

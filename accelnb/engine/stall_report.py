@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from accelnb.engine.failure import name_ranks
+from accelnb.engine.failure import grouped, name_ranks
 
 
 class Frame(NamedTuple):
@@ -136,7 +135,7 @@ def silent_place(rank: int, pid: int | None, state: str | None) -> Place:
 def stacks_report(places: Sequence[Place]) -> str:
     """Return the stacks of all ranks, those at an equal place once, innermost frame last."""
     blocks = []
-    for same in _grouped(places, lambda p: (p.frames, p.wait)):
+    for same in grouped(places, lambda p: (p.frames, p.wait)):
         first = same[0]
         lines = [f"{name_ranks(p.rank for p in same)}: {first.describe()}"]
         for frame in reversed(first.frames):
@@ -148,7 +147,7 @@ def stacks_report(places: Sequence[Place]) -> str:
 def stall_report(places: Sequence[Place], seconds: float) -> str:
     """Say where every rank is that made no progress for `seconds`."""
     lines = [f"no rank has made progress for {seconds:.0f} s:"]
-    for same in _grouped(places, lambda p: p.describe()):
+    for same in grouped(places, lambda p: p.describe()):
         lines.append(f"  {name_ranks(p.rank for p in same)}: {same[0].describe()}")
     lines += _mismatch_lines(places)
     lines.append(_what_stop_does(places))
@@ -164,49 +163,6 @@ def _what_stop_does(places: Sequence[Place]) -> str:
         f"the stop button ends the cell; if {name_ranks(deaf)} cannot be interrupted, {are} "
         f"replaced and {their} variables are lost"
     )
-
-
-class StallWatch:
-    """Notices that no rank of a run does anything any more.
-
-    Ranks are asked where they are every now and then while there is no output; if none has moved
-    for `seconds`, that is a stall. It is told once, until something moves again.
-
-    Attributes
-    ----------
-    every : float
-        Seconds between two looks.
-    next_step : float
-        When to ask the ranks or, if they were asked, to compare (`time.monotonic`).
-    asked : float or None
-        When they were asked, if they were.
-    """
-
-    def __init__(self, seconds: float | None) -> None:
-        self._seconds = seconds if seconds is not None else float("inf")
-        self.every = self._seconds / 4
-        self.moved()
-
-    def moved(self) -> None:
-        """Take note of a sign of life."""
-        self._since = time.monotonic()
-        self._seen: list[tuple[Any, ...]] | None = None
-        self._told = False
-        self.asked: float | None = None
-        self.next_step = self._since + self.every
-
-    def compare(self, places: Sequence[Place], now: float) -> str | None:
-        """Return a report if the ranks have been in these places for too long."""
-        seen = [(place.position, place.silent) for place in places]
-        if self._seen is not None and seen != self._seen:
-            self.moved()
-        self._seen = seen
-        self.asked = None
-        self.next_step = now + self.every
-        if self._told or now - self._since < self._seconds:
-            return None
-        self._told = True
-        return stall_report(places, now - self._since)
 
 
 def _mismatch_lines(places: Sequence[Place]) -> list[str]:
@@ -244,7 +200,7 @@ def _collective_lines(places: Sequence[Place]) -> list[str]:
     """Say outright that ranks wait in different collectives, or that some wait for others."""
     waiting = [place for place in places if place.collective]
     others = [place for place in places if not place.collective and not place.silent]
-    at = _grouped(waiting, lambda p: p.collective)
+    at = grouped(waiting, lambda p: p.collective)
     if len(at) > 1:
         said = [
             f"{name_ranks(p.rank for p in same)} at collective {same[0].collective.number} "  # type: ignore[union-attr]
@@ -283,10 +239,3 @@ def branch_line(one: Sequence[Frame], other: Sequence[Frame]) -> str | None:
 
 def _cells(frames: Sequence[Frame]) -> list[Frame]:
     return [frame for frame in reversed(frames) if frame.is_cell]
-
-
-def _grouped(places: Iterable[Place], key: Callable[[Place], Any]) -> list[list[Place]]:
-    groups: dict[Any, list[Place]] = {}
-    for place in places:
-        groups.setdefault(key(place), []).append(place)
-    return list(groups.values())

@@ -9,7 +9,7 @@ from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
-from accelnb.engine.prestart import under_way
+from accelnb.engine.early_start import under_way
 from accelnb.engine.stall_report import stacks_report
 from accelnb.errors import AccelnbError
 from accelnb.jupyter import front_ends
@@ -218,7 +218,7 @@ def status(session: Session) -> str:
         f"{len(group.ranks)} ranks on {group.config.device}, "
         f"started by {group.config.start}, {busy}"
     ]
-    for member, place in zip(group.members, group.where(), strict=True):
+    for member, place in zip(group.workers, group.where(), strict=True):
         if member.exit:
             lines.append(f"rank {member.rank}: ended ({member.exit.code}), will be replaced")
             continue

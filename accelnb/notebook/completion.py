@@ -10,7 +10,7 @@ from IPython.core import page
 from IPython.core.completer import Completion, provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
-from accelnb.engine.wire.queries import Question
+from accelnb.engine.wire.queries import Query
 from accelnb.notebook.auto_mode import AutoCells
 from accelnb.notebook.session import Session
 from accelnb.options.magic_line import split_options
@@ -108,14 +108,14 @@ class Assist:
         helper.__doc__ = self._help[name].__doc__
         return helper
 
-    def _ask_at(self, text: str, cursor: int, what: str, **settings: Any) -> Question | None:
+    def _ask_at(self, text: str, cursor: int, what: str, **settings: Any) -> Query | None:
         """Ask rank 0 about a place in a cell; None if it is not code for the ranks."""
         at = self._code_at(text, cursor)
         if at is None:
             return None
         return self._ask(what, text[at:], cursor - at, **settings)
 
-    def _ask(self, what: str, code: str, cursor: int, **settings: Any) -> Question | None:
+    def _ask(self, what: str, code: str, cursor: int, **settings: Any) -> Query | None:
         group = self._session.group
         if group is None:
             return None

@@ -7,8 +7,8 @@ from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
+from accelnb.engine.early_start import discard_early
 from accelnb.engine.launchers.local import close_fork_server, fork_server
-from accelnb.engine.prestart import discard_early
 from accelnb.engine.run import Run
 from accelnb.notebook.auto_mode import AutoCells
 from accelnb.notebook.commands import complete_commands

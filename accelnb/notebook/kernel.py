@@ -15,7 +15,7 @@ from typing import Any
 from IPython.core.interactiveshell import InteractiveShell
 
 from accelnb.devices.hardware import probe
-from accelnb.engine.prestart import ready, start_early
+from accelnb.engine.early_start import ready, start_early
 from accelnb.notebook import auto_mode
 from accelnb.notebook.extension import load, session_of
 from accelnb.notebook.session import Session
@@ -82,7 +82,7 @@ def prepare(shell: InteractiveShell, own: dict[str, Any]) -> None:
 def _adopt_when_ready(shell: InteractiveShell, session: Session) -> None:
     """Give the ranks to the session as soon as they are there, between two cells.
 
-    A cell that needs them before waits for them by itself: see `early.start_group`.
+    A cell that needs them before waits for them by itself: see `early_start.start_group`.
     """
 
     def adopt(*_: Any) -> None:

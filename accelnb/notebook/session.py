@@ -11,10 +11,10 @@ from typing import Any
 
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 
+from accelnb.engine.early_start import start_group
 from accelnb.engine.failure import Failure, RunInterrupted, name_ranks
 from accelnb.engine.group import WorkerGroup
 from accelnb.engine.launchers.choice import finish_for, hardware_for, room_for
-from accelnb.engine.prestart import start_group
 from accelnb.engine.router import Request
 from accelnb.engine.run import RankResults, Run
 from accelnb.engine.serialization.pack import Packed

@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from accelnb.options import environment
 
 
-class CellSettings:
+class CellOptions:
     """Gives each cell what its options say.
 
     Parameters

@@ -45,12 +45,12 @@ class _Unknown(Exception):
     """What an expression is cannot be said without running code of the user."""
 
 
-def answer(shell: InteractiveShell, question: Mapping[str, Any]) -> Answer:
-    """Return what a question of the notebook asks for; nothing where this rank does not know.
+def answer(shell: InteractiveShell, query: Mapping[str, Any]) -> Answer:
+    """Return what a query of the notebook asks for; nothing where this rank does not know.
 
     Parameters
     ----------
-    question
+    query
         ``number``, which goes back with the answer; ``what``: ``complete`` or ``inspect``;
         ``code`` and ``cursor``, and what `InteractiveShell.object_inspect_mime` takes.
     """
@@ -58,13 +58,13 @@ def answer(shell: InteractiveShell, question: Mapping[str, Any]) -> Answer:
     repeated = signal.signal(signal.SIGALRM, _give_up)
     timer = signal.setitimer(signal.ITIMER_REAL, _LONGEST, _LONGEST)
     try:
-        found = _look(shell, question)
+        found = _look(shell, query)
     except _TooLong:
         found = {}
     finally:  # no signal raises here: see _give_up
         signal.setitimer(signal.ITIMER_REAL, *timer)
         signal.signal(signal.SIGALRM, repeated)
-    return found | {"number": question["number"]}
+    return found | {"number": query["number"]}
 
 
 def _give_up(_: int, frame: types.FrameType | None) -> None:
@@ -75,7 +75,7 @@ def _give_up(_: int, frame: types.FrameType | None) -> None:
         frame = frame.f_back
 
 
-def _look(shell: InteractiveShell, question: Mapping[str, Any]) -> Answer:
+def _look(shell: InteractiveShell, query: Mapping[str, Any]) -> Answer:
     unheard = io.StringIO()
     with (
         contextlib.redirect_stdout(unheard),
@@ -84,27 +84,27 @@ def _look(shell: InteractiveShell, question: Mapping[str, Any]) -> Answer:
     ):
         warnings.simplefilter("ignore")
         try:
-            look = _complete if question["what"] == "complete" else _inspect
-            return look(shell, question)
+            look = _complete if query["what"] == "complete" else _inspect
+            return look(shell, query)
         except (Exception, SystemExit):  # of the user's objects: there is no answer from here
             return {}
 
 
-def _inspect(shell: InteractiveShell, question: Mapping[str, Any]) -> Answer:
-    name = token_at_cursor(question["code"], question["cursor"])
+def _inspect(shell: InteractiveShell, query: Mapping[str, Any]) -> Answer:
+    name = token_at_cursor(query["code"], query["cursor"])
     if name.partition(".")[0] not in _names(shell):
         return {}
     data = shell.object_inspect_mime(
         name,
-        detail_level=question["detail_level"],
-        omit_sections=question["omit_sections"],
+        detail_level=query["detail_level"],
+        omit_sections=query["omit_sections"],
     )
     return {"data": data}
 
 
-def _complete(shell: InteractiveShell, question: Mapping[str, Any]) -> Answer:
+def _complete(shell: InteractiveShell, query: Mapping[str, Any]) -> Answer:
     """Complete a name, an attribute or a key; `length` says how much of it is there."""
-    before = question["code"][: question["cursor"]]
+    before = query["code"][: query["cursor"]]
     names = _names(shell)
     if (key := _KEY.search(before)) and _is_code(before[: key.start("quote")]):
         matches = _keys(_value(names, key["object"]), key["quote"], key["part"])

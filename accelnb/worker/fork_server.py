@@ -8,37 +8,40 @@ ranks live as long as its channel stays open; the server lives as long as its co
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
-import importlib
 import os
-import select
 import selectors
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from accelnb.engine.launchers.channel import Channel
-from accelnb.engine.launchers.output_pipes import Output, Rest, open_outputs
-from accelnb.engine.launchers.parent_death import die_with_parent
-from accelnb.engine.launchers.start_environment import NO_PLUGINS, environment_for
-from accelnb.options.environment import folder_to_start_in
-from accelnb.worker.device_in_use import device_in_use
+from accelnb.engine.process.children import die_with_parent, parent_fd, start_python
+from accelnb.engine.process.output_pipes import Output, open_outputs
+from accelnb.engine.process.rank_environment import environment_for
+from accelnb.engine.wire import lifecycle
+from accelnb.engine.wire.channel import Channel
+from accelnb.worker.preload import device_in_use, no_device_at_import, preload, remove
 
-# No plugin of torch's loads with it, and `torch.cuda.is_available()` asks NVML, not CUDA.
-_WHILE_IMPORTING = NO_PLUGINS | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 _NOT_FORKED = (
     "accelnb: ranks start as fresh processes, in seconds: {by} began to use a device in the fork "
     "server ({used}); restart the kernel and import it in the cell instead\n"
 )
 _HOST_ENDS = 0.5  # s
+
+
+class _Start(NamedTuple):
+    """A rank to start: what the notebook asked for and sent, and the ends of its outputs."""
+
+    message: Mapping[str, Any]
+    fds: Sequence[int]
+    outputs: tuple[Output, ...]
+    writes: tuple[int, ...]
 
 
 @dataclass
@@ -76,7 +79,7 @@ class Server:
         self._selector.register(woken, selectors.EVENT_READ, None)
         self._selector.register(self._control, selectors.EVENT_READ, self._control)
         self._inherited = (woken, wake)
-        if (owner := _owner_fd()) is not None:
+        if (owner := parent_fd()) is not None:
             self._selector.register(owner, selectors.EVENT_READ, owner)
         while True:
             for key, _ in self._selector.select():
@@ -110,17 +113,8 @@ class Server:
 
     def _start_host(self, module: str, channel: int) -> None:
         """Give a group's channel to a process that does for it what we do for others."""
-        command = [sys.executable, "-P", "-c", _bootstrap(module), str(channel), self._sockets]
         try:
-            self._hosts.append(
-                subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=(channel,),
-                    cwd=folder_to_start_in(self._sockets),
-                    start_new_session=True,
-                )
-            )
+            self._hosts.append(start_python(module, channel, self._sockets, folder=self._sockets))
         except OSError as error:  # no more processes for us: the group's channel closes
             print(error, file=sys.stderr, flush=True)
         finally:
@@ -148,8 +142,7 @@ class Server:
             try:
                 self._start(group, message, fds)
             except OSError as error:  # no more processes or descriptors for us
-                failed = {"event": "failed", "rank": message["rank"], "reason": error.strerror}
-                group.channel.send(failed)
+                group.channel.send(lifecycle.failed(message["rank"], error.strerror))
         elif message["op"] == "kill":
             for pid in [r.pid for r in group.ranks.values() if r.rank == message["rank"]]:
                 _kill_session(pid)
@@ -162,43 +155,31 @@ class Server:
             for fd in writes:
                 inherited.callback(os.close, fd)
             try:
-                pid = self._fork_or_spawn(message, fds, outputs, writes)
+                pid = self._fork_or_spawn(_Start(message, fds, outputs, writes))
             except OSError:
                 for output in outputs:
                     output.close()
                 raise
         group.ranks[pid] = _Rank(message["rank"], pid, outputs)
-        group.channel.send({"event": "started", "rank": message["rank"], "pid": pid})
+        group.channel.send(lifecycle.started(message["rank"], pid))
 
-    def _fork_or_spawn(
-        self,
-        message: dict[str, Any],
-        fds: list[int],
-        outputs: tuple[Output, ...],
-        writes: tuple[int, ...],
-    ) -> int:
-        if message["method"] != "fork":
-            return self._spawn(message, fds, outputs, writes)
+    def _fork_or_spawn(self, start: _Start) -> int:
+        if start.message["method"] != "fork":
+            return self._spawn(start)
         if used := device_in_use():  # a fork would fail at its first use of that device
             said = _NOT_FORKED.format(by=self.spoilt_by or "what it imported", used=used)
-            os.write(writes[1], said.encode())
-            return self._spawn(message | {"method": "spawn"}, fds, outputs, writes)
+            os.write(start.writes[1], said.encode())
+            return self._spawn(start._replace(message={**start.message, "method": "spawn"}))
         gc.disable()
         try:
             pid = os.fork()
             if pid == 0:
-                self._become_rank(message["spec"], fds, outputs, writes)
+                self._become_rank(start)
         finally:
             gc.enable()
         return pid
 
-    def _become_rank(
-        self,
-        spec: dict[str, Any],
-        fds: list[int],
-        outputs: tuple[Output, ...],
-        writes: tuple[int, ...],
-    ) -> None:
+    def _become_rank(self, start: _Start) -> None:
         """In the child: drop everything that is the server's and run the rank; never return."""
         status = 1
         try:
@@ -216,47 +197,36 @@ class Server:
                 for sibling in group.ranks.values():
                     for output in sibling.outputs:
                         output.close()
-            os.dup2(writes[0], 1)
-            os.dup2(writes[1], 2)
-            for fd in writes:
+            for number, fd in zip((1, 2), start.writes, strict=True):
+                os.dup2(fd, number)
                 os.close(fd)
             gc.enable()
             from accelnb.worker.main import run_rank
 
-            status = run_rank(spec, outputs, fds[0] if fds else None)
-        except SystemExit as exc:
-            status = exc.code if isinstance(exc.code, int) else 1
+            status = run_rank(start.message["spec"], start.outputs, start.fds)
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(status)
 
-    def _spawn(
-        self,
-        message: dict[str, Any],
-        fds: list[int],
-        outputs: tuple[Output, ...],
-        writes: tuple[int, ...],
-    ) -> int:
+    def _spawn(self, start: _Start) -> int:
+        message, fds, outputs, writes = start
         channel, theirs = Channel.pair()
-        inherited = [dataclasses.asdict(output) for output in outputs]
-        listener = fds[0] if fds else None
-        start = message | {"outputs": inherited, "listener": listener}
         output_fds = [fd for output in outputs for fd in (output.pipe, output.record)]
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _bootstrap("accelnb.worker.main"), str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
+        is_xla = message["method"] == "xla"
+        process = start_python(
+            "accelnb.worker.xla_rank" if is_xla else "accelnb.worker.main",
+            theirs.fileno(),
+            folder=message["spec"]["folder"],
+            inherited=(*output_fds, *fds),
+            env=environment_for(message["spec"]),
             stdout=writes[0],
             stderr=writes[1],
-            pass_fds=(theirs.fileno(), *output_fds, *fds),
-            env=environment_for(message["spec"]),
-            cwd=folder_to_start_in(message["spec"]["folder"]),
-            start_new_session=True,
         )
         self._popens[process.pid] = process
         theirs.close()
         with contextlib.suppress(OSError):  # it died at once: reaped like any other rank
-            channel.send(start)
+            channel.send({"spec": message["spec"], "outputs": outputs, "fds": fds})
         channel.close()
         return process.pid
 
@@ -272,12 +242,10 @@ class Server:
 
     def _report_exit(self, group: _Group, pid: int, code: int) -> None:
         rank = group.ranks[pid]
-        rest = {output.name: Rest.of(output).to_json() for output in rank.outputs}
+        told = lifecycle.exited(rank.rank, pid, code, rank.outputs)
         self._forget(group, pid)
         with contextlib.suppress(OSError):
-            group.channel.send(
-                {"event": "exited", "rank": rank.rank, "pid": pid, "code": code, "rest": rest}
-            )
+            group.channel.send(told)
 
     def _forget(self, group: _Group, pid: int) -> None:
         for output in group.ranks.pop(pid).outputs:
@@ -293,102 +261,25 @@ def _kill_session(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)  # a child that has not made its session yet
 
 
-def _owner_fd() -> int | None:
-    """Return a descriptor that is readable once the notebook's process has ended (Linux).
-
-    End-of-file on the control socket says so too, but late if a forked copy of that process
-    still holds the other end.
-    """
-    if not hasattr(os, "pidfd_open"):
-        return None
-    with contextlib.suppress(OSError):
-        return os.pidfd_open(os.getppid())
-    return None
-
-
-def _bootstrap(module: str) -> str:
-    """Return Python that finds this package wherever it is and runs `module`'s main."""
-    return (
-        f"import sys; sys.path[:] = {sys.path!r}; import importlib; "
-        f"importlib.import_module({module!r}).main(int(sys.argv[1]))"
-    )
-
-
-def _preload(modules: list[str], control: Channel, folders: Sequence[str]) -> str | None:
-    """Import `modules`; leave at once if the notebook's process ends meanwhile.
-
-    Parameters
-    ----------
-    folders
-        Those that the notebook's process would have removed.
-
-    Returns
-    -------
-    spoilt_by : str or None
-        The first of them that began to use a device, which none of them should.
-    """
-    spoilt_by = None
-    stop_reads, stop_writes = os.pipe()
-
-    def watch() -> None:
-        poll = select.poll()
-        poll.register(control.fileno(), 0)  # POLLHUP is always reported
-        poll.register(stop_reads, select.POLLIN)
-        if (owner := _owner_fd()) is not None:
-            poll.register(owner, select.POLLIN)
-        if all(fd != stop_reads for fd, _ in poll.poll()):
-            _remove(folders)
-            os._exit(0)
-        if owner is not None:
-            os.close(owner)
-
-    watcher = threading.Thread(target=watch, name="accelnb-owner-watch")
-    watcher.start()
-    try:
-        for name in modules:
-            with contextlib.suppress(ImportError):
-                importlib.import_module(name)
-            if spoilt_by is None and device_in_use():
-                spoilt_by = name
-    finally:
-        os.write(stop_writes, b"x")
-        watcher.join()  # no thread of ours is alive at a fork
-        os.close(stop_reads)
-        os.close(stop_writes)
-    return spoilt_by
-
-
-def _remove(folders: Sequence[str]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def main(control_fd: int) -> None:
     """Run the server on an inherited socket; its first message says what to import."""
     control = Channel.from_fd(control_fd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     hello, _ = control.receive()
-    sys.path[:] = hello["sys_path"]
-    given = {name: os.environ.get(name) for name in _WHILE_IMPORTING}
-    os.environ.update(_WHILE_IMPORTING)
     folders = hello["folder"], hello["sockets"]
     server = Server(control, hello["sockets"])
     try:
-        server.spoilt_by = _preload(hello["modules"], control, folders)
-        if hello["modules"]:
-            from accelnb.worker.main import prepare
+        with no_device_at_import():
+            server.spoilt_by = preload(hello["modules"], control, folders)
+            if hello["modules"]:
+                from accelnb.worker.main import prepare
 
-            prepare(hello["folder"])
-        for name, value in given.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+                prepare(hello["folder"])
         gc.collect()
         gc.freeze()  # shared pages stay shared: the collector does not touch them in a rank
         control.send({"event": "ready", "threads": threading.active_count()})
         server.serve()
         # Not after an error, which the notebook still reads in our log.
-        _remove(folders)
+        remove(folders)
     finally:
         server.end()

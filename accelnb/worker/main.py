@@ -8,35 +8,40 @@ import functools
 import gc
 import os
 import sys
+import traceback
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from accelnb.devices import DEVICES
-from accelnb.engine.failure import LOST_PEER
-from accelnb.engine.launchers.output_pipes import Output
+from accelnb.engine.process.children import die_with_parent
+from accelnb.engine.process.output_pipes import Output
 from accelnb.engine.serialization.pack import (
     Packed,
     Received,
     dumps,
     finished,
     finished_in_message,
-    rebuild_on,
 )
+from accelnb.engine.serialization.torch_objects import rebuild_on
+from accelnb.engine.wire.channel import Channel
 from accelnb.engine.wire.encryption import Curve
 from accelnb.engine.wire.messages import Link, Message, check_sendable
-from accelnb.engine.wire.queries import ANSWER, QUESTION
+from accelnb.engine.wire.queries import ANSWER, QUERY
 from accelnb.errors import AccelnbError
 from accelnb.training import streaming
 from accelnb.training.memory import clear_device_cache
 from accelnb.worker import completion, interrupt, out_of_memory, progress, stack_report
-from accelnb.worker.cell_options import CellSettings
+from accelnb.worker.cell_options import CellOptions
 from accelnb.worker.event_loop import CellLoop
 from accelnb.worker.link import RankLink
+from accelnb.worker.lost_peer import LOST_PEER
+from accelnb.worker.notebook_context import NotebookContext
 from accelnb.worker.notebook_settings import NotebookSettings
 from accelnb.worker.output import PipeReader, flush_all, install_writers, restore_descriptors
-from accelnb.worker.process_context import Context
 from accelnb.worker.process_group import RankProcessGroup
 from accelnb.worker.shell import Cell, CellError, RankShell, make_shell
+
+BeRank = Callable[[dict[str, Any], Sequence[Output], Sequence[int]], int]
 
 _shell: RankShell | None = None
 
@@ -57,7 +62,7 @@ class Rank:
         writers = install_writers()
         self._interruptible = False
         interrupt.listen(self._on_interrupt)
-        self._context = Context(spec)
+        self._context = NotebookContext(spec)
         self._kind = kind = DEVICES[spec["device"]]
         self._device = device = kind.take(spec["local_rank"])
         rebuild_on(device)
@@ -89,7 +94,7 @@ class Rank:
         self._shell.user_ns.update(
             rank=self.rank, local_rank=spec["local_rank"], world_size=self.world_size, device=device
         )
-        self._settings = CellSettings(self._shell.user_ns, device.type)
+        self._settings = CellOptions(self._shell.user_ns, device.type)
         self._form(spec["rendezvous"])
 
     def serve(self) -> None:
@@ -103,7 +108,7 @@ class Rank:
                     return
                 if message.kind == "form_request":
                     self._form(message.content)
-                elif message.kind == QUESTION:
+                elif message.kind == QUERY:
                     self._say(message.content)
                 else:
                     self._answer(message)
@@ -133,9 +138,9 @@ class Rank:
         self._group.form(rendezvous)
         self._send("formed", {"generation": rendezvous["generation"]})
 
-    def _say(self, question: dict[str, Any]) -> None:
+    def _say(self, query: dict[str, Any]) -> None:
         if self._link.busy_with is None:  # else a cell has come, which is not to wait
-            self._link.send(ANSWER, completion.answer(self._shell, question))
+            self._link.send(ANSWER, completion.answer(self._shell, query))
 
     def _answer(self, message: Message) -> None:
         self._stuck_in = None
@@ -316,16 +321,32 @@ def _check_picklable(name: str, value: Any, ranks: Collection[int]) -> None:
         ) from error
 
 
-def run_rank(spec: dict[str, Any], outputs: Sequence[Output], listener: int | None) -> int:
-    """Be the rank that `spec` describes until the notebook is done with it; return 0.
+def run_rank(spec: dict[str, Any], outputs: Sequence[Output], fds: Sequence[int]) -> int:
+    """Be the rank that `spec` describes until the notebook is done with it.
 
     Parameters
     ----------
     outputs
         Where to read what is written to this process's stdout and stderr.
-    listener
-        Rank 0 only: the listening socket that its store will serve.
+    fds
+        Of rank 0 only: the listening socket that its store will serve.
+
+    Returns
+    -------
+    status : int
+        What the process is to end with.
     """
+    try:
+        _be_rank(spec, outputs, fds[0] if fds else None)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _be_rank(spec: dict[str, Any], outputs: Sequence[Output], listener: int | None) -> None:
     faulthandler.enable(2, all_threads=False)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -337,20 +358,13 @@ def run_rank(spec: dict[str, Any], outputs: Sequence[Output], listener: int | No
         rank.end()
     atexit._run_exitfuncs()  # what the user's libraries registered: a fork ends without it
     flush_all()
-    return 0
 
 
-def main(start_fd: int) -> None:
+def main(channel: int, be_rank: BeRank = run_rank) -> None:
     """Entry of a spawned rank: read its description from an inherited socket."""
-    from accelnb.engine.launchers.channel import Channel
-    from accelnb.engine.launchers.parent_death import die_with_parent
-
     die_with_parent(os.getppid())
-    channel = Channel.from_fd(start_fd)
-    start, _ = channel.receive()
-    channel.close()
-    outputs = [Output(**output) for output in start["outputs"]]
-    be_rank = run_rank
-    if start["method"] == "xla":
-        from accelnb.worker.xla_rank import run_alone as be_rank
-    sys.exit(be_rank(start["spec"], outputs, start["listener"]))
+    started = Channel.from_fd(channel)
+    start, _ = started.receive()
+    started.close()
+    outputs = [Output(*output) for output in start["outputs"]]
+    sys.exit(be_rank(start["spec"], outputs, start["fds"]))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import itertools
+import logging
 import pickle
 import sys
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from accelnb.engine.settings.of_logging import hold_loggers
-from accelnb.engine.settings.of_python import hold_filters
-from accelnb.engine.settings.table import BY_NAME, Setting
+from accelnb.engine.settings.of_logging import LOGGERS, hold_loggers
+from accelnb.engine.settings.of_python import FILTERS, hold_filters
+from accelnb.engine.settings.setting import Setting
+from accelnb.engine.settings.table import BY_NAME
 
 
 class NotebookSettings:
@@ -40,18 +44,18 @@ class NotebookSettings:
         """Set again what modules that came with the values set at their import; say what failed."""
         if len(sys.modules) != self._modules and self._loggers is not None:
             new = itertools.islice(sys.modules, self._modules, None)
-            hold_loggers(self._loggers, frozenset(name.partition(".")[0] for name in new))
-        if self._unresolved is not None and hold_filters(self._unresolved, before=False):
+            hold_loggers(logging, self._loggers, frozenset(name.partition(".")[0] for name in new))
+        if self._unresolved is not None and hold_filters(warnings, self._unresolved, before=False):
             self._unresolved = None
         for line in self._unsaid:
             print(line, file=sys.stderr)
         self._unsaid.clear()
 
     def _hold(self, setting: Setting, value: Any) -> None:
-        whole = setting.hold(value)
-        if setting.hold is hold_loggers:
+        whole = setting.hold(importlib.import_module(setting.module), value)
+        if setting is LOGGERS:
             self._loggers = value
-        elif setting.hold is hold_filters:
+        elif setting is FILTERS:
             self._unresolved = None if whole else value
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ import torch
 
 from accelnb.devices import Device
 from accelnb.devices.memory_size import in_words
-from accelnb.engine.memory_use import resident
+from accelnb.engine.process.procfs import resident
 from accelnb.training.memory import says_out_of_memory
 from accelnb.worker.device_memory import TENSORS, holders
 from accelnb.worker.shell import CellError, RankShell
@@ -136,7 +135,7 @@ def _asked(said: str) -> str:
 def _not_by_name(kind: Device, device: torch.device, named: int) -> list[str]:
     """Return lines about what holds memory on a device beside the cell's variables."""
     if device.type == "cpu":
-        return [f"this process in all: {in_words(resident(os.getpid()))}"]
+        return [f"this process in all: {in_words(resident())}"]
     try:
         allocated = kind.module.memory_allocated(device)
         reserved = kind.module.memory_reserved(device)

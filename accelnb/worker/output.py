@@ -13,7 +13,7 @@ import sys
 import termios
 import threading
 
-from accelnb.engine.launchers.output_pipes import Output, Record
+from accelnb.engine.process.output_pipes import Output, Record
 
 _CHUNK = 1 << 18
 _SAFE_WRITE = 4096  # what POLLOUT on a pipe promises to take without waiting (pipe(7))

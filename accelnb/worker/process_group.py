@@ -17,7 +17,7 @@ from torch._C import _distributed_c10d  # pyright: ignore
 from torch.distributed import distributed_c10d as c10d
 from torch.nn.parallel import DistributedDataParallel
 
-from accelnb.engine.failure import LOST_PEER
+from accelnb.worker.lost_peer import LOST_PEER
 from accelnb.worker.store_waits import wrap_stores
 from accelnb.worker.tcp_connections import Connections
 from accelnb.worker.waits import Wait, Waits

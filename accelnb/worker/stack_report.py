@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import os
 import pickle
 import sys
 import threading
 import types
-from pathlib import Path
 from typing import Any, Protocol
 
 from torch._C import _distributed_c10d  # pyright: ignore
 
+from accelnb.engine.process.procfs import resident
 from accelnb.worker import process_group, store_waits, waits
 
 _MOST_FRAMES = 40
 _BRANCHING = (ast.If, ast.For, ast.While, ast.Try, ast.Match)
 # Wrappers of torch's functions: what goes on inside them is told in words.
 _WRAPPERS = (waits.__file__, store_waits.__file__, process_group.__file__)
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 # torch's flight recorders: of gloo, and of nccl where torch has that.
 _RECORDERS = [
     getattr(_distributed_c10d, name)
@@ -66,7 +64,7 @@ def report(
         "wait": {"what": wait.what, "peers": wait.peers} if wait else None,
         # What differs between two reports if the rank did anything in between.
         "position": [*position, number, _last_collective(), under_way.count],
-        "memory": _resident(),
+        "memory": resident(),
         "device_memory": device_memory,
     }
 
@@ -166,11 +164,3 @@ def _part_at(node: ast.AST, line: int) -> tuple[str, ast.AST | None]:
                 if lines and lines[0].lineno <= line <= (lines[0].end_lineno or line):
                     return part, child
     return "", None
-
-
-def _resident() -> int | None:
-    """Return this process's resident memory in bytes (proc(5)), None where it cannot be told."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
-    except OSError:
-        return None

@@ -32,7 +32,7 @@ def wrap_stores(waits: Waits, connections: Connections, is_own: Callable[[str, i
     for name, instead in (
         ("wait", _wait),
         ("get", _get),
-        ("multi_get", _multi_get),
+        ("multi_get", _wait),
         ("queue_pop", _queue_pop),
         ("barrier", _barrier),
     ):
@@ -40,12 +40,12 @@ def wrap_stores(waits: Waits, connections: Connections, is_own: Callable[[str, i
     wrap(dist.TCPStore, "__init__", functools.partial(_open, waits, connections, is_own))
 
 
-def _wait(waits: Waits, method: Any, store: Any, keys: Iterable[str], *timeout: _Time) -> None:
+def _wait(waits: Waits, method: Any, store: Any, keys: Iterable[str], *timeout: _Time) -> Any:
     __tracebackhide__ = True
-    keys = _listed(keys)
+    keys = keys if isinstance(keys, str | bytes) else list(keys)
     if waits.concerns_this_thread:
         _await_keys(waits, store, keys, *timeout)
-    method(store, keys, *timeout)
+    return method(store, keys, *timeout)
 
 
 def _get(waits: Waits, method: Any, store: Any, key: str) -> bytes:
@@ -53,14 +53,6 @@ def _get(waits: Waits, method: Any, store: Any, key: str) -> bytes:
     if waits.concerns_this_thread:
         _await_keys(waits, store, [key])
     return method(store, key)
-
-
-def _multi_get(waits: Waits, method: Any, store: Any, keys: Iterable[str]) -> list[bytes]:
-    __tracebackhide__ = True
-    keys = _listed(keys)
-    if waits.concerns_this_thread:
-        _await_keys(waits, store, keys)
-    return method(store, keys)
 
 
 def _await_keys(
@@ -79,10 +71,6 @@ def _may_have(store: Any, keys: Sequence[str]) -> bool:
         raise  # its server is gone
     except (RuntimeError, TypeError):
         return True
-
-
-def _listed(keys: Iterable[str]) -> Sequence[str]:
-    return keys if isinstance(keys, str | bytes) else list(keys)
 
 
 def _queue_pop(waits: Waits, method: Any, store: Any, key: str, block: bool = True) -> bytes:

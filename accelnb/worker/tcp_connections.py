@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 
-from accelnb.engine.launchers.open_files import open_files
+from accelnb.engine.process.procfs import open_files
 
 Wanted = Callable[[int, int], bool]
 

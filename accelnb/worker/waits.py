@@ -7,12 +7,14 @@ ends it; else the connection has to be broken, which `Wait.breaks` says.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import functools
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -161,27 +163,23 @@ class Waits:
     def _in_thread(self, call: Callable[[], Any]) -> Any:
         """Return what `call` returns; an interrupt leaves it behind, in a thread of its own."""
         __tracebackhide__ = True
-        over = threading.Event()
-        result: list[Any] = []
-        errors: list[BaseException] = []
+        result: Future[Any] = Future()
 
         def run() -> None:
             try:
-                result.append(call())
+                result.set_result(call())
             except BaseException as error:
-                errors.append(error)
-            finally:
-                over.set()
+                result.set_exception(error)
 
         threading.Thread(target=run, name="accelnb-wait", daemon=True).start()
         try:
-            over.wait()
+            concurrent.futures.wait([result])
         except BaseException:
             self._give_up()
             raise
-        if errors:
-            raise errors[0]
-        return result[0]
+        if (error := result.exception()) is not None:
+            raise error
+        return result.result()
 
 
 def wrap(owner: Any, name: str, instead: Callable[..., Any]) -> None:

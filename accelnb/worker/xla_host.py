@@ -2,8 +2,8 @@
 
 The fork server starts this host process and gives it the group's channel, on which the host
 answers as the server would. Its main thread is in ``xmp.spawn``, which ends when the last rank has;
-a second thread, the desk, talks to the notebook and to the ranks. A single rank needs no such host:
-the server spawns it (`accelnb.worker.xla_rank.run_alone`).
+a second thread, the supervisor, talks to the notebook and to the ranks. A single rank needs no
+such host: the server spawns it (`accelnb.worker.xla_rank.run_alone`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from accelnb.engine.launchers.channel import Channel
-from accelnb.engine.launchers.output_pipes import Output, Rest, open_outputs
-from accelnb.engine.launchers.parent_death import die_with_parent
-from accelnb.engine.launchers.start_environment import environment_for
-from accelnb.engine.launchers.xla_environment import for_several_processes
+from accelnb.engine.process.children import die_with_parent
+from accelnb.engine.process.output_pipes import Output, Rest, open_outputs
+from accelnb.engine.process.rank_environment import environment_for
+from accelnb.engine.wire import lifecycle
+from accelnb.engine.wire.channel import Channel
+from accelnb.worker.xla_environment import for_several_processes
 
 _ANSWER = 5.0  # s
 _SPEAK = 20.0  # s for the others to get theirs, so that torch_xla says why one did not
@@ -81,7 +82,7 @@ class _Child:
             output.close()
 
 
-class Desk(threading.Thread):
+class Supervisor(threading.Thread):
     """Talks to the notebook and to the processes of the round under way.
 
     A round is one call of ``xmp.spawn``. All ranks of the group begin in it together, once each
@@ -89,7 +90,7 @@ class Desk(threading.Thread):
     """
 
     def __init__(self, notebook: Channel, address: str) -> None:
-        super().__init__(name="accelnb-xla-desk", daemon=True)
+        super().__init__(name="accelnb-xla-supervisor", daemon=True)
         self.rounds: queue.SimpleQueue[None] = queue.SimpleQueue()  # for the main thread
         self._notebook = notebook
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -229,7 +230,7 @@ class Desk(threading.Thread):
         for child in self._children:
             assert child.rank is not None
             start = self._round.pop(child.rank)
-            self._tell({"event": "started", "rank": child.rank, "pid": child.pid})
+            self._tell(lifecycle.started(child.rank, child.pid))
             with contextlib.suppress(OSError):  # it died meanwhile: seen by its pidfd
                 child.channel.send({"spec": start.spec}, start.fds)
             start.close()
@@ -256,13 +257,12 @@ class Desk(threading.Thread):
         child.close()
 
     def _tell_exit(self, child: _Child, rank: int, code: int) -> None:
-        rest = {output.name: Rest.of(output).to_json() for output in child.outputs}
-        news = {"event": "exited", "rank": rank, "pid": child.pid, "code": code, "rest": rest}
+        lost_with = None
         if code == -signal.SIGTERM and self._first_lost is not None:
-            news["lost_with"] = f"rank {self._first_lost}, for torch_xla ends all ranks together"
+            lost_with = f"rank {self._first_lost}, for torch_xla ends all ranks together"
         elif self._first_lost is None:
             self._first_lost = rank
-        self._tell(news)
+        self._tell(lifecycle.exited(rank, child.pid, code, child.outputs, lost_with))
 
     def _end_round(self, reason: str) -> None:
         for child in list(self._children):
@@ -270,7 +270,7 @@ class Desk(threading.Thread):
         for rank, start in (self._round or {}).items():
             start.close()
             said = reason or self._reason or "torch_xla ended without saying why"
-            self._tell({"event": "failed", "rank": rank, "reason": said})
+            self._tell(lifecycle.failed(rank, said))
         self._round, self._deadline = None, None
         self._begin_round()
 
@@ -289,11 +289,11 @@ def _spawn(address: str) -> str:
             xla_multiprocessing,
         )
 
-        from accelnb.worker.xla_rank import Arrival
+        from accelnb.worker.xla_rank import SpawnTarget
 
-        xla_multiprocessing.spawn(Arrival(address))
+        xla_multiprocessing.spawn(SpawnTarget(address))
     except BrokenExecutor:
-        return ""  # a process died: the desk knows how
+        return ""  # a process died: the supervisor knows how
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         return f"{type(error).__name__}: {lines[-1]}"
@@ -308,8 +308,8 @@ def main(channel_fd: int) -> None:
     die_with_parent(os.getppid())
     notebook = Channel.from_fd(channel_fd)
     address = str(Path(sys.argv[2]) / f"xla-{os.getpid()}.sock")
-    desk = Desk(notebook, address)
-    desk.start()
+    supervisor = Supervisor(notebook, address)
+    supervisor.start()
     while True:
-        desk.rounds.get()
-        desk.round_over(_spawn(address))
+        supervisor.rounds.get()
+        supervisor.round_over(_spawn(address))

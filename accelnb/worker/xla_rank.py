@@ -1,9 +1,9 @@
 """A rank on torch_xla, in a process that torch_xla's own launcher made or prepared.
 
 With several processes ``xmp.spawn`` calls its function in a thread of a pool. A rank needs the main
-thread, for signals reach no other and the stop button is one. So an `Arrival` is set up where it is
-unpickled, which is in the main thread, and its call asks that thread by a signal to run the rank;
-otherwise the main thread only waits for the pool.
+thread, for signals reach no other and the stop button is one. So a `SpawnTarget` is set up where it
+is unpickled, which is in the main thread, and its call asks that thread by a signal to run the
+rank; otherwise the main thread only waits for the pool.
 """
 
 from __future__ import annotations
@@ -12,22 +12,21 @@ import os
 import signal
 import socket
 import threading
-import traceback
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from accelnb.engine.launchers.channel import Channel
-from accelnb.engine.launchers.output_pipes import Output
-from accelnb.engine.launchers.parent_death import die_with_parent
-from accelnb.engine.launchers.start_environment import NO_PLUGINS
-from accelnb.engine.launchers.xla_environment import for_one_process
+from accelnb.engine.process.children import die_with_parent
+from accelnb.engine.process.output_pipes import Output
+from accelnb.engine.process.rank_environment import NO_PLUGINS
+from accelnb.engine.wire.channel import Channel
+from accelnb.worker.xla_environment import for_one_process
 
 _ANSWER = 60.0  # s; the host answers at once, unless it is ending
 
 
-def run_alone(spec: dict[str, Any], outputs: Sequence[Output], listener: int | None) -> int:
+def run_alone(spec: dict[str, Any], outputs: Sequence[Output], fds: Sequence[int]) -> int:
     """Be the only rank, in this process; return its status.
 
     torch_xla gives it one chip. Where a chip has several devices, all chips are taken and computed
@@ -45,7 +44,7 @@ def run_alone(spec: dict[str, Any], outputs: Sequence[Output], listener: int | N
     def be_rank(_: int) -> None:
         from accelnb.worker.main import run_rank
 
-        statuses.append(run_rank(_with_launcher_environment(spec), outputs, listener))
+        statuses.append(run_rank(_with_launcher_environment(spec), outputs, fds))
 
     xla_multiprocessing.spawn(be_rank, nprocs=1)
     return statuses[0]
@@ -58,7 +57,7 @@ def _with_launcher_environment(spec: dict[str, Any]) -> dict[str, Any]:
     return spec | {"launch_env": added}
 
 
-class Arrival:
+class SpawnTarget:
     """What ``xmp.spawn`` calls in each process that it made: it runs a rank there.
 
     Parameters
@@ -71,14 +70,14 @@ class Arrival:
         self._address = address
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Arrived, (self._address,)
+        return _ArrivedTarget, (self._address,)
 
     def __call__(self, index: int) -> None:
         raise RuntimeError("torch_xla called this in the process that launches ranks")
 
 
-class _Arrived:
-    """An `Arrival` on the other side, made in the main thread of the new process."""
+class _ArrivedTarget:
+    """A `SpawnTarget` on the other side, made in the main thread of the new process."""
 
     def __init__(self, address: str) -> None:
         os.setsid()  # what a rank starts is killed with it
@@ -119,16 +118,15 @@ class _Arrived:
     def _run(self) -> None:
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
         spec = _with_launcher_environment(self._begin["spec"])
-        status = 1
-        try:
-            from accelnb.worker.main import run_rank
+        from accelnb.worker.main import run_rank
 
-            status = run_rank(spec, self._outputs, self._fds[0] if self._fds else None)
-        except SystemExit as exc:
-            status = exc.code if isinstance(exc.code, int) else 1
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            if status:
-                os._exit(status)
-            self._over.set()
+        if status := run_rank(spec, self._outputs, self._fds):
+            os._exit(status)
+        self._over.set()
+
+
+def main(channel: int) -> None:
+    """Entry of the process of a rank that is alone; see `accelnb.worker.main.main`."""
+    from accelnb.worker.main import main
+
+    main(channel, run_alone)

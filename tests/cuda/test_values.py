@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from accelnb.engine.memory_use import MemoryMeter
+from accelnb.engine.launchers.memory_meter import MemoryMeter
 
 DIGEST = "[hashlib.sha256(t.cpu().view(torch.uint8).numpy().tobytes()).hexdigest() for t in {}]"
 

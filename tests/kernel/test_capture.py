@@ -193,8 +193,8 @@ def test_a_rank_that_dies_while_values_are_packed_lacks_nothing_later(shared_not
         "import os, time, accelnb.notebook.extension as extension\n"
         "class Deadly:\n    def __reduce__(self):\n"
         "        group = extension.session_of(get_ipython()).group\n"
-        "        if group.members[1].exit is None: os.kill(group.members[1].pid, 9)\n"
-        "        while group.members[1].exit is None: time.sleep(0.01)\n"
+        "        if group.workers[1].exit is None: os.kill(group.workers[1].pid, 9)\n"
+        "        while group.workers[1].exit is None: time.sleep(0.01)\n"
         "        return int, (5,)\n"
         "deadly, other = Deadly(), 4"
     )

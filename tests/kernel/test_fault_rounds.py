@@ -86,7 +86,7 @@ def test_rounds(group, seed):
         victim = chance.randrange(RANKS)
         said = f"seed {seed}, round {number}: {kind}, victim {victim}"
         group.make_ready()
-        pids = {member.rank: member.pid for member in group.members}
+        pids = {member.rank: member.pid for member in group.workers}
         run = begin(group, f"victim = {victim}\n{START}\n{CELLS[kind]}")
         timer = None
         if kind not in ENDS_ITSELF or chance.random() < 0.3:
@@ -99,7 +99,7 @@ def test_rounds(group, seed):
         assert run.wait(MOST_SECONDS), f"{said}: not over after {time.monotonic() - started:.1f} s"
         if timer is not None:
             timer.join()  # it may have killed a rank that was already done
-            dead = [m for m in group.members if m.pid and not psutil.pid_exists(m.pid)]
+            dead = [m for m in group.workers if m.pid and not psutil.pid_exists(m.pid)]
             assert _settles(lambda dead=dead: all(m.exit for m in dead), True), said
         with contextlib.suppress(RankError, RunInterrupted):
             run.raise_if_failed()

@@ -93,7 +93,7 @@ def test_output_is_heard_also_of_what_a_rank_starts(pair: WorkerGroup):
 )  # fmt: skip
 def test_an_interrupt_stops_the_ranks_and_their_variables_stay(pair: WorkerGroup, wait: str):
     values(pair, "kept = rank + 10")
-    pids = [member.pid for member in pair.members]
+    pids = [member.pid for member in pair.workers]
     run = begin(pair, f"print('begun', flush=True)\n{wait}")
     assert wait_until(lambda: all(begun(run, rank) for rank in pair.ranks), 30)
     run.interrupt()
@@ -101,7 +101,7 @@ def test_an_interrupt_stops_the_ranks_and_their_variables_stay(pair: WorkerGroup
     assert {failure.ename for failure in run.failures} == {"KeyboardInterrupt"}
     assert pair.make_ready() == ()
     assert values(pair, "kept") == [10, 11]
-    assert [member.pid for member in pair.members] == pids
+    assert [member.pid for member in pair.workers] == pids
 
 
 def begun(run: Run, rank: int) -> bool:
@@ -110,10 +110,10 @@ def begun(run: Run, rank: int) -> bool:
 
 def test_when_a_rank_is_lost_all_are_replaced_for_they_must_start_together(pair: WorkerGroup):
     values(pair, "lost = 1")
-    pids = {member.pid for member in pair.members if member.pid}
+    pids = {member.pid for member in pair.workers if member.pid}
     run = begin(pair, "print('begun', flush=True)\nimport time; time.sleep(60)")
     assert wait_until(lambda: all(begun(run, rank) for rank in pair.ranks), 30)
-    os.kill(pair.members[1].pid or 0, signal.SIGKILL)
+    os.kill(pair.workers[1].pid or 0, signal.SIGKILL)
     assert run.wait(10)
     said = {failure.rank: failure.evalue for failure in run.failures}
     assert "was killed by SIGKILL" in said[1]
@@ -141,7 +141,7 @@ def test_nothing_is_left_when_the_notebook_is_killed(plugin_of_two_chips: Path, 
         "from accelnb.options.config import LaunchConfig\n"
         "from accelnb.engine.group import WorkerGroup\n"
         "group = WorkerGroup(LaunchConfig(procs=2, device='xla', start='xla'))\n"
-        "print([member.pid for member in group.members], flush=True)\n"
+        "print([member.pid for member in group.workers], flush=True)\n"
         "time.sleep(300)"
     )
     notebook = subprocess.Popen(
@@ -212,7 +212,7 @@ _TOPOLOGY = """
 import json, os, sys
 os.environ["PJRT_DEVICE"] = "CPU"
 from torch_xla._internal import tpu
-from accelnb.engine.launchers.xla_environment import for_several_processes
+from accelnb.worker.xla_environment import for_several_processes
 result = {}
 for name, (recorded, chips) in json.loads(sys.argv[1]).items():
     for rank in range(chips):

@@ -6,7 +6,7 @@ from accelnb.engine.group import WorkerGroup
 from accelnb.engine.launchers import local
 from accelnb.engine.run import Run
 from accelnb.options.config import LaunchConfig
-from accelnb.worker import device_in_use
+from accelnb.worker import preload
 
 
 def test_a_library_that_begins_to_use_a_device_is_named_and_ranks_are_fresh_processes(
@@ -29,10 +29,10 @@ def test_a_library_that_begins_to_use_a_device_is_named_and_ranks_are_fresh_proc
 
 def test_what_another_library_began_shows_in_the_open_files(tmp_path, monkeypatch):
     file = tmp_path / "nvidia-uvm"
-    monkeypatch.setattr(device_in_use, "_OPEN_FILES", (str(file),))
+    monkeypatch.setattr(preload, "_OPEN_FILES", (str(file),))
     with file.open("w"):
-        assert device_in_use.device_in_use() == f"{file} is open"
-    assert device_in_use.device_in_use() is None
+        assert preload.device_in_use() == f"{file} is open"
+    assert preload.device_in_use() is None
 
 
 def on_rank_0(group: WorkerGroup, code: str) -> Run:

@@ -26,7 +26,7 @@ def test_a_group_computes_and_ends(run_script, method):
     script = run_script(
         GROUP + f"group = start({method!r}, 3)\n"
         "print(run(group, SUM), run(group, 'rank'))\n"
-        "import psutil\npids = [m.pid for m in group.members]\ngroup.shutdown()\n"
+        "import psutil\npids = [m.pid for m in group.workers]\ngroup.shutdown()\n"
         "print([psutil.pid_exists(pid) for pid in pids])"
     )
     assert script.returncode == 0, script.stderr

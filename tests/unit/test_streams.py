@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from accelnb.engine.launchers.output_pipes import Rest, open_outputs
+from accelnb.engine.process.output_pipes import Rest, open_outputs
 from accelnb.worker.output import PipeReader, PipeWriter
 
 

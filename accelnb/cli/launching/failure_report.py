@@ -7,7 +7,8 @@ import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from accelnb.engine.failure import LOST_PEER, Failure, died, name_ranks
+from accelnb.engine.failure import Failure, died, name_ranks
+from accelnb.worker.lost_peer import LOST_PEER
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure

@@ -33,7 +33,7 @@ _NOTICE = 2.0  # s for Python to notice Ctrl-C; in a collective that waits it do
 
 def main() -> None:
     """Run what the command line says."""
-    from accelnb.engine.launchers.parent_death import die_with_parent
+    from accelnb.engine.process.children import die_with_parent
 
     parent, kind, folder, name, *arguments = sys.argv[1:]
     die_with_parent(int(parent))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 
 from accelnb.devices.hardware import Hardware, probe
-from accelnb.engine.launchers.launcher import Ranks
+from accelnb.engine.launchers.launcher import LaunchedRanks
 from accelnb.engine.launchers.local import fork_server
 from accelnb.engine.serialization.pack import Finish, finished, finished_in_message
 from accelnb.options.config import LaunchConfig
 
 
-def open_ranks(config: LaunchConfig) -> Ranks:
+def open_ranks(config: LaunchConfig) -> LaunchedRanks:
     """Return a new, empty group of ranks, on this machine or on a cluster.
 
     Raises
@@ -60,7 +60,7 @@ def room_for(config: LaunchConfig) -> contextlib.AbstractContextManager[None]:
     """
     if config.cluster == "local":
         return contextlib.nullcontext()
-    from accelnb.engine.launchers.ray_room import room_on_cluster
+    from accelnb.engine.launchers.ray_capacity import room_on_cluster
 
     return room_on_cluster(config)
 

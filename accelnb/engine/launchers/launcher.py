@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from accelnb.engine.launchers.output_pipes import Rest
-from accelnb.engine.memory_use import Held
+from accelnb.engine.launchers.memory_meter import Held
+from accelnb.engine.wire.lifecycle import Exit
 from accelnb.engine.wire.messages import Link
 
 
-@dataclass(frozen=True)
-class Exit:
-    """How a rank process ended: `code` as in `subprocess`, negative for a signal."""
-
-    rank: int
-    pid: int
-    code: int
-    rest: Mapping[str, Rest]  # of its stdout and stderr
-    never_began: str | None = None  # why there was no process at all
-    lost_with: str | None = None  # the machine that was lost, and the process with it
-
-
-class Ranks(Protocol):
+class LaunchedRanks(Protocol):
     """The rank processes of one group. Closing it ends those that still live."""
 
     @property

@@ -16,16 +16,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accelnb.engine.launchers.channel import Channel
-from accelnb.engine.launchers.launcher import Exit
-from accelnb.engine.launchers.output_pipes import Rest
+from accelnb.engine.launchers.memory_meter import Held, MemoryMeter
 from accelnb.engine.launchers.tpu_environment import host_of, launch_environment
-from accelnb.engine.memory_use import Held, MemoryMeter, process_state
+from accelnb.engine.process.children import start_python
+from accelnb.engine.process.procfs import process_state
+from accelnb.engine.wire import lifecycle
+from accelnb.engine.wire.channel import Channel
 from accelnb.engine.wire.messages import Link
 from accelnb.engine.wire.socket_folder import new_socket_folder
 from accelnb.errors import AccelnbError
 from accelnb.options.config import LaunchConfig
-from accelnb.options.environment import folder_to_start_in, working_folder
+from accelnb.options.environment import working_folder
 
 # Imported before any rank starts. torch._dynamo is what the first DDP constructor imports.
 _ALWAYS = ("torch", "torch.distributed", "torch._dynamo", "accelnb.worker.main")
@@ -54,26 +55,19 @@ class ForkServer:
         self._owner = os.getpid()
         self._control, theirs = Channel.pair()
         package = str(Path(__file__).parents[3])
-        bootstrap = (
-            f"import sys; sys.path.insert(0, {package!r}); "
-            "from accelnb.worker.fork_server import main; main(int(sys.argv[1]))"
-        )
+        here = ("", working_folder())
         with (self.folder / "server.log").open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", bootstrap, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
+            self.process = start_python(
+                "accelnb.worker.fork_server",
+                theirs.fileno(),
+                folder=str(self.folder),
+                path=[package, *(entry for entry in sys.path if entry not in here)],
                 stdout=log,
                 stderr=log,
-                pass_fds=(theirs.fileno(),),
-                cwd=folder_to_start_in(str(self.folder)),
-                start_new_session=True,  # the terminal's Ctrl-C is not for the server
             )
         theirs.close()
-        here = ("", working_folder())
-        path = [package, *(entry for entry in sys.path if entry not in here)]
         self._control.send(
             {
-                "sys_path": path,
                 "modules": list(modules),
                 "folder": str(self.folder),
                 "sockets": str(self.sockets),
@@ -198,13 +192,13 @@ class LocalRanks:
         with contextlib.suppress(OSError):
             self._channel.send({"op": "kill", "rank": rank})
 
-    def receive(self) -> tuple[int, int] | Exit:
+    def receive(self) -> tuple[int, int] | lifecycle.Exit:
         """Return ``(rank, pid)`` of a start or an `Exit`; raise EOFError if the server died."""
         try:
             message, _ = self._channel.receive()
         except ConnectionError:
             raise EOFError from None
-        return news_of(message)
+        return lifecycle.read(message)
 
     def held(self, pids: Sequence[int]) -> dict[int, Held]:
         return self._meter.read(pids)
@@ -240,20 +234,9 @@ def where_it_runs() -> dict[str, Any]:
     The folder is None where it was removed.
     """
     # Not while the extension loads: no rank asks for it yet.
-    from accelnb.engine.settings.of_notebook import settings_now
+    from accelnb.engine.settings.snapshot import settings_now
 
     return {"cwd": working_folder(), "path": list(sys.path), "settings": settings_now()}
-
-
-def news_of(message: dict[str, Any]) -> tuple[int, int] | Exit:
-    """Read what a fork server says of a rank: ``(rank, pid)`` of a start, or an `Exit`."""
-    if message["event"] == "started":
-        return message["rank"], message["pid"]
-    if message["event"] == "failed":
-        return Exit(message["rank"], 0, 1, {}, never_began=message["reason"])
-    rest = {name: Rest.from_json(content) for name, content in message["rest"].items()}
-    lost_with = message.get("lost_with")
-    return Exit(message["rank"], message["pid"], message["code"], rest, lost_with=lost_with)
 
 
 _server: ForkServer | None = None

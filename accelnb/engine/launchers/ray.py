@@ -1,7 +1,7 @@
 """Ranks on the nodes of a Ray cluster.
 
 The ranks of one node share a bundle of a placement group, and an actor in it that owns them:
-`accelnb.engine.launchers.node.Node`. Bundles are spread strictly, so that ``--nodes 2`` is two
+`accelnb.engine.launchers.ray_node.Node`. Bundles are spread strictly, so that ``--nodes 2`` is two
 machines, and a rank's local number, its devices and its fork server are those of its machine.
 """
 
@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelnb.engine.launchers.launcher import Exit
 from accelnb.engine.launchers.local import fork_server, where_it_runs
-from accelnb.engine.launchers.node import News, Node, versions
+from accelnb.engine.launchers.memory_meter import Held
+from accelnb.engine.launchers.ray_capacity import bundle, no_room, refuse_if_too_small
 from accelnb.engine.launchers.ray_connection import Connection, close, connect
-from accelnb.engine.launchers.ray_room import bundle, no_room, refuse_if_too_small
-from accelnb.engine.memory_use import Held
+from accelnb.engine.launchers.ray_node import News, Node, versions
 from accelnb.engine.wire.encryption import Curve
+from accelnb.engine.wire.lifecycle import Exit
 from accelnb.engine.wire.messages import Link
 from accelnb.errors import AccelnbError
 from accelnb.options.config import LaunchConfig
@@ -42,8 +42,8 @@ class _ActorEnded(AccelnbError):
 
 
 @dataclass
-class _Seat:
-    """One bundle of the placement group, with the actor that is in it."""
+class _NodeActor:
+    """The actor on one node, and the bundle of the placement group that it is in."""
 
     number: int
     actor: Any
@@ -80,14 +80,14 @@ class RayRanks:
         self._curve, self._curve_of_ranks = Curve.pair()
         self._started_with = _environment_at_start()
         self._live: dict[int, int] = {}  # the ranks that run or are being started, and their pids
-        self._news: dict[int, News] = {}  # the newest of each seat
+        self._news: dict[int, News] = {}  # the newest of each node
         self._events: collections.deque[tuple[int, int] | Exit] = collections.deque()
         self._readable, self._written = socket.socketpair()
         self._closed = False
         self._group = self._ask_for_room()
-        self._seats: list[_Seat] = []
+        self._nodes: list[_NodeActor] = []
         try:
-            self._seats = self._fill(range(config.nodes))
+            self._nodes = self._start_nodes(range(config.nodes))
         except BaseException:
             self._give_back()
             raise
@@ -108,11 +108,11 @@ class RayRanks:
         link = Link.listen(f"tcp://{host}:*", key, self._curve)
         port = int(link.address.rpartition(":")[2])
         try:
-            reasons = self._get([s.actor.why_out_of_reach.remote(host, port) for s in self._seats])
-            for seat, reason in zip(self._seats, reasons, strict=True):
+            reasons = self._get([s.actor.why_out_of_reach.remote(host, port) for s in self._nodes])
+            for node, reason in zip(self._nodes, reasons, strict=True):
                 if reason is not None:
                     raise AccelnbError(
-                        f"node {seat.address} cannot reach the notebook at {host}:{port} "
+                        f"node {node.address} cannot reach the notebook at {host}:{port} "
                         f"({reason}): open the way, or set ACCELNB_HOST to an address it can reach"
                     )
         except BaseException:
@@ -121,7 +121,7 @@ class RayRanks:
         return link
 
     def open_store(self) -> tuple[str, int]:
-        return tuple(self._get(self._seat(0).actor.open_store.remote()))
+        return tuple(self._get(self._node(0).actor.open_store.remote()))
 
     def context(self) -> dict[str, Any]:
         return where_it_runs() | {"env": self._own_environment()}
@@ -130,7 +130,7 @@ class RayRanks:
         return {
             "local_rank": rank % self._procs,
             "local_world_size": self._procs,
-            "interface": self._seat(rank // self._procs).interface,
+            "interface": self._node(rank // self._procs).interface,
             "same_machine": False,
             "curve": self._curve_of_ranks.to_json(),
         }
@@ -138,16 +138,16 @@ class RayRanks:
     def start(self, spec: dict[str, Any], method: str) -> None:
         rank = spec["rank"]
         self._live[rank] = 0
-        actor = self._seat(rank // self._procs).actor
+        actor = self._node(rank // self._procs).actor
         try:
             actor.start.remote(spec, method)
         except Exception as error:
             raise AccelnbError(f"{self.last_words()}: {_cause(error)}") from None
 
     def kill(self, rank: int) -> None:
-        seat = self._seats[rank // self._procs]
-        if not seat.lost:
-            self._quietly(seat.actor.kill.remote, rank)
+        node = self._nodes[rank // self._procs]
+        if not node.lost:
+            self._quietly(node.actor.kill.remote, rank)
 
     def held(self, pids: Sequence[int]) -> dict[int, Held]:
         known = {pid: h for news in list(self._news.values()) for pid, h in news.held.items()}
@@ -188,7 +188,7 @@ class RayRanks:
             raise
         return group
 
-    def _fill(self, numbers: Sequence[int]) -> list[_Seat]:
+    def _start_nodes(self, numbers: Sequence[int]) -> list[_NodeActor]:
         """Start an actor in each of these bundles, and a thread that hears it."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -205,29 +205,29 @@ class RayRanks:
         node = self._ray.remote(Node)
         actors = [node.options(**options(number)).remote(self._config) for number in numbers]
         abouts = self._get([actor.about.remote() for actor in actors], _ACTOR)
-        seats = []
+        nodes = []
         for number, actor, about in zip(numbers, actors, abouts, strict=True):
             _refuse_other_versions(about["address"], about["versions"])
-            seats.append(_Seat(number, actor, about["address"], about["interface"]))
-        for seat in seats:
-            name = f"accelnb-node-{seat.number}"
-            threading.Thread(target=self._hear, args=(seat,), name=name, daemon=True).start()
-        return seats
+            nodes.append(_NodeActor(number, actor, about["address"], about["interface"]))
+        for node in nodes:
+            name = f"accelnb-node-{node.number}"
+            threading.Thread(target=self._hear, args=(node,), name=name, daemon=True).start()
+        return nodes
 
-    def _seat(self, number: int) -> _Seat:
-        """Return a seat with a live actor: a new one if the old was lost."""
-        seat = self._seats[number]
-        if seat.lost:
+    def _node(self, number: int) -> _NodeActor:
+        """Return a node whose actor is alive: a new one if the old was lost."""
+        node = self._nodes[number]
+        if node.lost:
             refuse_if_too_small(self._config, self._connection.nodes())
-            seat = self._seats[number] = self._fill_anew(number)
-        return seat
+            node = self._nodes[number] = self._start_anew(number)
+        return node
 
-    def _fill_anew(self, number: int) -> _Seat:
-        """Fill the seat of a lost node, which Ray may take for alive for a while yet."""
+    def _start_anew(self, number: int) -> _NodeActor:
+        """Take the place of a lost node, which Ray may take for alive for a while yet."""
         until = time.monotonic() + _ROOM
         while True:
             try:
-                return self._fill([number])[0]
+                return self._start_nodes([number])[0]
             except _ActorEnded:
                 if time.monotonic() >= until:
                     raise
@@ -235,8 +235,8 @@ class RayRanks:
 
     def _give_back(self) -> None:
         self._closed = True
-        for seat in self._seats:
-            self._quietly(self._ray.kill, seat.actor)
+        for node in self._nodes:
+            self._quietly(self._ray.kill, node.actor)
         self._remove(self._group)
 
     def _remove(self, group: Any) -> None:
@@ -259,21 +259,21 @@ class RayRanks:
 
     # ---- news ----
 
-    def _hear(self, seat: _Seat) -> None:
+    def _hear(self, node: _NodeActor) -> None:
         """Pass on what happens on a node, until it is lost or the group is closed."""
         while not self._closed:
             if not self._connection.alive():
-                self._lose(seat, f"the connection to the cluster {self._config.cluster}")
+                self._lose(node, f"the connection to the cluster {self._config.cluster}")
                 return
             try:
-                news = self._ray.get(seat.actor.news.remote(_NEWS_EVERY), timeout=_SILENT)
+                news = self._ray.get(node.actor.news.remote(_NEWS_EVERY), timeout=_SILENT)
             except Exception as error:
                 if not self._connection.alive():
                     continue
                 if not self._closed:
-                    self._lose(seat, f"node {seat.address}: {_cause(error)}")
+                    self._lose(node, f"node {node.address}: {_cause(error)}")
                 return
-            self._news[seat.number] = news
+            self._news[node.number] = news
             for event in news.events:
                 self._pass_on(event)
 
@@ -288,12 +288,12 @@ class RayRanks:
         except OSError:  # closed meanwhile
             return
 
-    def _lose(self, seat: _Seat, lost_with: str) -> None:
-        seat.lost = True
-        self._quietly(self._ray.kill, seat.actor)
-        self._news.pop(seat.number, None)
+    def _lose(self, node: _NodeActor, lost_with: str) -> None:
+        node.lost = True
+        self._quietly(self._ray.kill, node.actor)
+        self._news.pop(node.number, None)
         for rank, pid in list(self._live.items()):
-            if rank // self._procs == seat.number:
+            if rank // self._procs == node.number:
                 self._pass_on(Exit(rank, pid, -9, {}, lost_with=lost_with))
 
     def _get(self, references: Any, timeout: float = _CALL) -> Any:

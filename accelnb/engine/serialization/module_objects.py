@@ -10,7 +10,7 @@ from collections import defaultdict
 from functools import reduce
 from typing import Any, NamedTuple
 
-from accelnb.engine.import_hooks import when_imported
+from accelnb.engine.process.import_hooks import when_imported
 
 _CONTAINERS = (dict, list, set)
 

@@ -22,8 +22,10 @@ import cloudpickle
 
 from accelnb.engine.serialization.classes import reduce_class
 from accelnb.engine.serialization.module_objects import Origin
-from accelnb.engine.serialization.reducers import TABLE, own_stream, reduce_function
+from accelnb.engine.serialization.process_objects import own_stream
+from accelnb.engine.serialization.reducers import TABLE, reduce_function
 from accelnb.engine.serialization.shared_memory import SharedBuffers, map_shared
+from accelnb.engine.serialization.torch_objects import TensorReducer
 
 _NAMESPACE = "accelnb.namespace"
 _LARGE = 1 << 16  # bytes from which a buffer travels beside the pickle
@@ -82,29 +84,91 @@ class Received:
                 namespace.pop(name, None)
 
 
-class _Pickler(cloudpickle.Pickler):
+class _Unpickler(pickle.Unpickler):
+    def __init__(
+        self, file: io.BytesIO, namespace: dict[str, Any] | None, buffers: Sequence[Any]
+    ) -> None:
+        super().__init__(file, buffers=buffers)
+        self._namespace = namespace
+
+    def persistent_load(self, pid: Any) -> Any:
+        if pid == _NAMESPACE and self._namespace is not None:
+            return self._namespace
+        if isinstance(pid, tuple):
+            return Origin(*pid).find()
+        raise pickle.UnpicklingError(f"unknown reference {pid!r}")
+
+
+class Pack(cloudpickle.Pickler):
+    """Variables of the notebook on their way to the ranks, in one pickle.
+
+    What several of them share is shared on the ranks too: an optimizer keeps its model.
+
+    Parameters
+    ----------
+    namespace
+        The notebook's variables. Functions defined there refer to them by name.
+    ranks
+        See `dumps`.
+    imported
+        Objects, by their identity, that are imported there instead.
+    in_band
+        Whether large buffers stay in the pickle.
+
+    Attributes
+    ----------
+    large : list of memoryview
+        The buffers that travel beside the pickle.
+    globals_used : set of str
+        The names that functions inside the values use.
+    """
+
     dispatch_table = TABLE
 
     def __init__(
         self,
-        file: io.BytesIO,
         namespace: dict[str, Any] | None,
         ranks: Collection[int] | None = None,
-        in_band: bool = False,
         imported: Mapping[int, Origin] | None = None,
+        in_band: bool = False,
     ) -> None:
+        self._file = io.BytesIO()
         keep = None if in_band else self._keep_small
-        super().__init__(file, protocol=5, buffer_callback=keep)
+        super().__init__(self._file, protocol=5, buffer_callback=keep)
         self.large: list[memoryview] = []
-        self._storages: dict[int, Any] = {}  # by the address of torch's own object
-        self._namespace = namespace
-        self._ranks = ranks
-        self._reference: dict[str, Any] = {"__name__": _NAMESPACE}
         self.globals_used: set[str] = set()
+        self._torch = TensorReducer(ranks, going=namespace is not None)
+        self._namespace = namespace
+        self._reference: dict[str, Any] = {"__name__": _NAMESPACE}
         self._imported = imported or {}
         if namespace is not None:
             # cloudpickle gives all functions with these globals this one dict instead.
             self.globals_ref[id(namespace)] = self._reference
+
+    def add_value(self, value: Any) -> None:
+        """Add a value of its own, for `Received.load`."""
+        self.dump(value)
+
+    def add(
+        self,
+        variables: Mapping[str, Any],
+        deleted: Iterable[str] = (),
+        brought_up_to_date: Iterable[Any] = (),
+    ) -> None:
+        """Add variables to bind and names to delete, for `Received.unpack`.
+
+        Parameters
+        ----------
+        brought_up_to_date
+            Classes, and `Renewal` of other objects, of which the ranks may have an older state.
+        """
+        self.dump((dict(variables), list(deleted), list(brought_up_to_date)))
+
+    @property
+    def pickled(self) -> bytes:
+        return self._file.getvalue()
+
+    # ---- for pickle ----
 
     def _keep_small(self, buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
@@ -133,49 +197,8 @@ class _Pickler(cloudpickle.Pickler):
         if issubclass(type(obj), type):  # `isinstance` would ask a proxy
             return reduce_class(obj, reduced)  # type: ignore[arg-type]
         if reduced is NotImplemented and "torch" in sys.modules:
-            return self._reduce_of_torch(obj)
+            return self._torch.reduce(obj)
         return reduced
-
-    def _reduce_of_torch(self, obj: Any) -> Any:
-        import torch
-        from torch import _utils
-
-        if isinstance(obj, torch.storage.TypedStorage):
-            untyped = obj._untyped_storage
-            # Tensors that share memory make wrappers of their own of the one storage.
-            untyped = self._storages.setdefault(untyped._cdata, untyped)
-            return _rebuild_typed_storage, (untyped, obj.dtype)
-        if isinstance(obj, torch.UntypedStorage) and obj.device.type != "meta":
-            on_cpu = self._storages.setdefault(-obj._cdata, obj.cpu())  # itself if it is there
-            if not on_cpu.nbytes():
-                return _rebuild_storage, (b"", obj.device.type)
-            memory = (ctypes.c_char * on_cpu.nbytes()).from_address(on_cpu.data_ptr())
-            return _rebuild_storage, (pickle.PickleBuffer(memory), obj.device.type)
-        tensor_module = sys.modules.get("torch.distributed.tensor")
-        if tensor_module is not None and isinstance(obj, tensor_module.DTensor):
-            return self._gathered(obj).__reduce_ex__(5)
-        if isinstance(obj, torch.Tensor):
-            rebuild, *rest = obj.__reduce_ex__(5)
-            # Of the dtypes that have no typed storage.
-            if rebuild is _utils._rebuild_device_tensor_from_cpu_tensor:  # torch_xla's
-                on_cpu, dtype, _, requires_grad = rest[0]
-                return rebuild, (on_cpu, dtype, "cpu", requires_grad)
-            # Only to the ranks: what a rank's libraries hook in is of no use in the notebook.
-            is_going = self._namespace is not None and isinstance(obj, torch.nn.Parameter)
-            if is_going and obj._backward_hooks and len(rest) == 1:
-                return rebuild, *rest, list(obj._backward_hooks.values()), None, None, _hook
-            is_v3 = rebuild is _utils._rebuild_tensor_v3
-            return (_rebuild_tensor_v3 if is_v3 else rebuild, *rest)
-        return NotImplemented
-
-    def _gathered(self, dtensor: Any) -> Any:
-        of_mesh = dtensor.device_mesh.mesh.flatten().tolist()
-        if self._ranks is not None and not set(of_mesh) <= set(self._ranks):
-            raise pickle.PicklingError(
-                f"a DTensor over the ranks {of_mesh} is gathered by all of them, "
-                f"but only {sorted(self._ranks)} take part"
-            )
-        return dtensor.full_tensor()
 
     def _is_open(self, obj: Any) -> bool:
         # cloudpickle would send a file that is open for reading as the text it holds.
@@ -188,21 +211,6 @@ class _Pickler(cloudpickle.Pickler):
         make, args, (state, slots), *rest = reduced
         self.globals_used.update(slots["__globals__"])
         return (make, args, (state, slots | {"__globals__": {}}), *rest)
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(
-        self, file: io.BytesIO, namespace: dict[str, Any] | None, buffers: Sequence[Any]
-    ) -> None:
-        super().__init__(file, buffers=buffers)
-        self._namespace = namespace
-
-    def persistent_load(self, pid: Any) -> Any:
-        if pid == _NAMESPACE and self._namespace is not None:
-            return self._namespace
-        if isinstance(pid, tuple):
-            return Origin(*pid).find()
-        raise pickle.UnpicklingError(f"unknown reference {pid!r}")
 
 
 def dumps(
@@ -243,67 +251,9 @@ def call(
 
 def pickled(value: Any) -> bytes:
     """Return `value`, a small one, as bytes that plain `pickle.loads` reads."""
-    file = io.BytesIO()
-    _Pickler(file, None, in_band=True).dump(value)
-    return file.getvalue()
-
-
-class Pack:
-    """Variables of the notebook on their way to the ranks, in one pickle.
-
-    What several of them share is shared on the ranks too: an optimizer keeps its model.
-
-    Parameters
-    ----------
-    namespace
-        The notebook's variables. Functions defined there refer to them by name.
-    ranks
-        See `dumps`.
-    imported
-        Objects, by their identity, that are imported there instead.
-    """
-
-    def __init__(
-        self,
-        namespace: dict[str, Any] | None,
-        ranks: Collection[int] | None = None,
-        imported: Mapping[int, Origin] | None = None,
-    ) -> None:
-        self._file = io.BytesIO()
-        self._pickler = _Pickler(self._file, namespace, ranks, imported=imported)
-
-    @property
-    def globals_used(self) -> set[str]:
-        """The names that functions inside the values use."""
-        return self._pickler.globals_used
-
-    def add_value(self, value: Any) -> None:
-        """Add a value of its own, for `Received.load`."""
-        self._pickler.dump(value)
-
-    def add(
-        self,
-        variables: Mapping[str, Any],
-        deleted: Iterable[str] = (),
-        brought_up_to_date: Iterable[Any] = (),
-    ) -> None:
-        """Add variables to bind and names to delete.
-
-        Parameters
-        ----------
-        brought_up_to_date
-            Classes, and `Renewal` of other objects, of which the ranks may have an older state.
-        """
-        self._pickler.dump((dict(variables), list(deleted), list(brought_up_to_date)))
-
-    @property
-    def pickled(self) -> bytes:
-        return self._file.getvalue()
-
-    @property
-    def large(self) -> list[memoryview]:
-        """The buffers that travel beside the pickle."""
-        return self._pickler.large
+    pack = Pack(None, in_band=True)
+    pack.add_value(value)
+    return pack.pickled
 
 
 Finish = Callable[[Sequence[Pack]], list[Packed]]
@@ -340,58 +290,3 @@ def _rebuild_code(filename: str, *arguments: Any) -> types.CodeType:
     cloudpickle, since 3.1.3, forgets the file name.
     """
     return types.CodeType(*arguments).replace(co_filename=filename)
-
-
-_own_device: Any = None
-
-
-def rebuild_on(device: Any) -> None:
-    """Have what the notebook has on a device of this type rebuilt on `device` in this process.
-
-    Parameters
-    ----------
-    device : torch.device
-        The rank's own. Without one, as in the notebook, everything is rebuilt on the CPU.
-    """
-    global _own_device
-    _own_device = device
-
-
-def own_device() -> Any:
-    """Return the device that `rebuild_on` was given, if any."""
-    return _own_device
-
-
-def _rebuild_storage(memory: Any, device_type: str) -> Any:
-    import torch
-
-    if isinstance(memory, memoryview):  # mapped: the storage keeps the mapping
-        storage = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
-    else:
-        storage = torch.UntypedStorage(len(memory))
-        if memory:
-            ctypes.memmove(storage.data_ptr(), bytes(memory), len(memory))
-    if device_type == "cpu" or _own_device is None or _own_device.type != device_type:
-        return storage
-    return storage.to(device=_own_device)
-
-
-def _rebuild_typed_storage(untyped: Any, dtype: Any) -> Any:
-    import torch
-
-    return torch.storage.TypedStorage(wrap_storage=untyped, dtype=dtype, _internal=True)
-
-
-def _hook(parameter: Any, hooks: Sequence[Callable[..., Any]]) -> None:
-    """Register what works on a parameter's gradient, which torch leaves out of its pickles."""
-    for hook in hooks:
-        parameter.register_hook(hook)
-
-
-def _rebuild_tensor_v3(untyped: Any, *rest: Any) -> Any:
-    import torch
-    from torch import _utils
-
-    # torch's own pickles of an untyped storage come back as a typed one, and it relies on that.
-    typed = _rebuild_typed_storage(untyped, torch.uint8)
-    return _utils._rebuild_tensor_v3(typed, *rest)

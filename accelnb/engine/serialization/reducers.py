@@ -197,14 +197,8 @@ def _dispatching(function: Any) -> Any:
     made_here = ("registry", "dispatch", "register", "_clear_cache")
     attributes = {n: v for n, v in function.__dict__.items() if n not in made_here}
     args = (function.__wrapped__,)
-    return (
-        functools.singledispatch,
-        args,
-        (dict(function.registry), attributes),
-        None,
-        None,
-        (_set_dispatching),
-    )
+    state = (dict(function.registry), attributes)
+    return functools.singledispatch, args, state, None, None, _set_dispatching
 
 
 def _set_dispatching(function: Any, state: Any) -> None:
@@ -393,4 +387,3 @@ WITH_SUBCLASSES: dict[str, Reducer] = {
 }
 
 TABLE: Any = _Table()
-own_stream = own.own_stream

@@ -1,46 +1,23 @@
-"""Settings of numpy, pandas and matplotlib: read in the notebook, held on a rank."""
+"""Settings of numpy, pandas and matplotlib."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
-# ---- numpy ----
+from accelnb.engine.settings.setting import Setting
 
-NUMPY_PRINTS = {
-    "edgeitems": 3,
-    "threshold": 1000,
-    "floatmode": "maxprec",
-    "precision": 8,
-    "suppress": False,
-    "linewidth": 75,
-    "nanstr": "nan",
-    "infstr": "inf",
-    "sign": "-",
-    "formatter": None,
+_NUMPY_PRINTS = {
+    "edgeitems": 3, "threshold": 1000, "floatmode": "maxprec", "precision": 8, "suppress": False,
+    "linewidth": 75, "nanstr": "nan", "infstr": "inf", "sign": "-", "formatter": None,
     "legacy": False,
-}
+}  # fmt: skip
 
 
-def read_print_options_of_numpy(numpy: Any) -> dict[str, Any]:
+def _read_print_options(numpy: Any) -> dict[str, Any]:
     now = numpy.get_printoptions()
-    return {name: now[name] for name in NUMPY_PRINTS}
-
-
-def hold_print_options_of_numpy(value: dict[str, Any]) -> None:
-    import numpy as np
-
-    np.set_printoptions(**value)
-
-
-def read_float_errors(numpy: Any) -> dict[str, Any]:
-    return numpy.geterr()
-
-
-def hold_float_errors(value: dict[str, Any]) -> None:
-    import numpy as np
-
-    np.seterr(**value)
+    return {name: now[name] for name in _NUMPY_PRINTS}
 
 
 # ---- pandas ----
@@ -48,15 +25,11 @@ def hold_float_errors(value: dict[str, Any]) -> None:
 _held_of_pandas: set[str] = set()
 
 
-def read_options_of_pandas(config: Any) -> dict[str, Any]:
-    return config._global_config
+def _copied(tree: dict[str, Any]) -> dict[str, Any]:
+    return {k: _copied(v) if isinstance(v, dict) else v for k, v in tree.items()}
 
 
-def copied(tree: dict[str, Any]) -> dict[str, Any]:
-    return {k: copied(v) if isinstance(v, dict) else v for k, v in tree.items()}
-
-
-def changed_of_pandas(tree: dict[str, Any]) -> dict[str, Any]:
+def _changed_of_pandas(tree: dict[str, Any]) -> dict[str, Any]:
     changed = {}
     for key, option in sys.modules["pandas._config.config"]._registered_options.items():
         value: Any = tree
@@ -67,15 +40,10 @@ def changed_of_pandas(tree: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def hold_options_of_pandas(value: dict[str, Any]) -> None:
+def _hold_pandas(_: Any, value: dict[str, Any]) -> None:
     import pandas as pd
 
-    for key in _held_of_pandas - value.keys():
-        pd.reset_option(key)
-    _held_of_pandas.clear()
-    for key, option in value.items():
-        pd.set_option(key, option)
-        _held_of_pandas.add(key)
+    _hold(value, _held_of_pandas, pd.set_option, pd.reset_option)
 
 
 # ---- matplotlib ----
@@ -85,11 +53,11 @@ _OWN_OF_MATPLOTLIB = ("backend", "interactive", "toolbar", "savefig.directory", 
 _held_of_matplotlib: set[str] = set()
 
 
-def read_matplotlib(matplotlib: Any) -> tuple[Any, ...]:
+def _read_matplotlib(matplotlib: Any) -> tuple[Any, ...]:
     return tuple(dict.values(matplotlib.rcParams))  # its own methods take 20 times as long
 
 
-def changed_of_matplotlib(values: tuple[Any, ...]) -> dict[str, Any]:
+def _changed_of_matplotlib(values: tuple[Any, ...]) -> dict[str, Any]:
     matplotlib = sys.modules["matplotlib"]
     default = dict(dict.items(matplotlib.rcParamsDefault))
     now = dict(zip(dict.keys(matplotlib.rcParams), values, strict=True))
@@ -100,13 +68,47 @@ def changed_of_matplotlib(values: tuple[Any, ...]) -> dict[str, Any]:
     }
 
 
-def hold_matplotlib(value: dict[str, Any]) -> None:
-    import matplotlib
+def _hold_matplotlib(matplotlib: Any, value: dict[str, Any]) -> None:
+    now, default = matplotlib.rcParams, matplotlib.rcParamsDefault
+    _hold(
+        value,
+        _held_of_matplotlib,
+        now.__setitem__,
+        lambda name: now.__setitem__(name, dict.__getitem__(default, name)),
+    )
 
-    now: Any = matplotlib.rcParams
-    for name in _held_of_matplotlib - value.keys():
-        now[name] = dict.__getitem__(matplotlib.rcParamsDefault, name)
-    _held_of_matplotlib.clear()
-    for name, one in value.items():
-        now[name] = one
-        _held_of_matplotlib.add(name)
+
+def _hold(
+    options: dict[str, Any],
+    held: set[str],
+    set_option: Callable[[str, Any], object],
+    reset: Callable[[str], object],
+) -> None:
+    """Set `options`, and give those that were `held` and are not among them their defaults."""
+    for name in held - options.keys():
+        reset(name)
+    held.clear()
+    for name, value in options.items():
+        set_option(name, value)
+        held.add(name)
+
+
+SETTINGS = (
+    Setting(
+        "numpy's print options", "numpy", _read_print_options,
+        lambda numpy, value: numpy.set_printoptions(**value), _NUMPY_PRINTS,
+    ),
+    Setting(
+        "numpy.seterr", "numpy", lambda numpy: numpy.geterr(),
+        lambda numpy, value: numpy.seterr(**value),
+        {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"},
+    ),
+    Setting(
+        "pandas' options", "pandas._config.config", lambda config: config._global_config,
+        _hold_pandas, {}, _copied, _changed_of_pandas,
+    ),
+    Setting(
+        "matplotlib's rcParams", "matplotlib", _read_matplotlib, _hold_matplotlib, {},
+        value=_changed_of_matplotlib,
+    ),
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Settings of logging: levels, and what is printed. Read in the notebook, held on a rank."""
+"""Settings of logging: levels, and what is printed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 import operator
 import sys
 from typing import Any
+
+from accelnb.engine.settings.setting import Setting
 
 # What the kernel logs, and libraries that set up their loggers at import on every rank alike:
 # of these only levels are held.
@@ -31,7 +33,7 @@ _levels: list[int] = []  # of _with_own_setup, as long as _READ is there
 _READ: Any = object()  # in a cache that logging clears when a level is set anywhere
 
 
-def read_loggers(_: Any) -> Any:
+def _read_loggers(_: Any) -> Any:
     """Return the state of every logger, and of the handlers that print."""
     manager = logging.root.manager
     there = list(manager.loggerDict.values())
@@ -49,19 +51,15 @@ def read_loggers(_: Any) -> Any:
     return manager.disable, _levels, states, printing
 
 
-def kept_loggers(state: Any) -> Any:
+def _kept_loggers(state: Any) -> Any:
     """Copy the lists, which change in place."""
     disable, levels, states, printing = state
     copied = [(*one[:3], list(one[3])) for one in states]
-    return (
-        disable,
-        list(levels),
-        copied,
-        [((h[0], h[1], list(h[2])), stream) for h, stream in printing],
-    )
+    handlers = [((*handler[:2], list(handler[2])), stream) for handler, stream in printing]
+    return disable, list(levels), copied, handlers
 
 
-def described_loggers(state: Any) -> Any:
+def _described_loggers(state: Any) -> Any:
     """Return what differs from a fresh process: what is disabled of all, and loggers by name."""
     disable, levels, states, _ = state
     described: dict[str, Any] = {
@@ -98,7 +96,7 @@ def _say_what_stays(handlers: list[logging.Handler]) -> None:
             )
 
 
-def hold_loggers(value: Any, only: frozenset[str] | None = None) -> None:
+def hold_loggers(_: Any, value: Any, only: frozenset[str] | None = None) -> None:
     """Set levels, and have printed what the notebook prints.
 
     Parameters
@@ -157,3 +155,13 @@ def _format_of(formatter: logging.Formatter | None) -> Any:
 
 def _top(name: str) -> str:
     return name.partition(".")[0]
+
+
+CAPTURE = Setting(
+    "logging.captureWarnings", "logging", lambda logging: logging._warnings_showwarning is not None,
+    lambda logging, captures: logging.captureWarnings(captures), False,
+)  # fmt: skip
+LOGGERS = Setting(
+    "logging's levels and handlers", "logging", _read_loggers, hold_loggers, None, _kept_loggers,
+    _described_loggers,
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Settings of Python: decimals, processes, warnings. Read in the notebook, held on a rank."""
+"""Settings of Python: decimals, processes, warnings."""
 
 from __future__ import annotations
 
@@ -7,36 +7,28 @@ import sys
 import warnings
 from typing import Any
 
+from accelnb.engine.settings.setting import Setting
+
 _DECIMAL = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 _read_parts = operator.attrgetter(*_DECIMAL)
-DECIMAL_DEFAULT = (
+_DECIMAL_DEFAULT = (
     *(28, "ROUND_HALF_EVEN", -999999, 999999, 1, 0),
     ("InvalidOperation", "DivisionByZero", "Overflow"),
 )
 
 
-def read_recursion_limit(python: Any) -> int:
-    return python.getrecursionlimit()
-
-
-def hold_recursion_limit(limit: int) -> None:
-    sys.setrecursionlimit(limit)
-
-
-def read_decimal(decimal: Any) -> Any:
+def _read_decimal(decimal: Any) -> Any:
     now = decimal.getcontext()
     return _read_parts(now), list(now.traps.values())
 
 
-def described_decimal(state: Any) -> Any:
+def _described_decimal(state: Any) -> Any:
     signals = list(sys.modules["decimal"].getcontext().traps)
     parts, traps = state
     return *parts, tuple(s.__name__ for s, is_trap in zip(signals, traps, strict=True) if is_trap)
 
 
-def hold_decimal(value: Any) -> None:
-    import decimal
-
+def _hold_decimal(decimal: Any, value: Any) -> None:
     now = decimal.getcontext()
     *parts, traps = value
     for name, part in zip(_DECIMAL, parts, strict=True):
@@ -45,15 +37,9 @@ def hold_decimal(value: Any) -> None:
         now.traps[signal] = signal.__name__ in traps
 
 
-def read_start_method(multiprocessing: Any) -> str | None:
+def _read_start_method(multiprocessing: Any) -> str | None:
     method = multiprocessing.get_start_method(allow_none=True)
     return None if method == multiprocessing.get_all_start_methods()[0] else method
-
-
-def hold_start_method(method: str | None) -> None:
-    import multiprocessing
-
-    multiprocessing.set_start_method(method, force=True)  # type: ignore[arg-type]
 
 
 # ---- warnings ----
@@ -63,18 +49,14 @@ Filter = tuple[str, Any, str, Any, int]
 _held: list[Any] = []  # the filters that a rank has from the notebook
 
 
-def read_filters(_: Any) -> list[Any]:
-    return warnings.filters  # type: ignore[return-value]
-
-
-def described_filters(filters: list[Any]) -> list[Filter]:
+def _described_filters(filters: list[Any]) -> list[Filter]:
     return [
         (action, message, f"{category.__module__}:{category.__qualname__}", module, line)
         for action, message, category, module, line in filters
     ]
 
 
-def hold_filters(value: list[Filter], *, before: bool = True) -> bool:
+def hold_filters(_: Any, value: list[Filter], *, before: bool = True) -> bool:
     """Put the notebook's filters before those of libraries that only the rank has.
 
     A category of a library that the rank has not imported yet is left out until it has.
@@ -118,11 +100,22 @@ def _is_plain(filter: Any) -> bool:
     return message is None and category.__module__ == "builtins"
 
 
-def read_capture(logging: Any) -> bool:
-    return logging._warnings_showwarning is not None
-
-
-def hold_capture(captures: bool) -> None:
-    import logging
-
-    logging.captureWarnings(captures)
+FILTERS = Setting(
+    "the warnings filters", "warnings", lambda warnings: warnings.filters, hold_filters, None,
+    list, _described_filters,
+)  # fmt: skip
+SETTINGS = (
+    Setting(
+        "the recursion limit", "sys", lambda python: python.getrecursionlimit(),
+        lambda python, limit: python.setrecursionlimit(limit), 1000,
+    ),
+    Setting(
+        "the decimal context", "decimal", _read_decimal, _hold_decimal, _DECIMAL_DEFAULT,
+        value=_described_decimal,
+    ),
+    Setting(
+        "multiprocessing's start method", "multiprocessing", _read_start_method,
+        lambda multiprocessing, method: multiprocessing.set_start_method(method, force=True), None,
+    ),
+    FILTERS,
+)  # fmt: skip

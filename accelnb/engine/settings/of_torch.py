@@ -1,4 +1,4 @@
-"""Settings of torch: read in the notebook, held on a rank."""
+"""Settings of torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from accelnb.devices.hardware.usable_resources import allowed_cpus, physical_cores
-from accelnb.engine.serialization.pack import own_device
+from accelnb.engine.serialization.torch_objects import own_device
+from accelnb.engine.settings.setting import Setting
 
 # Each library's own precision of fp32 products, outermost first: a setting of an outer one is
 # taken over by those inside it.
@@ -23,27 +24,7 @@ _FP32 = tuple(
     for operation in operations
 )
 _TF32 = (("cuda", "conv"), ("cuda", "rnn"))  # torch's own choice
-FP32_DEFAULT = ("highest", True, tuple("tf32" if part in _TF32 else "none" for part in _FP32))
-
-
-def read_dtype(torch: Any) -> str:
-    return str(torch.get_default_dtype()).removeprefix("torch.")
-
-
-def hold_dtype(name: str) -> None:
-    import torch
-
-    torch.set_default_dtype(getattr(torch, name))
-
-
-def read_grad_mode(torch: Any) -> bool:
-    return torch.is_grad_enabled()
-
-
-def hold_grad_mode(enabled: bool) -> None:
-    import torch
-
-    torch.set_grad_enabled(enabled)
+_FP32_DEFAULT = ("highest", True, tuple("tf32" if part in _TF32 else "none" for part in _FP32))
 
 
 def _or_none(read: Callable[[], Any]) -> Any:
@@ -54,18 +35,16 @@ def _or_none(read: Callable[[], Any]) -> Any:
         return None
 
 
-def read_fp32(torch: Any) -> Any:
+def _read_fp32(torch: Any) -> Any:
     of_each = getattr(torch._C, "_get_fp32_precision_getter", None)  # since torch 2.9
     return (
         _or_none(torch.get_float32_matmul_precision),
         _or_none(torch._C._get_cudnn_allow_tf32),
-        tuple(of_each(*part) for part in _FP32) if of_each else FP32_DEFAULT[2],
+        tuple(of_each(*part) for part in _FP32) if of_each else _FP32_DEFAULT[2],
     )
 
 
-def hold_fp32(value: Any) -> None:
-    import torch
-
+def _hold_fp32(torch: Any, value: Any) -> None:
     matmul, cudnn, parts = value
     if matmul is not None:
         torch.set_float32_matmul_precision(matmul)
@@ -78,15 +57,13 @@ def hold_fp32(value: Any) -> None:
             torch._C._set_fp32_precision_setter(*part, precision)
 
 
-def read_default_device(torch: Any) -> str | None:
+def _read_default_device(torch: Any) -> str | None:
     context = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
     return None if context is None else str(context.device)
 
 
-def hold_default_device(name: str | None) -> None:
+def _hold_default_device(torch: Any, name: str | None) -> None:
     """Set it: of an accelerator's, the rank's own of that type, and none if it has none."""
-    import torch
-
     if name is None or torch.device(name).type in ("cpu", "meta"):
         torch.set_default_device(name)
         return
@@ -95,7 +72,7 @@ def hold_default_device(name: str | None) -> None:
     torch.set_default_device(own if has_one else None)
 
 
-def read_determinism(torch: Any) -> Any:
+def _read_determinism(torch: Any) -> Any:
     return (
         torch._C._get_deterministic_algorithms(),
         torch._C._get_deterministic_algorithms_warn_only(),
@@ -103,16 +80,13 @@ def read_determinism(torch: Any) -> Any:
     )
 
 
-def hold_determinism(value: Any) -> None:
-    import torch
-    from torch.utils import deterministic
-
+def _hold_determinism(torch: Any, value: Any) -> None:
     enabled, warn_only, fills = value
     torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-    deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
+    torch.utils.deterministic.fill_uninitialized_memory = fills
 
 
-def read_cudnn(torch: Any) -> Any:
+def _read_cudnn(torch: Any) -> Any:
     return (
         torch._C._get_cudnn_enabled(),
         torch._C._get_cudnn_benchmark(),
@@ -120,58 +94,24 @@ def read_cudnn(torch: Any) -> Any:
     )
 
 
-def hold_cudnn(value: Any) -> None:
-    from torch.backends import cudnn
-
+def _hold_cudnn(torch: Any, value: Any) -> None:
+    cudnn = torch.backends.cudnn
     cudnn.enabled, cudnn.benchmark, cudnn.deterministic = value
 
 
 _ATTENTION = ("flash", "mem_efficient", "math", "cudnn")
 
 
-def read_attention(torch: Any) -> Any:
-    return (
-        torch._C._get_flash_sdp_enabled(),
-        torch._C._get_mem_efficient_sdp_enabled(),
-        torch._C._get_math_sdp_enabled(),
-        torch._C._get_cudnn_sdp_enabled(),
-    )
+def _read_attention(torch: Any) -> Any:
+    return tuple(getattr(torch._C, f"_get_{kind}_sdp_enabled")() for kind in _ATTENTION)
 
 
-def hold_attention(value: Any) -> None:
-    from torch.backends import cuda
-
+def _hold_attention(torch: Any, value: Any) -> None:
     for kind, enabled in zip(_ATTENTION, value, strict=True):
-        getattr(cuda, f"enable_{kind}_sdp")(enabled)
+        getattr(torch.backends.cuda, f"enable_{kind}_sdp")(enabled)
 
 
-PRINT_OPTIONS = {
-    "precision": 4, "threshold": 1000, "edgeitems": 3, "linewidth": 80, "sci_mode": None,
-}  # fmt: skip
-
-
-def read_print_options(tensor_str: Any) -> dict[str, Any]:
-    return dict(vars(tensor_str.PRINT_OPTS))
-
-
-def hold_print_options(value: dict[str, Any]) -> None:
-    from torch import _tensor_str
-
-    for name, option in value.items():
-        setattr(_tensor_str.PRINT_OPTS, name, option)
-
-
-def read_anomaly_detection(torch: Any) -> Any:
-    return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
-
-
-def hold_anomaly_detection(value: Any) -> None:
-    import torch
-
-    torch.autograd.set_detect_anomaly(*value)
-
-
-class Threads:
+class _Threads:
     """Tells the number of threads that the notebook set from torch's own.
 
     Torch does not say which it is. Its own follows from the environment and the cores; and what
@@ -204,17 +144,44 @@ def _usual_counts() -> frozenset[int]:
     return _counts_of_cores() | {int(count) for count in asked if count.isdecimal()}
 
 
-def hold_threads(count: int | None) -> None:
-    import torch
-
-    torch.set_num_threads(count or int(os.environ["OMP_NUM_THREADS"]))
-
-
-def read_sharing_strategy(multiprocessing: Any) -> str:
-    return multiprocessing.get_sharing_strategy()
-
-
-def hold_sharing_strategy(strategy: str) -> None:
-    from torch import multiprocessing
-
-    multiprocessing.set_sharing_strategy(strategy)
+SETTINGS = (
+    Setting(
+        "torch's default dtype", "torch",
+        lambda torch: str(torch.get_default_dtype()).removeprefix("torch."),
+        lambda torch, name: torch.set_default_dtype(getattr(torch, name)), "float32",
+    ),
+    Setting("torch's default device", "torch", _read_default_device, _hold_default_device, None),
+    Setting("the precision of fp32 products", "torch", _read_fp32, _hold_fp32, _FP32_DEFAULT),
+    Setting(
+        "torch's deterministic algorithms", "torch", _read_determinism, _hold_determinism,
+        (False, False, True),
+    ),
+    Setting("torch.backends.cudnn", "torch", _read_cudnn, _hold_cudnn, (True, False, False)),
+    Setting("torch's attention kernels", "torch", _read_attention, _hold_attention, (True,) * 4),
+    Setting(
+        "torch's print options", "torch._tensor_str",
+        lambda tensor_str: dict(vars(tensor_str.PRINT_OPTS)),
+        lambda tensor_str, value: vars(tensor_str.PRINT_OPTS).update(value),
+        {"precision": 4, "threshold": 1000, "edgeitems": 3, "linewidth": 80, "sci_mode": None},
+    ),
+    Setting(
+        "torch's grad mode", "torch", lambda torch: torch.is_grad_enabled(),
+        lambda torch, enabled: torch.set_grad_enabled(enabled), True,
+    ),
+    Setting(
+        "torch's anomaly detection", "torch",
+        lambda torch: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
+        lambda torch, value: torch.autograd.set_detect_anomaly(*value), (False, True),
+    ),
+    Setting(
+        "torch's number of threads", "torch", _Threads().read,
+        lambda torch, count: torch.set_num_threads(count or int(os.environ["OMP_NUM_THREADS"])),
+        None,
+    ),
+    Setting(
+        "torch's sharing strategy", "torch.multiprocessing",
+        lambda multiprocessing: multiprocessing.get_sharing_strategy(),
+        lambda multiprocessing, name: multiprocessing.set_sharing_strategy(name),
+        "file_descriptor",
+    ),
+)  # fmt: skip

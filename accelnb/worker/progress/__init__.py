@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from accelnb.engine.import_hooks import when_imported
+from accelnb.engine.process.import_hooks import when_imported
 from accelnb.worker.progress import of_rich, of_tqdm
 from accelnb.worker.progress.bars import Bars, tell_to
 

@@ -25,7 +25,7 @@ class Channel:
 
     Examples
     --------
-    >>> from accelnb.engine.launchers.channel import Channel
+    >>> from accelnb.engine.wire.channel import Channel
     >>> here, there = Channel.pair()
     >>> here.send({"op": "ping"})
     >>> there.receive()

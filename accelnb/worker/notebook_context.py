@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from accelnb.devices.hardware.usable_resources import usable_cpus
-from accelnb.engine.launchers.start_environment import is_of_launcher, own_variables
+from accelnb.engine.process.rank_environment import is_of_launcher, own_variables
 from accelnb.options import environment
 from accelnb.options.environment import working_folder
 
 _INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
-class Context:
+class NotebookContext:
     """Keeps this process's folder, path and environment as the notebook's are.
 
     On another machine they are followed as far as that can be: a folder or an entry of the path

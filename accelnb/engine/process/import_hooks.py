@@ -17,7 +17,7 @@ def when_imported(hooks: dict[str, Hook]) -> None:
 
     Examples
     --------
-    >>> from accelnb.engine.import_hooks import when_imported
+    >>> from accelnb.engine.process.import_hooks import when_imported
     >>> when_imported({"json": lambda module: print(module.__name__)})
     json
     """

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from accelnb.engine.failure import DIED, Failure, died
-from accelnb.engine.launchers.launcher import Exit
+from accelnb.engine.wire.lifecycle import Exit
 
 _LAST_OUTPUT = 4000
 
 
 @dataclass
-class Member:
+class Worker:
     """A rank as the notebook knows it; `incarnation` grows when it is replaced."""
 
     rank: int

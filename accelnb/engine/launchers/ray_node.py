@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from accelnb.engine.launchers.launcher import Exit
 from accelnb.engine.launchers.local import ForkServer, modules_to_preload
-from accelnb.engine.memory_use import Held
+from accelnb.engine.launchers.memory_meter import Held
+from accelnb.engine.wire.lifecycle import Exit
 from accelnb.errors import AccelnbError
 from accelnb.options.config import LaunchConfig
 

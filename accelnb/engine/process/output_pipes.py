@@ -16,6 +16,7 @@ import struct
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _NAMES = ("stdout", "stderr")
 _PIPE_BYTES = 1 << 20
@@ -23,8 +24,7 @@ _RECORD_BYTES = 1 << 20  # several messages of output: a busy notebook has not r
 _TOTAL = struct.Struct("q")
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """The reading end of a pipe that does not block, and the memory of its `Record`."""
 
     name: str

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from accelnb.devices import DEVICES
-
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+from accelnb.engine.process.procfs import resident
 
 
 class Held(NamedTuple):
@@ -31,7 +28,7 @@ class MemoryMeter:
     Examples
     --------
     >>> import os
-    >>> from accelnb.engine.memory_use import MemoryMeter
+    >>> from accelnb.engine.launchers.memory_meter import MemoryMeter
     >>> memory, on_device = MemoryMeter("cpu").read([os.getpid()])[os.getpid()]
     >>> memory > 1_000_000, on_device
     (True, None)
@@ -53,22 +50,6 @@ class MemoryMeter:
             self._nvml = _nvml()
             self._asks_nvml = self._nvml is not None
         return _held(self._nvml) if self._nvml is not None else {}
-
-
-def resident(pid: int) -> int | None:
-    """Return a process's resident memory, None if the system does not tell."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
-    except (OSError, IndexError, ValueError):
-        return None
-
-
-def process_state(pid: int) -> str | None:
-    """Return the letter of proc(5) for a process's state, None if there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return None
 
 
 def _nvml() -> Any | None:

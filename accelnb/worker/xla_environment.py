@@ -31,7 +31,7 @@ def for_one_process(root: Path, environ: Mapping[str, str]) -> dict[str, str] | 
     Examples
     --------
     >>> from pathlib import Path
-    >>> from accelnb.engine.launchers.xla_environment import for_one_process
+    >>> from accelnb.worker.xla_environment import for_one_process
     >>> for_one_process(Path("/"), {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "4"})
     {}
     >>> for_one_process(Path("/"), {"PJRT_DEVICE": "CPU"}) is None
@@ -49,7 +49,7 @@ def for_several_processes(environ: Mapping[str, str]) -> dict[str, str]:
 
     Examples
     --------
-    >>> from accelnb.engine.launchers.xla_environment import for_several_processes
+    >>> from accelnb.worker.xla_environment import for_several_processes
     >>> for_several_processes({"TPU_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_ADDRESSES": "local"})
     {'TPU_HOST_BOUNDS': '1,1,1'}
     """

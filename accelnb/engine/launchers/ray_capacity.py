@@ -35,7 +35,7 @@ def bundle(config: LaunchConfig) -> dict[str, float]:
     Examples
     --------
     >>> from accelnb.options.config import LaunchConfig
-    >>> from accelnb.engine.launchers.ray_room import bundle
+    >>> from accelnb.engine.launchers.ray_capacity import bundle
     >>> bundle(LaunchConfig(procs=4, device="cuda"))
     {'CPU': 4, 'GPU': 4}
     """
@@ -50,7 +50,7 @@ def refuse_if_too_small(config: LaunchConfig, nodes: list[dict[str, Any]]) -> No
     Examples
     --------
     >>> from accelnb.options.config import LaunchConfig
-    >>> from accelnb.engine.launchers.ray_room import refuse_if_too_small
+    >>> from accelnb.engine.launchers.ray_capacity import refuse_if_too_small
     >>> refuse_if_too_small(LaunchConfig(procs=2, device="cpu"), [{"Resources": {"CPU": 2.0}}])
     """
     needed = bundle(config)

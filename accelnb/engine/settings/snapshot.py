@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from accelnb.engine.serialization.pack import pickled
-from accelnb.engine.settings.table import TABLE, Setting
+from accelnb.engine.settings.setting import Setting
+from accelnb.engine.settings.table import TABLE
 
 _UNREAD = object()
 _states: dict[str, Any] = {}  # of each setting, as it was read last
@@ -24,7 +25,7 @@ def settings_now() -> Mapping[str, str]:
     Examples
     --------
     >>> import decimal
-    >>> from accelnb.engine.settings.of_notebook import settings_now
+    >>> from accelnb.engine.settings.snapshot import settings_now
     >>> decimal.getcontext().prec = 50
     >>> "the decimal context" in settings_now()
     True
