@@ -16,7 +16,7 @@ from accelnb.jupyter import front_ends
 from accelnb.notebook.auto_mode import switch
 from accelnb.notebook.defaults import Defaults
 from accelnb.notebook.session import Session
-from accelnb.notebook.views.redrawn import in_kernel
+from accelnb.notebook.views.updated_display import in_kernel
 from accelnb.options.config import (
     CellOptions,
     ConfigError,

@@ -15,7 +15,7 @@ from accelnb.notebook.commands import complete_commands
 from accelnb.notebook.completion import Assist
 from accelnb.notebook.magics import AccelnbMagics, complete_options
 from accelnb.notebook.session import Session
-from accelnb.notebook.views.choice import run_html
+from accelnb.notebook.views.show_run import run_html
 
 _sessions: dict[int, Session] = {}  # by the shell's id
 _additions: dict[int, tuple[AutoCells, Assist]] = {}

@@ -21,11 +21,11 @@ from accelnb.notebook.cell import cells_so_far
 from accelnb.notebook.cell_sources import Sources
 from accelnb.notebook.defaults import Defaults
 from accelnb.notebook.extension import in_rank, session_of
-from accelnb.notebook.module_objects import imports_so_far
-from accelnb.notebook.sent_values import Comparison, OnRank
-from accelnb.notebook.views.choice import view_of
+from accelnb.notebook.values.comparison import Comparison, OnRank
+from accelnb.notebook.values.module_objects import imports_so_far
 from accelnb.notebook.views.plain import follow
-from accelnb.notebook.waiting import ranks_of, saying_if_connecting, saying_if_slow
+from accelnb.notebook.views.show_run import view_of
+from accelnb.notebook.wait_notice import ranks_of, saying_if_connecting, saying_if_slow
 from accelnb.options.config import (
     ConfigError,
     LaunchConfig,

@@ -21,14 +21,14 @@ from accelnb.engine.serialization.pack import Packed
 from accelnb.engine.stall_report import Place
 from accelnb.errors import AccelnbError
 from accelnb.jupyter.cell_names import CellNames
-from accelnb.notebook.capture import Capture
 from accelnb.notebook.cell import Cell, cells_so_far, empty_cell
 from accelnb.notebook.cell_sources import Sources
 from accelnb.notebook.defaults import Defaults
-from accelnb.notebook.module_objects import Imports, cells_before, names_in
-from accelnb.notebook.views.choice import show_in_background, view_of
+from accelnb.notebook.values.capture import Capture
+from accelnb.notebook.values.module_objects import Imports, cells_before, names_in
 from accelnb.notebook.views.plain import follow
-from accelnb.notebook.waiting import ranks_of, saying_if_connecting, saying_if_slow
+from accelnb.notebook.views.show_run import show_in_background, view_of
+from accelnb.notebook.wait_notice import ranks_of, saying_if_connecting, saying_if_slow
 from accelnb.notebook.wanted_ranks import Asked, asked_by, shape_of
 from accelnb.options.config import (
     SHAPE,

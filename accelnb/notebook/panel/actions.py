@@ -7,7 +7,7 @@ import ipywidgets
 from accelnb.errors import AccelnbError
 from accelnb.notebook.panel.elements import Action, Message, box, button
 from accelnb.notebook.panel.form import Form
-from accelnb.notebook.panel.test_run import Trial
+from accelnb.notebook.panel.self_test import Trial
 from accelnb.notebook.session import Session
 from accelnb.options.accelerate_file import default_path, read_accelerate
 from accelnb.options.config import ConfigError, LaunchConfig, from_mapping, to_line

@@ -10,12 +10,12 @@ from typing import Any
 from IPython.display import publish_display_data
 
 from accelnb.devices.hardware import inspect_machine
-from accelnb.notebook.panel import found_hardware, static_text
+from accelnb.notebook.panel import hardware_tiles, static_text
 from accelnb.notebook.panel.actions import Actions, Import
+from accelnb.notebook.panel.config_text import Preview
 from accelnb.notebook.panel.elements import Message, behaviour, box, markup
-from accelnb.notebook.panel.export import ToScript
 from accelnb.notebook.panel.form import Form
-from accelnb.notebook.panel.preview import Preview
+from accelnb.notebook.panel.import_export import ToScript
 from accelnb.notebook.session import Session
 from accelnb.options.config import ConfigError, LaunchConfig
 
@@ -100,9 +100,9 @@ class Panel:
     def _show_found(self) -> None:
         draft = self._form.draft
         if draft.config.cluster == "local":
-            shown = found_hardware.as_html(self._machine)
+            shown = hardware_tiles.as_html(self._machine)
         else:
-            shown = found_hardware.cluster_as_html(
+            shown = hardware_tiles.cluster_as_html(
                 self._machine, draft.config.cluster, draft.hardware
             )
         if shown != self._found.value:  # each key that is typed would send it anew

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 
-from accelnb.notebook.panel.preview import magic_line
+from accelnb.notebook.panel.config_text import magic_line
 from accelnb.options.config import LaunchConfig
 
 _RULES = """

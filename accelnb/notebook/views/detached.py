@@ -13,10 +13,10 @@ from IPython.display import publish_display_data
 from accelnb.engine.events import Display, Event, Skipped, Stalled, Stream, Streamed
 from accelnb.engine.failure import RankError, RunInterrupted, name_ranks, rank_list
 from accelnb.engine.run import Run
-from accelnb.notebook.views.flood import Tail
 from accelnb.notebook.views.metrics_board import Board
 from accelnb.notebook.views.plain import View
-from accelnb.notebook.views.redrawn import new_area
+from accelnb.notebook.views.tail import Tail
+from accelnb.notebook.views.updated_display import new_area
 
 _REDRAW_EVERY = 0.5  # s
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")

@@ -13,7 +13,7 @@ from accelnb.engine.failure import RankError, RunInterrupted
 from accelnb.engine.run import Run
 from accelnb.jupyter.front_ends import has_subshells, shows_widgets
 from accelnb.notebook.views.rank_merge import Item
-from accelnb.notebook.views.run_output import Place
+from accelnb.notebook.views.run_display import Place
 from accelnb.notebook.views.run_state import RunState, state_of
 from accelnb.notebook.views.static_html import text_of
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from accelnb.engine.metrics import SCALAR, Series, Streams
-from accelnb.notebook.views.pictures import data_url
-from accelnb.notebook.views.redrawn import Area, in_kernel, new_area
+from accelnb.notebook.views.streamed_images import data_url
+from accelnb.notebook.views.updated_display import Area, in_kernel, new_area
 
 _BARS = "▁▂▃▄▅▆▇█"
 _COURSE = 24  # bars

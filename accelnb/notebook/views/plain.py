@@ -19,11 +19,11 @@ from accelnb.engine.events import Display, Event, Progress, Skipped, Stalled, St
 from accelnb.engine.failure import RunInterrupted, rank_list
 from accelnb.engine.run import Run
 from accelnb.notebook.views.bar_lines import BarLines
-from accelnb.notebook.views.flood import Tail
-from accelnb.notebook.views.live_text import LiveText, live_text
+from accelnb.notebook.views.growing_lines import LiveText, live_text
 from accelnb.notebook.views.metrics_board import Board
 from accelnb.notebook.views.rank_merge import HOLD, Item, Merger, Partial
-from accelnb.notebook.views.redrawn import in_kernel
+from accelnb.notebook.views.tail import Tail
+from accelnb.notebook.views.updated_display import in_kernel
 
 _FLUSH_EVERY = 0.1
 _REDRAW_EVERY = 0.5

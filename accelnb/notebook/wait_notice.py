@@ -19,7 +19,7 @@ def saying_if_slow(what: str, after: float = _SILENT) -> Iterator[None]:
 
     Examples
     --------
-    >>> from accelnb.notebook.waiting import saying_if_slow
+    >>> from accelnb.notebook.wait_notice import saying_if_slow
     >>> with saying_if_slow("starting 2 ranks"):
     ...     pass  # says nothing: it is over at once
     """
@@ -45,7 +45,7 @@ def ranks_of(config: LaunchConfig) -> str:
     Examples
     --------
     >>> from accelnb.options.config import LaunchConfig
-    >>> from accelnb.notebook.waiting import ranks_of
+    >>> from accelnb.notebook.wait_notice import ranks_of
     >>> ranks_of(LaunchConfig(procs=2, nodes=2, cluster="ray"))
     '4 ranks on 2 nodes of the cluster ray'
     """

@@ -27,9 +27,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from accelnb.engine.serialization.module_objects import Origin, is_renewed_in_place, settings_of
 from accelnb.jupyter.cell_names import CellNames, analyse
 from accelnb.notebook.cell import future_of
-from accelnb.notebook.fingerprint import Fingerprint, Reading, can_change, is_notebooks
 from accelnb.notebook.module_edits import Edits
-from accelnb.notebook.patches import Patches
+from accelnb.notebook.values.fingerprint import Fingerprint, Reading, can_change, is_notebooks
+from accelnb.notebook.values.module_changes import Patches
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _STDLIB = Path(sysconfig.get_path("stdlib"))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from accelnb.notebook.views.redrawn import NotebookArea, in_kernel
+from accelnb.notebook.views.updated_display import NotebookArea, in_kernel
 
 _MOST_LINES = 10
 _MOST_FINISHED = 100  # kept while others still grow

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Iterable
 
 from accelnb.cli.selftest import Step, self_test
+from accelnb.notebook.panel.config_text import magic_line
 from accelnb.notebook.panel.elements import Message, markup
-from accelnb.notebook.panel.preview import magic_line
 from accelnb.options.config import LaunchConfig
 
 _MARKS = {"running": "…", "ok": "✓", "failed": "✗"}

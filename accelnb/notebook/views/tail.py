@@ -6,7 +6,7 @@ import collections
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from accelnb.notebook.views.redrawn import new_area
+from accelnb.notebook.views.updated_display import new_area
 
 _LINES = 30
 _CHARACTERS = 8_000  # kept of a stream's end, enough for its last lines

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from accelnb.notebook.views import widget as widgets
-from accelnb.notebook.views.redrawn import NotebookArea
 from accelnb.notebook.views.run_state import RunState
 from accelnb.notebook.views.static_html import html_of, text_of
+from accelnb.notebook.views.updated_display import NotebookArea
 
 _SHORT = 0.5  # s; a run that is over by then is shown as its lines
 _LOAD_AFTER = 0.15  # s; loading takes a moment, which then passes beside the run

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from accelnb.engine.serialization.module_objects import Origin
-from accelnb.notebook.fingerprint import is_notebooks
+from accelnb.notebook.values.fingerprint import is_notebooks
 
 _CHAIN = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _ASSIGNED = re.compile(r"^[ \t]*([A-Za-z_][\w.]*)\.([A-Za-z_]\w*)\s*=(?!=)", re.MULTILINE)
