@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from accelnb.engine.progress_bars import Progress
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -51,46 +53,6 @@ class Stalled:
 
     report: str
     waits: Mapping[int, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Bar:
-    """The state of one progress bar of a rank.
-
-    Attributes
-    ----------
-    key : str
-        Stands for the bar on its rank.
-    label : str
-        What the bar says it is for; empty if it does not.
-    done, total : float
-        How far it is and where it ends, in units; `total` is None if that is not known.
-    unit : str
-        Such as ``it`` or ``B``.
-    rate : float or None
-        Units per second.
-    text : str
-        The whole bar as a terminal shows it.
-    closed : bool
-        Whether this is its last state.
-    """
-
-    key: str
-    label: str
-    done: float
-    total: float | None
-    unit: str
-    rate: float | None
-    text: str
-    closed: bool
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Progress bars of a rank changed; each in its newest state."""
-
-    rank: int
-    bars: tuple[Bar, ...]
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,53 @@
-"""The progress bars of ranks as a run knows them."""
+"""The progress bars of ranks as a rank tells them and a run knows them."""
 
 from __future__ import annotations
 
 import collections
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from accelnb.engine.events import Bar, Progress
+
+class Bar(NamedTuple):
+    """The state of one progress bar of a rank.
+
+    Attributes
+    ----------
+    key : str
+        Stands for the bar on its rank.
+    label : str
+        What the bar says it is for; empty if it does not.
+    done, total : float
+        How far it is and where it ends, in units; `total` is None if that is not known.
+    unit : str
+        Such as ``it`` or ``B``.
+    rate : float or None
+        Units per second.
+    text : str
+        The whole bar as a terminal shows it.
+    closed : bool
+        Whether this is its last state.
+    """
+
+    key: str
+    label: str
+    done: float
+    total: float | None
+    unit: str
+    rate: float | None
+    text: str
+    closed: bool
+
+    def same_progress(self, other: Bar) -> bool:
+        return (self.label, self.done, self.total) == (other.label, other.done, other.total)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Progress bars of a rank changed; each in its newest state."""
+
+    rank: int
+    bars: tuple[Bar, ...]
 
 
 class OpenBars:

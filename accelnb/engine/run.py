@@ -118,7 +118,6 @@ class Run:
         self.stall = stall
         self.received: dict[int, Received] = {}  # what each rank brought back
         self.missing: dict[str, list[int]] = {}  # names to pull that ranks do not have
-        self.shown: Any = None  # what a view has gathered of it
         self._loaded: dict[int, Any] = {}  # what was received, rebuilt
         self._pending = set(ranks)
         self._lent = [pack for pack in lent if pack is not None]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ParamSpec
 
 from IPython.core.getipython import get_ipython
@@ -17,14 +19,12 @@ from accelnb.engine.launchers.choice import finish_for, hardware_for
 from accelnb.engine.run import RankResults
 from accelnb.engine.serialization.pack import call, dumps
 from accelnb.errors import AccelnbError
-from accelnb.notebook.cell import cells_so_far
-from accelnb.notebook.cell_sources import Sources
+from accelnb.notebook.cell_history import Sources, names_in, texts_so_far
 from accelnb.notebook.defaults import Defaults
 from accelnb.notebook.extension import in_rank, session_of
 from accelnb.notebook.values.comparison import Comparison, OnRank
-from accelnb.notebook.values.module_objects import imports_so_far
-from accelnb.notebook.views.plain import follow
-from accelnb.notebook.views.show_run import view_of
+from accelnb.notebook.values.module_objects import Imports
+from accelnb.notebook.views.show_run import show_run
 from accelnb.notebook.wait_notice import ranks_of, saying_if_connecting, saying_if_slow
 from accelnb.options.config import (
     ConfigError,
@@ -188,7 +188,7 @@ def _launch(
     shell = get_ipython()
     config = _resolved(given, shell)
     session = session_of(shell)
-    imports = session.imports if session else imports_so_far(shell)
+    imports = session.imports if session else _imports_so_far(shell)
     now = Comparison({}, imports)
     try:
         packed = dumps(
@@ -201,7 +201,7 @@ def _launch(
             f"{getattr(function, '__name__', 'the function')} or its arguments cannot be sent to "
             f"the ranks ({error}); create what cannot be sent inside the function"
         ) from error
-    sources = Sources().for_rank(0, cells_so_far(shell)) if shell is not None else {}
+    sources = Sources().for_rank(0, shell) if shell is not None else {}
     options = {"settings": settings_for_ranks(config), "sources": sources, "result": True}
     request = (options | packed.content, packed.buffers)
     if note := sharing(config, hardware_for(config)):
@@ -217,13 +217,27 @@ def _launch(
             lent=[packed],
         )
         try:
-            follow(run, view_of(run, config))
+            show_run(run, config)
         except RunInterrupted:
             said = ["stopped; the ranks of this call have ended", *stopped_lines(run.failures)]
             raise RunInterrupted("\n".join(said)) from None
         return run.results()
     finally:
         group.shutdown()
+
+
+def _imports_so_far(shell: InteractiveShell | None) -> Imports:
+    """Return the imports of a notebook without the extension, or of the script that runs."""
+    main = sys.modules["__main__"]
+    if shell is not None:
+        namespace, texts = shell.user_ns, texts_so_far(shell)
+    else:
+        namespace, texts = vars(main), []
+        with contextlib.suppress(AttributeError, OSError):  # it is no file
+            texts = [Path(main.__file__ or "").read_text()]
+    imports = Imports(namespace)
+    imports.read((text, names_in(text, shell)) for text in texts)
+    return imports
 
 
 def _resolved(given: Mapping[str, Any], shell: InteractiveShell | None) -> LaunchConfig:

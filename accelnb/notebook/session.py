@@ -21,13 +21,12 @@ from accelnb.engine.serialization.pack import Packed
 from accelnb.engine.stall_report import Place
 from accelnb.errors import AccelnbError
 from accelnb.jupyter.cell_names import CellNames
-from accelnb.notebook.cell import Cell, cells_so_far, empty_cell
-from accelnb.notebook.cell_sources import Sources
+from accelnb.notebook.cell import Cell, empty_cell
+from accelnb.notebook.cell_history import Sources, names_in, texts_so_far
 from accelnb.notebook.defaults import Defaults
 from accelnb.notebook.values.capture import Capture
-from accelnb.notebook.values.module_objects import Imports, cells_before, names_in
-from accelnb.notebook.views.plain import follow
-from accelnb.notebook.views.show_run import show_in_background, view_of
+from accelnb.notebook.values.module_objects import Imports
+from accelnb.notebook.views.show_run import show_in_background, show_run
 from accelnb.notebook.wait_notice import ranks_of, saying_if_connecting, saying_if_slow
 from accelnb.notebook.wanted_ranks import Asked, asked_by, shape_of
 from accelnb.options.config import (
@@ -63,7 +62,7 @@ class Session:
         self._asked: Asked | None = None  # what the ranks were asked to be
         self.imports = Imports(shell.user_ns)
         # What the notebook ran before it loaded the extension, and the cell that does so.
-        self._cells_before = cells_before(shell)
+        self._cells_before = texts_so_far(shell)
         self._capture = Capture(shell.user_ns, shell.user_ns_hidden, self.imports)
         self._sources = Sources()
         self._unread: tuple[Run, CellNames] | None = None  # what it left is not noted yet
@@ -197,8 +196,7 @@ class Session:
             if name not in self.shell.user_ns:
                 raise AccelnbError(f"there is no variable {name} in the notebook")
         self._capture.send_again(names)
-        cell = dataclasses.replace(empty_cell(), names=CellNames(needed=frozenset(names)))
-        self._run_on_idle(cell, CellOptions(ranks=ranks))
+        self._run_on_idle(empty_cell(names), CellOptions(ranks=ranks))
 
     def interrupt(self) -> None:
         """Stop the run that goes on in the background, if there is one."""
@@ -290,7 +288,6 @@ class Session:
         packs: Mapping[int, Packed | None],
     ) -> dict[int, Request]:
         assert self.group is not None
-        known = cells_so_far(self.shell)
         everyone = len(packs) == len(self.group.ranks)
         content = {
             "cell": {
@@ -306,7 +303,7 @@ class Session:
         }
         requests: dict[int, Request] = {}
         for rank, pack in packs.items():
-            own = content | {"sources": self._sources.for_rank(rank, known)}
+            own = content | {"sources": self._sources.for_rank(rank, self.shell)}
             requests[rank] = (own | pack.content, pack.buffers) if pack else (own, [])
         return requests
 
@@ -341,7 +338,7 @@ class Session:
 
     def _follow(self, run: Run, config: LaunchConfig, title: str) -> None:
         try:
-            follow(run, view_of(run, config, title))
+            show_run(run, config, title)
         finally:
             self._note_what_was_left()
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from accelnb.engine.events import Bar, Display, Progress, Skipped, Stalled, Stream, Usage
+from accelnb.engine.events import Display, Progress, Skipped, Stalled, Stream, Usage
 from accelnb.engine.failure import Failure
 from accelnb.engine.metrics import Packet
+from accelnb.engine.progress_bars import Bar
 from accelnb.engine.run import Run
 from accelnb.engine.run_log import RunLog
 from accelnb.notebook.views import log as log_module

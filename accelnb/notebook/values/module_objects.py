@@ -9,7 +9,6 @@ state. What an installed library has is each process's own.
 from __future__ import annotations
 
 import collections
-import contextlib
 import enum
 import functools
 import re
@@ -22,14 +21,10 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from IPython.core.interactiveshell import InteractiveShell
-
 from accelnb.engine.serialization.module_objects import Origin, is_renewed_in_place, settings_of
-from accelnb.jupyter.cell_names import CellNames, analyse
-from accelnb.notebook.cell import future_of
-from accelnb.notebook.module_edits import Edits
+from accelnb.jupyter.cell_names import CellNames
 from accelnb.notebook.values.fingerprint import Fingerprint, Reading, can_change, is_notebooks
-from accelnb.notebook.values.module_changes import Patches
+from accelnb.notebook.values.module_changes import Edits, Patches
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _STDLIB = Path(sysconfig.get_path("stdlib"))
@@ -282,35 +277,6 @@ class Imports:
             self.left_out.add(origin)
         else:
             found[origin] = Held(value, origin, now)
-
-
-def imports_so_far(shell: InteractiveShell | None) -> Imports:
-    """Return the imports of a notebook without the extension, or of the script that runs."""
-    main = sys.modules["__main__"]
-    if shell is not None:
-        namespace, texts = shell.user_ns, cells_before(shell)
-    else:
-        namespace, texts = vars(main), []
-        with contextlib.suppress(AttributeError, OSError):  # it is no file
-            texts = [Path(main.__file__ or "").read_text()]
-    imports = Imports(namespace)
-    imports.read((text, names_in(text, shell)) for text in texts)
-    return imports
-
-
-def cells_before(shell: InteractiveShell) -> list[str]:
-    """Return the text of the cells that a notebook has run."""
-    history: Any = shell.history_manager
-    return list(history.input_hist_raw[1:]) if history is not None else []
-
-
-def names_in(text: str, shell: InteractiveShell | None) -> CellNames:
-    """Return the names of a cell that was run, or of a script; none if it is not Python."""
-    with contextlib.suppress(SyntaxError, ValueError):
-        if shell is None:
-            return analyse(text)
-        return analyse(shell.transform_cell(text), future_of(shell))
-    return CellNames()
 
 
 def _is_held(value: Any) -> bool:

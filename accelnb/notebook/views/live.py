@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -11,11 +10,10 @@ from IPython.display import clear_output, publish_display_data
 from accelnb.engine.events import Event
 from accelnb.engine.failure import RankError, RunInterrupted
 from accelnb.engine.run import Run
-from accelnb.jupyter.front_ends import has_subshells, shows_widgets
+from accelnb.jupyter.front_ends import has_subshells
 from accelnb.notebook.views.rank_merge import Item
 from accelnb.notebook.views.run_display import Place
 from accelnb.notebook.views.run_state import RunState, state_of
-from accelnb.notebook.views.static_html import text_of
 
 _DRAW_EVERY = 0.105  # s: at most 10 times a second
 
@@ -108,12 +106,9 @@ def show_again(run: Run) -> None:
     Parameters
     ----------
     run
-        Of whatever cell; in a front end without widgets its end state is printed.
+        Of whatever cell; the front end shows widgets.
     """
     state = state_of(run)
-    if not shows_widgets():
-        sys.stdout.write(text_of(state) + "\n")
-        return
     place = Place(state, _always)
     place.begin_widget()
     if run.done:  # nobody follows it any more
