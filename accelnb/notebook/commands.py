@@ -88,9 +88,9 @@ class Commands:
         if not front_ends.shows_controls():
             self._status("")
             return
-        from accelnb.notebook.panel import show
+        from accelnb.notebook.panel.panel import open_panel
 
-        show(self._session)
+        open_panel(self._session)
 
     # ---- the ranks ----
 

@@ -15,7 +15,7 @@ _MARKS = {"running": "…", "ok": "✓", "failed": "✗"}
 _ENDS_WITHIN = 5.0  # s after it was cancelled
 
 
-class Trial:
+class SelfTest:
     """A self-test in the background, and what it has found so far.
 
     Parameters
