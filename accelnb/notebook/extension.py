@@ -29,9 +29,8 @@ def load(shell: InteractiveShell) -> None:
         return
     fork_server()
     session = _sessions[id(shell)] = Session(shell)
-    shell.events.register("pre_execute", session.before_code)
-    shell.events.register("pre_run_cell", session.before_cell)
-    shell.events.register("post_run_cell", session.on_cell)
+    for event, callback in session.requests.callbacks().items():
+        shell.events.register(event, callback)
     shell.register_magics(AccelnbMagics(shell, session))
     auto = AutoCells(shell, session)
     additions = _additions[id(shell)] = (auto, Assist(shell, session, auto))
@@ -48,9 +47,8 @@ def unload(shell: InteractiveShell) -> None:
     session = _sessions.pop(id(shell), None)
     if session is None:
         return
-    shell.events.unregister("pre_execute", session.before_code)
-    shell.events.unregister("pre_run_cell", session.before_cell)
-    shell.events.unregister("post_run_cell", session.on_cell)
+    for event, callback in session.requests.callbacks().items():
+        shell.events.unregister(event, callback)
     _mime_bundles(shell).pop(Run, None)
     for addition in _additions.pop(id(shell)):
         addition.remove()

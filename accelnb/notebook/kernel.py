@@ -18,6 +18,7 @@ from accelnb.devices.hardware import probe
 from accelnb.engine.prestart import ready, start_early
 from accelnb.notebook import auto_mode
 from accelnb.notebook.extension import load, session_of
+from accelnb.notebook.notices import say
 from accelnb.notebook.session import Session
 from accelnb.options.config import ConfigError, LaunchConfig, from_mapping, options, resolve
 from accelnb.options.environment import working_folder
@@ -66,7 +67,7 @@ def prepare(shell: InteractiveShell, own: dict[str, Any]) -> None:
         session.settings.of_kernel = from_mapping(LaunchConfig, own)
     except ConfigError as error:
         said = f"an option of this kernel is wrong, so none is used: {error}"
-        _at_next_cell(shell, lambda: print(f"accelnb: {said}", file=sys.stderr))
+        _at_next_cell(shell, lambda: say(said))
         return
     try:
         defaults = session.defaults()
@@ -82,7 +83,7 @@ def prepare(shell: InteractiveShell, own: dict[str, Any]) -> None:
 def _adopt_when_ready(shell: InteractiveShell, session: Session) -> None:
     """Give the ranks to the session as soon as they are there, between two cells.
 
-    A cell that needs them before waits for them by itself: see `early.start_group`.
+    A cell that needs them before waits for them by itself: see `prestart.start_group`.
     """
 
     def adopt(*_: Any) -> None:

@@ -22,10 +22,10 @@ from accelnb.errors import AccelnbError
 from accelnb.notebook.cell_history import Sources, names_in, texts_so_far
 from accelnb.notebook.defaults import Defaults
 from accelnb.notebook.extension import in_rank, session_of
+from accelnb.notebook.notices import ranks_of, say, saying_if_connecting, saying_if_slow
 from accelnb.notebook.values.comparison import Comparison, OnRank
 from accelnb.notebook.values.module_objects import Imports
 from accelnb.notebook.views.show_run import show_run
-from accelnb.notebook.wait_notice import ranks_of, saying_if_connecting, saying_if_slow
 from accelnb.options.config import (
     ConfigError,
     LaunchConfig,
@@ -188,7 +188,7 @@ def _launch(
     shell = get_ipython()
     config = _resolved(given, shell)
     session = session_of(shell)
-    imports = session.imports if session else _imports_so_far(shell)
+    imports = session.requests.imports if session else _imports_so_far(shell)
     now = Comparison({}, imports)
     try:
         packed = dumps(
@@ -205,7 +205,7 @@ def _launch(
     options = {"settings": settings_for_ranks(config), "sources": sources, "result": True}
     request = (options | packed.content, packed.buffers)
     if note := sharing(config, hardware_for(config)):
-        print(f"accelnb: {note}", file=sys.stderr)
+        say(note)
     with saying_if_slow(f"starting {ranks_of(config)}"):
         group = WorkerGroup(config)
     try:
@@ -242,18 +242,14 @@ def _imports_so_far(shell: InteractiveShell | None) -> Imports:
 
 def _resolved(given: Mapping[str, Any], shell: InteractiveShell | None) -> LaunchConfig:
     """Fill in what was not given: in a notebook from its defaults, then from the machine."""
-    if shell is None:
-        config = from_mapping(LaunchConfig, given)
-        with saying_if_connecting(config):
-            return resolve(config, hardware_for(config))
     session = session_of(shell)
-    defaults = session.settings if session else Defaults(shell)
+    defaults = session.settings if session else Defaults(shell) if shell else None
     try:
-        config = from_mapping(LaunchConfig, given, defaults.config())
+        config = from_mapping(LaunchConfig, given, defaults.config() if defaults else None)
         with saying_if_connecting(config):
             return resolve(config, hardware_for(config))
     except ConfigError as error:
-        raise defaults.explain(error, given) from None
+        raise defaults.explain(error, given) if defaults else error from None
 
 
 def _check_signature(
