@@ -9,6 +9,7 @@ from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
+from accelnb.devices.memory_size import in_words
 from accelnb.engine.prestart import under_way
 from accelnb.engine.stall_report import stacks_report
 from accelnb.errors import AccelnbError
@@ -223,9 +224,9 @@ def status(session: Session) -> str:
         if member.exit:
             lines.append(f"rank {member.rank}: ended ({member.exit.code}), will be replaced")
             continue
-        memory = [f"{_mib(place.memory)} memory"] if place.memory else []
+        memory = [f"{in_words(place.memory)} memory"] if place.memory else []
         if place.device_memory is not None:
-            memory.append(f"{_mib(place.device_memory)} on the device")
+            memory.append(f"{in_words(place.device_memory)} on the device")
         said = [f"pid {member.pid}", *memory, place.describe()]
         lines.append(f"rank {member.rank}: {', '.join(said)}")
     return "\n".join(lines)
@@ -250,7 +251,3 @@ def _names_and_ranks(command: str, rest: str) -> tuple[tuple[str, ...], tuple[in
         raise ConfigError(f"%accelnb {command}: say which variables, such as a,b")
     read = from_mapping(CellOptions, given)
     return read.pull, read.ranks
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):,.0f} MiB"

@@ -28,12 +28,12 @@ _SIGNS = {"done": ("✓", "#2e8b3d"), "failed": ("✗", "#d0463b"), "stopped": (
 _BANNERS = {"error": "#c62828", "stall": "#b26a00", "note": "#767676"}
 
 
-def text_of(state: RunState, most: int = _LINES) -> str:
+def text_of(state: RunState) -> str:
     """Return a run's lines, its values and how it went, as text."""
-    lines = state.log.labelled(state.log.beginning_and_end(most))
+    lines = state.log.labelled(state.log.beginning_and_end(_LINES))
     lines += [state.log.label(ranks) + text for ranks, text in state.bars.lines()]
     lines += Board(state.run.streamed.scalars(), state.log.label).lines()
-    lines += [banner["text"] for banner in state.banners() if banner["kind"] != "error"]
+    lines += [banner["text"] for banner in state.banners() if banner["kind"] == "stall"]
     return "\n".join([*lines, status_line(state)])
 
 
