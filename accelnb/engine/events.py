@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from accelnb.engine.progress_bars import Progress
+from accelnb.engine.progress_bars import Bar, Progress
 
 
 @dataclass(frozen=True)
@@ -65,3 +65,10 @@ class Usage:
 
 
 Event = Stream | Skipped | Display | Streamed | Stalled | Progress | Usage
+
+
+def event_of(rank: int, kind: str, content: dict[str, Any]) -> Event:
+    """Return what a rank tells by a message of this kind; what is none of ours is Jupyter's."""
+    if kind == "progress":
+        return Progress(rank, tuple(Bar(**bar) for bar in content["bars"]))
+    return Display(rank, kind, content)

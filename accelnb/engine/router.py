@@ -17,7 +17,7 @@ from typing import Any
 
 import zmq
 
-from accelnb.engine.events import Display, Event, Stalled, Stream, Usage
+from accelnb.engine.events import Event, Progress, Stalled, Stream, Usage, event_of
 from accelnb.engine.failure import DIED, Failure
 from accelnb.engine.launchers.launcher import Exit, Ranks
 from accelnb.engine.metrics import Packet
@@ -210,8 +210,6 @@ class Courier(threading.Thread):
             self._take_output(member, content["name"], content["text"])
         elif message.kind == "streamed":
             self._take_streamed(member.rank, message)
-        elif message.kind == "progress":
-            self._take_progress(member.rank, content["bars"])
         elif message.kind == "where":
             with self.changed:
                 self._whereabouts.take(place_of(member.rank, content))
@@ -223,7 +221,7 @@ class Courier(threading.Thread):
         elif message.kind == ANSWER:
             self._questions.take(content)
         elif message.kind != "execute_reply":
-            self._emit(Display(member.rank, message.kind, content))
+            self._emit(event_of(member.rank, message.kind, content))
         elif message.parent in self._requests:
             self._on_reply(member.rank, content, message.buffers)
 
@@ -237,24 +235,15 @@ class Courier(threading.Thread):
             self._run.take_streamed(rank, packets, message.content["dropped"])
             self._whereabouts.moved()
 
-    def _take_progress(self, rank: int, told: Sequence[dict[str, Any]]) -> None:
-        progress, moved = self._bars.take(rank, told)
-        if self._run is None:
-            self._late.append(progress)
-            return
-        if moved:  # a bar that only shows the time is no sign of life
-            self._whereabouts.moved()
-        self._run.deliver(progress)
-        for bar in progress.bars:
-            if bar.closed and bar.text:
-                self._run.log.write(rank, "stderr", bar.text + "\n")
-
     def _emit(self, event: Event) -> None:
-        if self._run is not None:
-            self._whereabouts.moved()
-            self._run.deliver(event)
-        else:
+        # A bar that only shows the time is no sign of life.
+        moved = not isinstance(event, Progress) or self._bars.moved(event)
+        if self._run is None:
             self._late.append(event)
+            return
+        if moved:
+            self._whereabouts.moved()
+        self._run.deliver(event)
 
     def _on_reply(self, rank: int, content: dict[str, Any], buffers: list[memoryview]) -> None:
         assert self._run is not None

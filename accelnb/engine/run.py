@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from accelnb.engine.events import Event, Skipped, Stalled, Stream, Streamed
+from accelnb.engine.events import Event, Progress, Skipped, Stalled, Stream, Streamed
 from accelnb.engine.failure import Failure, RankError, RunInterrupted, name_ranks, stopped_lines
 from accelnb.engine.metrics import Packet, Series, Streams
 from accelnb.engine.run_log import RunLog
@@ -276,6 +276,10 @@ class Run:
         """Log `event` and hand it to the view, unless that is far behind."""
         if isinstance(event, Stream):
             self.log.write(event.rank, event.name, event.text)
+        elif isinstance(event, Progress):
+            for bar in event.bars:
+                if bar.closed and bar.text:
+                    self.log.write(event.rank, "stderr", bar.text + "\n")
         with self._changed:
             if self._abandoned:
                 return
