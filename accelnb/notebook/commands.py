@@ -52,10 +52,6 @@ class Commands:
 
     Parameters
     ----------
-    shell
-        The notebook's shell.
-    session
-        Its ranks and options.
     read_options
         Reads launch options as a `%%distributed` line has them.
     """

@@ -61,8 +61,6 @@ class ToScript:
 
     Parameters
     ----------
-    session
-        Of the notebook.
     message
         Where it says what came of it.
     """

@@ -28,11 +28,6 @@ _NOT_DEFINED = re.compile(r"^(?:name|local variable) '(\w+)' is not defined")
 class CellRequests:
     """Follows what the notebook binds and what its ranks have of that.
 
-    Parameters
-    ----------
-    shell
-        The notebook's shell.
-
     Attributes
     ----------
     capture : Capture

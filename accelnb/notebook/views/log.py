@@ -186,9 +186,7 @@ class Log:
         for line in whole:
             self._finish_line(event.rank, event.name, line, at)
         if rest:
-            partial = self._partial[event.rank, event.name]
-            partial.since = partial.since if partial.text else at
-            partial.add(rest)
+            self._partial[event.rank, event.name].add(rest, at)
 
     def _finish_line(self, rank: int, name: str, text: str, at: float) -> None:
         partial = self._partial.pop((rank, name), None)

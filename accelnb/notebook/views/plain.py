@@ -121,8 +121,7 @@ class PlainView:
                 return
         if at < len(event.text):
             partial = self._partial[event.rank, event.name]
-            partial.since = partial.since if partial.text else time.monotonic()
-            partial.add(event.text[at:])
+            partial.add(event.text[at:], time.monotonic())
 
     def _finish_line(self, rank: int, name: str, line: str) -> None:
         partial = self._partial.pop((rank, name), Partial())

@@ -64,8 +64,9 @@ class Partial:
     since: float = 0.0
     more: int = 0
 
-    def add(self, text: str) -> None:
-        """Append `text`; after a carriage return it overwrites, as in a terminal."""
+    def add(self, text: str, at: float = 0.0) -> None:
+        """Append `text`, written then; after a carriage return it overwrites, as in a terminal."""
+        self.since = self.since if self.text else at
         text = self.text + text
         if "\r" in text.rstrip("\r"):
             ends = "\r" if text.endswith("\r") else ""
