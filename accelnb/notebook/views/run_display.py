@@ -17,7 +17,7 @@ _LOAD_AFTER = 0.15  # s; loading takes a moment, which then passes beside the ru
 _SHORT_LINES = 2_000
 
 
-class Place:
+class RunDisplay:
     """Shows a run's state in one output, which changes what it is.
 
     Parameters
@@ -34,7 +34,7 @@ class Place:
         self._widget: widgets.LiveWidget | None = None
         self._loading: threading.Thread | None = None
         self._broken = False  # the widget failed: text stands in
-        state.places.append(self)
+        state.displays.append(self)
 
     @property
     def is_settled(self) -> bool:

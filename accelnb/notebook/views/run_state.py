@@ -71,7 +71,7 @@ class RunState:
         self.log = Log(run.ranks, config.logs, run.log.folder)
         self.bars = Bars()
         self.values = Values(run.streamed)
-        self.places: list[Any] = []  # where it is shown and kept up to date
+        self.displays: list[Any] = []  # where it is shown and kept up to date
         self.version = 0  # grows when something changes
         self._memory: dict[int, Usage] = {}
         self._peak: dict[int, int] = {}
