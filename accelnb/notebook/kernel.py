@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -95,10 +95,10 @@ def _adopt_when_ready(shell: InteractiveShell, session: Session) -> None:
     shell.events.register("pre_run_cell", adopt)
 
 
-def _at_next_cell(shell: InteractiveShell, say: Any) -> None:
+def _at_next_cell(shell: InteractiveShell, action: Callable[[], None]) -> None:
     def once(*_: Any) -> None:
         shell.events.unregister("pre_run_cell", once)
-        say()
+        action()
 
     shell.events.register("pre_run_cell", once)
 

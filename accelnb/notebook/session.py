@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -52,11 +51,6 @@ class Session:
         self._asked: Asked | None = None  # what the ranks were asked to be
         self.requests = CellRequests(shell)
         self.last_run: Run | None = None
-
-    @property
-    def config_folder(self) -> Path:
-        """Where accelnb.yaml belongs: beside the notebook."""
-        return self.settings.path.parent
 
     def defaults(self) -> LaunchConfig:
         """Return the options of a cell that gives none.

@@ -77,7 +77,7 @@ class Actions:
         self._message.say(f"This session uses {to_line(config) or 'the defaults'}.")
 
     def _on_save(self) -> None:
-        config, path = self._form.draft.config, self._session.config_folder / FILE
+        config, path = self._form.draft.config, self._session.settings.path
         if path.exists() and not self._asked_to_replace:
             try:
                 read_file(path)

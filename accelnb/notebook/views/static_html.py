@@ -148,7 +148,7 @@ def _values(state: RunState) -> str:
     figures = [
         figure
         for series in state.run.streamed.values()
-        for figure in _FIGURES.get(series.kind, _no_figures)(state, series)
+        for figure in _FIGURES[series.kind](state, series)
     ]
     if not figures:
         return ""
@@ -196,10 +196,6 @@ def _image_figures(state: RunState, series: Series) -> list[str]:
 def _tensor_figures(state: RunState, series: Series) -> list[str]:
     count = sum(len(points) for points in series.values())
     return [_figure(None, "", f"<b>{html.escape(series.name)}</b> {count} tensors")]
-
-
-def _no_figures(state: RunState, series: Series) -> list[str]:
-    return []
 
 
 _FIGURES = {
