@@ -97,7 +97,7 @@ for thread in threads: thread.join()"""
 def test_the_run_goes_on_when_its_log_cannot_be_written(shared_notebook):
     run = shared_notebook.run
     run(
-        "from accelnb.engine import logs\nimport pathlib\n"
+        "from accelnb.engine import run_log as logs\nimport pathlib\n"
         "open_file = logs.RunLog._open\n"
         "def full(self, rank, stream): return open('/dev/full', 'wb', buffering=0)\n"
         "logs.RunLog._open = full"
