@@ -151,7 +151,7 @@ class Commands:
         if not front_ends.shows_widgets():
             print(run)
             return
-        from accelnb.notebook.views.live import show_again
+        from accelnb.notebook.views.live_view.view import show_again
 
         show_again(run)
 

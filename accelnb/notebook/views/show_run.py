@@ -11,11 +11,11 @@ from IPython.core.getipython import get_ipython
 from accelnb.engine.failure import RunInterrupted
 from accelnb.engine.run import Run
 from accelnb.jupyter.front_ends import shows_widgets
-from accelnb.notebook.views.detached import DetachedView
-from accelnb.notebook.views.live import BackgroundView, LiveView
-from accelnb.notebook.views.plain import PlainView
-from accelnb.notebook.views.run_state import RunState, gathered_of
-from accelnb.notebook.views.static_html import html_of
+from accelnb.notebook.views.live_view.run_state import RunState, gathered_of
+from accelnb.notebook.views.live_view.static_html import html_of
+from accelnb.notebook.views.live_view.view import BackgroundView, LiveView
+from accelnb.notebook.views.text_view.detached import DetachedView
+from accelnb.notebook.views.text_view.plain import PlainView
 from accelnb.options.config import LaunchConfig
 
 View = PlainView | DetachedView | LiveView

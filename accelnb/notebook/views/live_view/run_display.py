@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from accelnb.notebook.views import widget as widgets
-from accelnb.notebook.views.run_state import RunState
-from accelnb.notebook.views.static_html import html_of, text_of
+from accelnb.notebook.views.live_view import widget as widgets
+from accelnb.notebook.views.live_view.run_state import RunState
+from accelnb.notebook.views.live_view.static_html import html_of, text_of
 from accelnb.notebook.views.updated_display import NotebookArea
 
 _SHORT = 0.5  # s; a run that is over by then is shown as its lines

@@ -17,11 +17,11 @@ from IPython.display import clear_output, publish_display_data
 
 from accelnb.engine.events import Display, Event, Progress, Skipped, Stalled, Stream, Streamed
 from accelnb.engine.run import Run
-from accelnb.notebook.views.growing_lines import growing_lines
 from accelnb.notebook.views.metrics_board import Board
 from accelnb.notebook.views.progress_bars import BarLines
 from accelnb.notebook.views.rank_merge import HOLD, Item, Merger, Partial, label, left_out
-from accelnb.notebook.views.tail import Tail
+from accelnb.notebook.views.text_view.growing_lines import growing_lines
+from accelnb.notebook.views.text_view.tail import Tail
 from accelnb.notebook.views.updated_display import in_kernel
 
 _FLUSH_EVERY = 0.1

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from accelnb.engine.metrics import SCALAR, Series
-from accelnb.notebook.views.ansi import to_html
-from accelnb.notebook.views.charts import COLOURS, bar_chart, line_chart
-from accelnb.notebook.views.log import Line
+from accelnb.notebook.views.live_view.ansi import to_html
+from accelnb.notebook.views.live_view.charts import COLOURS, bar_chart, line_chart
+from accelnb.notebook.views.live_view.log import Line
+from accelnb.notebook.views.live_view.run_state import RunState
 from accelnb.notebook.views.metrics_board import Board
-from accelnb.notebook.views.run_state import RunState
 
 _LINES = 500
 _LINES_WITHOUT_BOX = 30

@@ -11,9 +11,9 @@ from accelnb.engine.events import Event
 from accelnb.engine.failure import RankError, RunInterrupted
 from accelnb.engine.run import Run
 from accelnb.jupyter.front_ends import has_subshells
+from accelnb.notebook.views.live_view.run_display import RunDisplay
+from accelnb.notebook.views.live_view.run_state import RunState, state_of
 from accelnb.notebook.views.rank_merge import Item
-from accelnb.notebook.views.run_display import RunDisplay
-from accelnb.notebook.views.run_state import RunState, state_of
 
 _DRAW_EVERY = 0.105  # s: at most 10 times a second
 

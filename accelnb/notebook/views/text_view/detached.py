@@ -12,7 +12,7 @@ from accelnb.engine.failure import RankError, RunInterrupted, name_ranks
 from accelnb.engine.run import Run
 from accelnb.notebook.views.metrics_board import Board
 from accelnb.notebook.views.rank_merge import Item, label
-from accelnb.notebook.views.tail import Tail
+from accelnb.notebook.views.text_view.tail import Tail
 from accelnb.notebook.views.updated_display import new_area
 
 _REDRAW_EVERY = 0.5  # s

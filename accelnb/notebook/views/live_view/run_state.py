@@ -22,7 +22,7 @@ from accelnb.engine.events import (
 )
 from accelnb.engine.failure import RankError, RunInterrupted
 from accelnb.engine.run import Run
-from accelnb.notebook.views.log import NEWEST, Log
+from accelnb.notebook.views.live_view.log import NEWEST, Log
 from accelnb.notebook.views.progress_bars import Bars
 from accelnb.notebook.views.streamed_values import Values
 from accelnb.options.config import LaunchConfig
