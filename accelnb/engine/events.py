@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from accelnb.engine.progress_bars import Bar, Progress
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -54,46 +56,6 @@ class Stalled:
 
 
 @dataclass(frozen=True)
-class Bar:
-    """The state of one progress bar of a rank.
-
-    Attributes
-    ----------
-    key : str
-        Stands for the bar on its rank.
-    label : str
-        What the bar says it is for; empty if it does not.
-    done, total : float
-        How far it is and where it ends, in units; `total` is None if that is not known.
-    unit : str
-        Such as ``it`` or ``B``.
-    rate : float or None
-        Units per second.
-    text : str
-        The whole bar as a terminal shows it.
-    closed : bool
-        Whether this is its last state.
-    """
-
-    key: str
-    label: str
-    done: float
-    total: float | None
-    unit: str
-    rate: float | None
-    text: str
-    closed: bool
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Progress bars of a rank changed; each in its newest state."""
-
-    rank: int
-    bars: tuple[Bar, ...]
-
-
-@dataclass(frozen=True)
 class Usage:
     """Memory that a rank's process holds, in bytes, told about once a second."""
 
@@ -103,3 +65,10 @@ class Usage:
 
 
 Event = Stream | Skipped | Display | Streamed | Stalled | Progress | Usage
+
+
+def event_of(rank: int, kind: str, content: dict[str, Any]) -> Event:
+    """Return what a rank tells by a message of this kind; what is none of ours is Jupyter's."""
+    if kind == "progress":
+        return Progress(rank, tuple(Bar(**bar) for bar in content["bars"]))
+    return Display(rank, kind, content)

@@ -17,7 +17,7 @@ from typing import Any
 
 import zmq
 
-from accelnb.engine.events import Display, Event, Stalled, Stream, Usage
+from accelnb.engine.events import Event, Progress, Stalled, Stream, Usage, event_of
 from accelnb.engine.failure import DIED, Failure
 from accelnb.engine.launchers.launcher import LaunchedRanks
 from accelnb.engine.metrics import Packet
@@ -214,8 +214,6 @@ class Router(threading.Thread):
             self._take_output(worker, content["name"], content["text"])
         elif message.kind == "streamed":
             self._take_streamed(worker.rank, message)
-        elif message.kind == "progress":
-            self._take_progress(worker.rank, content["bars"])
         elif message.kind == "where":
             with self.changed:
                 self._stall_watch.take(place_of(worker.rank, content))
@@ -227,7 +225,7 @@ class Router(threading.Thread):
         elif message.kind == ANSWER:
             self._query.take(content)
         elif message.kind != "execute_reply":
-            self._emit(Display(worker.rank, message.kind, content))
+            self._emit(event_of(worker.rank, message.kind, content))
         elif message.parent in self._requests:
             self._on_reply(worker.rank, content, message.buffers)
 
@@ -241,24 +239,15 @@ class Router(threading.Thread):
             self._run.take_streamed(rank, packets, message.content["dropped"])
             self._stall_watch.moved()
 
-    def _take_progress(self, rank: int, told: Sequence[dict[str, Any]]) -> None:
-        progress, moved = self._bars.take(rank, told)
-        if self._run is None:
-            self._late.append(progress)
-            return
-        if moved:  # a bar that only shows the time is no sign of life
-            self._stall_watch.moved()
-        self._run.deliver(progress)
-        for bar in progress.bars:
-            if bar.closed and bar.text:
-                self._run.log.write(rank, "stderr", bar.text + "\n")
-
     def _emit(self, event: Event) -> None:
-        if self._run is not None:
-            self._stall_watch.moved()
-            self._run.deliver(event)
-        else:
+        # A bar that only shows the time is no sign of life.
+        moved = not isinstance(event, Progress) or self._bars.moved(event)
+        if self._run is None:
             self._late.append(event)
+            return
+        if moved:
+            self._stall_watch.moved()
+        self._run.deliver(event)
 
     def _on_reply(self, rank: int, content: dict[str, Any], buffers: list[memoryview]) -> None:
         assert self._run is not None

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from accelnb.engine.events import Event, Skipped, Stalled, Stream, Streamed
+from accelnb.engine.events import Event, Progress, Skipped, Stalled, Stream, Streamed
 from accelnb.engine.failure import Failure, RankError, RunInterrupted, name_ranks, stopped_lines
 from accelnb.engine.metrics import Packet, Series, Streams
 from accelnb.engine.run_log import RunLog
@@ -118,7 +118,6 @@ class Run:
         self.stall = stall
         self.received: dict[int, Received] = {}  # what each rank brought back
         self.missing: dict[str, list[int]] = {}  # names to pull that ranks do not have
-        self.shown: Any = None  # what a view has gathered of it
         self._loaded: dict[int, Any] = {}  # what was received, rebuilt
         self._pending = set(ranks)
         self._lent = [pack for pack in lent if pack is not None]
@@ -277,6 +276,10 @@ class Run:
         """Log `event` and hand it to the view, unless that is far behind."""
         if isinstance(event, Stream):
             self.log.write(event.rank, event.name, event.text)
+        elif isinstance(event, Progress):
+            for bar in event.bars:
+                if bar.closed and bar.text:
+                    self.log.write(event.rank, "stderr", bar.text + "\n")
         with self._changed:
             if self._abandoned:
                 return

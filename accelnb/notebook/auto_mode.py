@@ -73,11 +73,6 @@ class AutoCells:
     """Sends every cell to the ranks while it is on; `%%local` cells stay in the notebook.
 
     Called by IPython with the lines of each cell (`input_transformers_cleanup`).
-
-    Parameters
-    ----------
-    shell, session
-        The notebook's.
     """
 
     has_side_effects = True  # IPython does not ask it whether a cell is complete

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import linecache
+import shlex
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.path import get_py_filename
 
 from accelnb.errors import AccelnbError
-from accelnb.jupyter.cell_names import FUTURE_FLAGS, CellNames, analyse
-from accelnb.notebook.scripts import names_of_scripts
+from accelnb.jupyter.cell_names import CellNames, analyse
+from accelnb.notebook.cell_history import cells_so_far, future_of
+
+_TAKES_VALUE = "lNm"  # of the letters of %run's options
 
 
 class CellSyntaxError(AccelnbError):
@@ -43,11 +50,6 @@ class Cell:
     future: int = 0
 
 
-def future_of(shell: InteractiveShell) -> int:
-    """Return which of `FUTURE_FLAGS` the notebook's cells have turned on."""
-    return shell.compile.flags & FUTURE_FLAGS
-
-
 def read_cell(shell: InteractiveShell, above: str | None, body: str) -> Cell:
     """Transform and check the text of a cell.
 
@@ -72,7 +74,7 @@ def read_cell(shell: InteractiveShell, above: str | None, body: str) -> Cell:
         code = "\n" * (above.count("\n") + _empty_lines(body)) + shell.transform_cell(body)
     try:
         names = analyse(code, future)
-        if of_scripts := names_of_scripts(shell, code):
+        if of_scripts := _names_of_scripts(shell, code):
             names = dataclasses.replace(names, perhaps=names.perhaps | of_scripts)
         return Cell(code, source, name, number, names, future)
     except (SyntaxError, ValueError) as error:
@@ -88,14 +90,9 @@ def read_cell(shell: InteractiveShell, above: str | None, body: str) -> Cell:
         raise CellSyntaxError(error, "\n".join(rendered).split("\n")) from None
 
 
-def empty_cell() -> Cell:
-    """Return a cell that does nothing: what it is sent and asked for is all it is for."""
-    return Cell("", "", "<accelnb>", 0, CellNames())
-
-
-def cells_so_far(shell: InteractiveShell) -> dict[str, int]:
-    """Return the file name and number of every cell that the notebook has run."""
-    return getattr(shell.compile, "_filename_map", {})
+def empty_cell(names: Iterable[str] = ()) -> Cell:
+    """Return a cell that does nothing: the names that it is sent are all it is for."""
+    return Cell("", "", "<accelnb>", 0, CellNames(needed=frozenset(names)))
 
 
 def _current_cell(shell: InteractiveShell) -> tuple[str, int, int]:
@@ -124,3 +121,43 @@ def _with_line(name: str, line: int, text: str) -> str:
     lines = [ln.rstrip("\n") for ln in linecache.getlines(name)] or [""] * line
     lines[line - 1] = text
     return "\n".join(lines) + "\n"
+
+
+def _names_of_scripts(shell: InteractiveShell, code: str) -> frozenset[str]:
+    """Return the names of the notebook that scripts of a transformed cell need, as far as known.
+
+    A script that cannot be read says so where it is run.
+    """
+    if "'run'" not in code:
+        return frozenset()
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "run_line_magic":
+            match node.args:
+                case [ast.Constant("run"), ast.Constant(str(line))]:
+                    names |= _names_of_script(shell, line)
+    return frozenset(names)
+
+
+def _names_of_script(shell: InteractiveShell, line: str) -> frozenset[str]:
+    try:
+        letters, file = _options_and_file(shlex.split(line))
+        if "i" not in letters or "m" in letters or not file:
+            return frozenset()
+        text = Path(get_py_filename(file)).read_text(encoding="utf-8")
+        code = shell.transform_cell(text) if file.endswith((".ipy", ".ipynb")) else text
+        return analyse(code).needed
+    except (OSError, SyntaxError, ValueError):
+        return frozenset()
+
+
+def _options_and_file(words: list[str]) -> tuple[str, str]:
+    """Return the letters of %run's options, and the file behind them."""
+    letters = ""
+    words = list(words)
+    while words and words[0].startswith("-") and len(words[0]) > 1:
+        word = words.pop(0)[1:]
+        letters += word
+        if word[-1] in _TAKES_VALUE and words:
+            words.pop(0)
+    return letters, words[0] if words else ""

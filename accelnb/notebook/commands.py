@@ -9,6 +9,7 @@ from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
+from accelnb.devices.memory_size import in_words
 from accelnb.engine.early_start import under_way
 from accelnb.engine.stall_report import stacks_report
 from accelnb.errors import AccelnbError
@@ -16,7 +17,7 @@ from accelnb.jupyter import front_ends
 from accelnb.notebook.auto_mode import switch
 from accelnb.notebook.defaults import Defaults
 from accelnb.notebook.session import Session
-from accelnb.notebook.views.redrawn import in_kernel
+from accelnb.notebook.views.updated_display import in_kernel
 from accelnb.options.config import (
     CellOptions,
     ConfigError,
@@ -51,10 +52,6 @@ class Commands:
 
     Parameters
     ----------
-    shell
-        The notebook's shell.
-    session
-        Its ranks and options.
     read_options
         Reads launch options as a `%%distributed` line has them.
     """
@@ -88,9 +85,9 @@ class Commands:
         if not front_ends.shows_controls():
             self._status("")
             return
-        from accelnb.notebook.panel import show
+        from accelnb.notebook.panel.panel import open_panel
 
-        show(self._session)
+        open_panel(self._session)
 
     # ---- the ranks ----
 
@@ -153,7 +150,7 @@ class Commands:
         if not front_ends.shows_widgets():
             print(run)
             return
-        from accelnb.notebook.views.live import show_again
+        from accelnb.notebook.views.live_view.view import show_again
 
         show_again(run)
 
@@ -222,9 +219,9 @@ def status(session: Session) -> str:
         if member.exit:
             lines.append(f"rank {member.rank}: ended ({member.exit.code}), will be replaced")
             continue
-        memory = [f"{_mib(place.memory)} memory"] if place.memory else []
+        memory = [f"{in_words(place.memory)} memory"] if place.memory else []
         if place.device_memory is not None:
-            memory.append(f"{_mib(place.device_memory)} on the device")
+            memory.append(f"{in_words(place.device_memory)} on the device")
         said = [f"pid {member.pid}", *memory, place.describe()]
         lines.append(f"rank {member.rank}: {', '.join(said)}")
     return "\n".join(lines)
@@ -249,7 +246,3 @@ def _names_and_ranks(command: str, rest: str) -> tuple[tuple[str, ...], tuple[in
         raise ConfigError(f"%accelnb {command}: say which variables, such as a,b")
     read = from_mapping(CellOptions, given)
     return read.pull, read.ranks
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):,.0f} MiB"

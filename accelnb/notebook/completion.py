@@ -28,11 +28,6 @@ class Assist:
 
     It stands before what every front end's requests come to: the completer's `completions` and
     the kernel's `do_inspect`.
-
-    Parameters
-    ----------
-    shell, session, auto
-        The notebook's.
     """
 
     def __init__(self, shell: InteractiveShell, session: Session, auto: AutoCells) -> None:

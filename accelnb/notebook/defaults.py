@@ -23,11 +23,6 @@ class Defaults:
 
     What was chosen for this session goes before the notebook's accelnb.yaml, and that before the
     options that the kernel was started with.
-
-    Parameters
-    ----------
-    shell
-        The notebook's shell.
     """
 
     def __init__(self, shell: InteractiveShell) -> None:

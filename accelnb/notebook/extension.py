@@ -15,7 +15,7 @@ from accelnb.notebook.commands import complete_commands
 from accelnb.notebook.completion import Assist
 from accelnb.notebook.magics import AccelnbMagics, complete_options
 from accelnb.notebook.session import Session
-from accelnb.notebook.views.choice import run_html
+from accelnb.notebook.views.show_run import run_html
 
 _sessions: dict[int, Session] = {}  # by the shell's id
 _additions: dict[int, tuple[AutoCells, Assist]] = {}
@@ -29,9 +29,8 @@ def load(shell: InteractiveShell) -> None:
         return
     fork_server()
     session = _sessions[id(shell)] = Session(shell)
-    shell.events.register("pre_execute", session.before_code)
-    shell.events.register("pre_run_cell", session.before_cell)
-    shell.events.register("post_run_cell", session.on_cell)
+    for event, callback in session.requests.callbacks().items():
+        shell.events.register(event, callback)
     shell.register_magics(AccelnbMagics(shell, session))
     auto = AutoCells(shell, session)
     additions = _additions[id(shell)] = (auto, Assist(shell, session, auto))
@@ -48,9 +47,8 @@ def unload(shell: InteractiveShell) -> None:
     session = _sessions.pop(id(shell), None)
     if session is None:
         return
-    shell.events.unregister("pre_execute", session.before_code)
-    shell.events.unregister("pre_run_cell", session.before_cell)
-    shell.events.unregister("post_run_cell", session.on_cell)
+    for event, callback in session.requests.callbacks().items():
+        shell.events.unregister(event, callback)
     _mime_bundles(shell).pop(Run, None)
     for addition in _additions.pop(id(shell)):
         addition.remove()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -18,6 +18,7 @@ from accelnb.devices.hardware import probe
 from accelnb.engine.early_start import ready, start_early
 from accelnb.notebook import auto_mode
 from accelnb.notebook.extension import load, session_of
+from accelnb.notebook.notices import say
 from accelnb.notebook.session import Session
 from accelnb.options.config import ConfigError, LaunchConfig, from_mapping, options, resolve
 from accelnb.options.environment import working_folder
@@ -66,7 +67,7 @@ def prepare(shell: InteractiveShell, own: dict[str, Any]) -> None:
         session.settings.of_kernel = from_mapping(LaunchConfig, own)
     except ConfigError as error:
         said = f"an option of this kernel is wrong, so none is used: {error}"
-        _at_next_cell(shell, lambda: print(f"accelnb: {said}", file=sys.stderr))
+        _at_next_cell(shell, lambda: say(said))
         return
     try:
         defaults = session.defaults()
@@ -94,10 +95,10 @@ def _adopt_when_ready(shell: InteractiveShell, session: Session) -> None:
     shell.events.register("pre_run_cell", adopt)
 
 
-def _at_next_cell(shell: InteractiveShell, say: Any) -> None:
+def _at_next_cell(shell: InteractiveShell, action: Callable[[], None]) -> None:
     def once(*_: Any) -> None:
         shell.events.unregister("pre_run_cell", once)
-        say()
+        action()
 
     shell.events.register("pre_run_cell", once)
 

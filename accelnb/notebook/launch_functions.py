@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ParamSpec
 
 from IPython.core.getipython import get_ipython
@@ -17,15 +19,13 @@ from accelnb.engine.launchers.choice import finish_for, hardware_for
 from accelnb.engine.run import RankResults
 from accelnb.engine.serialization.pack import call, dumps
 from accelnb.errors import AccelnbError
-from accelnb.notebook.cell import cells_so_far
-from accelnb.notebook.cell_sources import Sources
+from accelnb.notebook.cell_history import Sources, names_in, texts_so_far
 from accelnb.notebook.defaults import Defaults
 from accelnb.notebook.extension import in_rank, session_of
-from accelnb.notebook.module_objects import imports_so_far
-from accelnb.notebook.sent_values import Comparison, OnRank
-from accelnb.notebook.views.choice import view_of
-from accelnb.notebook.views.plain import follow
-from accelnb.notebook.waiting import ranks_of, saying_if_connecting, saying_if_slow
+from accelnb.notebook.notices import ranks_of, say, saying_if_connecting, saying_if_slow
+from accelnb.notebook.values.comparison import Comparison, OnRank
+from accelnb.notebook.values.module_objects import Imports
+from accelnb.notebook.views.show_run import show_run
 from accelnb.options.config import (
     ConfigError,
     LaunchConfig,
@@ -188,7 +188,7 @@ def _launch(
     shell = get_ipython()
     config = _resolved(given, shell)
     session = session_of(shell)
-    imports = session.imports if session else imports_so_far(shell)
+    imports = session.requests.imports if session else _imports_so_far(shell)
     now = Comparison({}, imports)
     try:
         packed = dumps(
@@ -201,11 +201,11 @@ def _launch(
             f"{getattr(function, '__name__', 'the function')} or its arguments cannot be sent to "
             f"the ranks ({error}); create what cannot be sent inside the function"
         ) from error
-    sources = Sources().for_rank(0, cells_so_far(shell)) if shell is not None else {}
+    sources = Sources().for_rank(0, shell) if shell is not None else {}
     options = {"settings": settings_for_ranks(config), "sources": sources, "result": True}
     request = (options | packed.content, packed.buffers)
     if note := sharing(config, hardware_for(config)):
-        print(f"accelnb: {note}", file=sys.stderr)
+        say(note)
     with saying_if_slow(f"starting {ranks_of(config)}"):
         group = WorkerGroup(config)
     try:
@@ -217,7 +217,7 @@ def _launch(
             lent=[packed],
         )
         try:
-            follow(run, view_of(run, config))
+            show_run(run, config)
         except RunInterrupted:
             said = ["stopped; the ranks of this call have ended", *stopped_lines(run.failures)]
             raise RunInterrupted("\n".join(said)) from None
@@ -226,20 +226,30 @@ def _launch(
         group.shutdown()
 
 
+def _imports_so_far(shell: InteractiveShell | None) -> Imports:
+    """Return the imports of a notebook without the extension, or of the script that runs."""
+    main = sys.modules["__main__"]
+    if shell is not None:
+        namespace, texts = shell.user_ns, texts_so_far(shell)
+    else:
+        namespace, texts = vars(main), []
+        with contextlib.suppress(AttributeError, OSError):  # it is no file
+            texts = [Path(main.__file__ or "").read_text()]
+    imports = Imports(namespace)
+    imports.read((text, names_in(text, shell)) for text in texts)
+    return imports
+
+
 def _resolved(given: Mapping[str, Any], shell: InteractiveShell | None) -> LaunchConfig:
     """Fill in what was not given: in a notebook from its defaults, then from the machine."""
-    if shell is None:
-        config = from_mapping(LaunchConfig, given)
-        with saying_if_connecting(config):
-            return resolve(config, hardware_for(config))
     session = session_of(shell)
-    defaults = session.settings if session else Defaults(shell)
+    defaults = session.settings if session else Defaults(shell) if shell else None
     try:
-        config = from_mapping(LaunchConfig, given, defaults.config())
+        config = from_mapping(LaunchConfig, given, defaults.config() if defaults else None)
         with saying_if_connecting(config):
             return resolve(config, hardware_for(config))
     except ConfigError as error:
-        raise defaults.explain(error, given) from None
+        raise defaults.explain(error, given) if defaults else error from None
 
 
 def _check_signature(

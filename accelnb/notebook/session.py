@@ -1,34 +1,25 @@
-"""The notebook's ranks: which group a cell runs on, and what it takes there and back."""
+"""The notebook's ranks: which group a cell runs on, and what it brings back."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
+from IPython.core.interactiveshell import InteractiveShell
 
 from accelnb.engine.early_start import start_group
-from accelnb.engine.failure import Failure, RunInterrupted, name_ranks
+from accelnb.engine.failure import RunInterrupted, name_ranks
 from accelnb.engine.group import WorkerGroup
-from accelnb.engine.launchers.choice import finish_for, hardware_for, room_for
-from accelnb.engine.router import Request
+from accelnb.engine.launchers.choice import hardware_for, room_for
 from accelnb.engine.run import RankResults, Run
-from accelnb.engine.serialization.pack import Packed
 from accelnb.engine.stall_report import Place
 from accelnb.errors import AccelnbError
-from accelnb.jupyter.cell_names import CellNames
-from accelnb.notebook.capture import Capture
-from accelnb.notebook.cell import Cell, cells_so_far, empty_cell
-from accelnb.notebook.cell_sources import Sources
+from accelnb.notebook.cell import Cell, empty_cell
 from accelnb.notebook.defaults import Defaults
-from accelnb.notebook.module_objects import Imports, cells_before, names_in
-from accelnb.notebook.views.choice import show_in_background, view_of
-from accelnb.notebook.views.plain import follow
-from accelnb.notebook.waiting import ranks_of, saying_if_connecting, saying_if_slow
+from accelnb.notebook.notices import ranks_of, say, saying_if_connecting, saying_if_slow
+from accelnb.notebook.values.cell_requests import CellRequests
+from accelnb.notebook.views.show_run import show_in_background, show_run
 from accelnb.notebook.wanted_ranks import Asked, asked_by, shape_of
 from accelnb.options.config import (
     SHAPE,
@@ -37,14 +28,11 @@ from accelnb.options.config import (
     LaunchConfig,
     from_mapping,
     resolve,
-    settings_for_ranks,
     sharing,
 )
 
 # A run that is being stopped is over by then, whatever its ranks do.
 _STOPPED_AFTER = 5.0
-# Python's own words for it, and pandas's.
-_NOT_DEFINED = re.compile(r"^(?:name|local variable) '(\w+)' is not defined")
 
 
 class Session:
@@ -61,19 +49,8 @@ class Session:
         self.settings = Defaults(shell)
         self.group: WorkerGroup | None = None
         self._asked: Asked | None = None  # what the ranks were asked to be
-        self.imports = Imports(shell.user_ns)
-        # What the notebook ran before it loaded the extension, and the cell that does so.
-        self._cells_before = cells_before(shell)
-        self._capture = Capture(shell.user_ns, shell.user_ns_hidden, self.imports)
-        self._sources = Sources()
-        self._unread: tuple[Run, CellNames] | None = None  # what it left is not noted yet
-        self._runs_own_code = True
+        self.requests = CellRequests(shell)
         self.last_run: Run | None = None
-
-    @property
-    def config_folder(self) -> Path:
-        """Where accelnb.yaml belongs: beside the notebook."""
-        return self.settings.path.parent
 
     def defaults(self) -> LaunchConfig:
         """Return the options of a cell that gives none.
@@ -134,7 +111,7 @@ class Session:
             self._asked = asked
             assert self.group is not None
             self._replace_dead(self.group)
-            run = self._begin(cell, ranks, config, options)
+            run = self.last_run = self.requests.run(self.group, cell, ranks, config, options)
         except KeyboardInterrupt:
             raise RunInterrupted("stopped before the cell began on the ranks") from None
         if options.detach:
@@ -142,33 +119,6 @@ class Session:
         self._follow(run, config, f"Cell In[{cell.number}]")
         self._bring_back(run, options)
         return None
-
-    def before_code(self) -> None:
-        """Take note that code runs which may change what the notebook has, as a widget's does."""
-        self.imports.moment += 1
-        self._runs_own_code = True
-
-    def before_cell(self, info: Any) -> None:
-        """Take note of a cell that is only for ranks: the notebook changes nothing."""
-        if _is_for_ranks(info.raw_cell):
-            self.imports.moment -= 1
-            self._runs_own_code = False
-
-    def on_cell(self, result: ExecutionResult) -> None:
-        """Take note of what a cell of the notebook bound, also to the value that it had."""
-        self._capture.let_go_of_deleted()
-        if result.info is None or _is_for_ranks(result.info.raw_cell):
-            return
-        text = result.info.raw_cell or ""
-        names = names_in(text, self.shell)
-        before = [(cell, names_in(cell, self.shell)) for cell in self._cells_before[:-1]]
-        self._cells_before = []
-        try:
-            self.imports.read([*before, (text, names)])
-        except Exception as error:  # of code in somebody's module, which is no fault of the cell
-            _say(f"what this cell did to modules cannot be read ({type(error).__name__}: {error})")
-        if self.group is not None and result.success:
-            self._capture.send_again(names.surely)
 
     def pull(self, names: Sequence[str], ranks: tuple[int, ...] | None) -> dict[str, RankResults]:
         """Return the values that variables have on the ranks.
@@ -196,9 +146,8 @@ class Session:
         for name in names:
             if name not in self.shell.user_ns:
                 raise AccelnbError(f"there is no variable {name} in the notebook")
-        self._capture.send_again(names)
-        cell = dataclasses.replace(empty_cell(), names=CellNames(needed=frozenset(names)))
-        self._run_on_idle(cell, CellOptions(ranks=ranks))
+        self.requests.capture.send_again(names)
+        self._run_on_idle(empty_cell(names), CellOptions(ranks=ranks))
 
     def interrupt(self) -> None:
         """Stop the run that goes on in the background, if there is one."""
@@ -213,22 +162,25 @@ class Session:
         AccelnbError
             There are no ranks.
         """
-        if self.group is None or not self.group.alive:
-            raise AccelnbError("there are no ranks yet: the first %%distributed cell starts them")
-        return self.group.where()
+        return self._living().where()
 
     def shutdown(self) -> None:
         """End the ranks; the next cell starts new ones."""
         if self.group is not None:
             self.group.shutdown()
         self.group = None
-        self._forget_all()
+        self.requests.forget_all()
 
     def restart(self) -> None:
         """End the ranks and start as many new ones."""
         asked = self._asked_by({})
         self._start(self.group.config if self.group else self._resolved(asked, {}))
         self._asked = asked
+
+    def _living(self) -> WorkerGroup:
+        if self.group is None or not self.group.alive:
+            raise AccelnbError("there are no ranks yet: the first %%distributed cell starts them")
+        return self.group
 
     def _asked_by(self, given: Mapping[str, Any]) -> Asked:
         there = self.group.config if self.group else None
@@ -246,12 +198,12 @@ class Session:
         if self.group is None:
             return False
         if not self.group.alive:
-            _say("the ranks are gone: new ones are started, without the variables of the old")
+            say("the ranks are gone: new ones are started, without the variables of the old")
             return False
         if shape_of(self.group.config) == shape_of(config):
             return True
         if not given.keys() & set(SHAPE):
-            _say("the defaults changed: new ranks are started, without the variables of the old")
+            say("the defaults changed: new ranks are started, without the variables of the old")
         return False
 
     def _start(self, config: LaunchConfig) -> None:
@@ -259,9 +211,9 @@ class Session:
         config = dataclasses.replace(config, timeout=None)
         with room_for(config), saying_if_slow(f"starting {ranks_of(config)}"):
             if note := sharing(config, hardware_for(config)):
-                _say(note)
+                say(note)
             before, self.group = self.group, None
-            self._forget_all()
+            self.requests.forget_all()
             if before is not None and before.restart(config):
                 self.group = before
                 return
@@ -272,102 +224,24 @@ class Session:
     def _replace_dead(self, group: WorkerGroup) -> None:
         replaced = group.make_ready()
         if replaced:
-            self._capture.forget(replaced)
-            self._sources.forget(replaced)
+            self.requests.forget(replaced)
             elsewhere = ", kept elsewhere" if len(replaced) < len(group.ranks) else ""
-            _say(f"{name_ranks(replaced)} replaced: variables are lost there{elsewhere}")
-
-    def _forget_all(self) -> None:
-        self._unread = None
-        self._capture = Capture(self.shell.user_ns, self.shell.user_ns_hidden, self.imports)
-        self._sources = Sources()
-
-    def _requests(
-        self,
-        cell: Cell,
-        config: LaunchConfig,
-        options: CellOptions,
-        packs: Mapping[int, Packed | None],
-    ) -> dict[int, Request]:
-        assert self.group is not None
-        known = cells_so_far(self.shell)
-        everyone = len(packs) == len(self.group.ranks)
-        content = {
-            "cell": {
-                "code": cell.code,
-                "source": cell.source,
-                "name": cell.name,
-                "number": cell.number,
-                "future": cell.future,
-            },
-            "result": options.out is not None or options.detach,
-            "pull": options.pull,
-            "settings": settings_for_ranks(config, everyone),
-        }
-        requests: dict[int, Request] = {}
-        for rank, pack in packs.items():
-            own = content | {"sources": self._sources.for_rank(rank, known)}
-            requests[rank] = (own | pack.content, pack.buffers) if pack else (own, [])
-        return requests
-
-    def _begin(
-        self, cell: Cell, ranks: Sequence[int], config: LaunchConfig, options: CellOptions
-    ) -> Run:
-        assert self.group is not None
-        self._note_what_was_left()
-        if self._runs_own_code:  # as before %distributed in a loop
-            self.imports.moment += 1
-        names = _without_mesh(cell.names) if config.mesh else cell.names
-        packs = self._capture.pack(names, ranks, finish_for(self.group.config))
-        for note in self._capture.take_notes():
-            _say(note)
-        self.last_run = self.group.run(
-            "execute_request",
-            self._requests(cell, config, options, packs),
-            timeout=config.timeout,
-            stall=config.stall,
-            lent=packs.values(),
-            advice=self._advice,
-        )
-        self._unread = (self.last_run, cell.names)
-        return self.last_run
-
-    def _advice(self, failure: Failure) -> str | None:
-        """Say how to send a name that a rank lacks, for nothing in the cell showed it."""
-        lacking = _NOT_DEFINED.search(failure.evalue)
-        if lacking is None or not self._capture.is_users(lacking[1]):
-            return None
-        return f"the notebook has it: `%accelnb push {lacking[1]}` sends it"
+            say(f"{name_ranks(replaced)} replaced: variables are lost there{elsewhere}")
 
     def _follow(self, run: Run, config: LaunchConfig, title: str) -> None:
         try:
-            follow(run, view_of(run, config, title))
+            show_run(run, config, title)
         finally:
-            self._note_what_was_left()
-
-    def _note_what_was_left(self) -> None:
-        """Take note of which values the newest run's ranks have now."""
-        if self._unread is None or not self._unread[0].done:
-            return
-        (run, names), self._unread = self._unread, None
-        self._capture.not_received(run.without_values)
-        failed = {failure.rank for failure in run.failures}
-        self._capture.assigned(
-            {
-                rank: own if rank in failed else {*own, *names.surely}
-                for rank, own in run.assigned.items()
-            }
-        )
+            self.requests.note_what_was_left()
 
     def _run_on_idle(self, cell: Cell, options: CellOptions) -> Run:
         """Run a short request of ours on the ranks that are there."""
-        if self.group is None or not self.group.alive:
-            raise AccelnbError("there are no ranks yet: the first %%distributed cell starts them")
+        group = self._living()
         self._refuse_if_busy()
-        self._replace_dead(self.group)
-        ranks = _chosen(options.ranks, len(self.group.ranks))
-        run = self._begin(cell, ranks, self.group.config, options)
-        self._follow(run, dataclasses.replace(self.group.config, logs="merged"), "")
+        self._replace_dead(group)
+        ranks = _chosen(options.ranks, len(group.ranks))
+        run = self.last_run = self.requests.run(group, cell, ranks, group.config, options)
+        self._follow(run, dataclasses.replace(group.config, logs="merged"), "")
         return run
 
     def _detach(
@@ -394,7 +268,7 @@ class Session:
         for name in options.pull:
             if name not in run.missing:
                 self.shell.push({name: run.results(name)})
-                self._capture.holds_already(name, run.ranks)
+                self.requests.capture.holds_already(name, run.ranks)
         _refuse_missing(run)
 
 
@@ -412,17 +286,3 @@ def _chosen(asked: tuple[int, ...] | None, procs: int) -> tuple[int, ...]:
         if rank not in every:
             raise ConfigError(f"ranks={rank}: there is no such rank; there are {name_ranks(every)}")
     return asked or every
-
-
-def _without_mesh(names: CellNames) -> CellNames:
-    """Leave out the notebook's own `mesh`: the cell has the one that --mesh asked for."""
-    mesh = {"mesh"}
-    return dataclasses.replace(names, needed=names.needed - mesh, perhaps=names.perhaps - mesh)
-
-
-def _is_for_ranks(cell: str | None) -> bool:
-    return (cell or "").startswith("%%distributed")
-
-
-def _say(text: str) -> None:
-    print(f"accelnb: {text}", file=sys.stderr)

@@ -57,7 +57,7 @@ def test_updates_are_few_whatever_the_ranks_print(shared_notebook):
 
 def test_a_view_that_fails_gives_way_to_text(shared_notebook):
     shared_notebook.run(
-        "import accelnb.notebook.views.widget as _widget\n_made = _widget._widget_class\n"
+        "import accelnb.notebook.views.live_view.widget as _widget\n_made = _widget._widget_class\n"
         "def _fails(): raise OSError('no such file')\n_widget._widget_class = _fails"
     )
     cell = "%%distributed\nimport time\nfor i in range(4): print(i); time.sleep(0.2)"

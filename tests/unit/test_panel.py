@@ -13,7 +13,7 @@ from traitlets.config import Config
 
 from accelnb.devices.hardware import Hardware
 from accelnb.engine.launchers import ray_connection
-from accelnb.notebook.panel.draft import Draft
+from accelnb.notebook.panel.config_draft import Draft
 from accelnb.notebook.panel.elements import Message
 from accelnb.notebook.panel.panel import Panel
 from accelnb.notebook.session import Session

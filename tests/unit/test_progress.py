@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from accelnb.worker.progress.bars import Bar, Bars, Position, state
+from accelnb.worker.progress.bars import Bars, Position, ToldBar, state
 
 BEFORE, LATER = "import tqdm.auto, rich.progress", ""
 
@@ -49,7 +49,7 @@ def at(done: int, closed: bool = False, text: str = "bar"):
 
 
 def test_ten_thousand_updates_a_second_are_ten_messages_and_the_last_is_the_end(bars):
-    bar, heard = Bar(), []
+    bar, heard = ToldBar(), []
     for step in range(10_000):
         bars.tell(bar, at(step))
         if bars.due(step / 10_000, 0):
@@ -65,7 +65,7 @@ def test_ten_thousand_updates_a_second_are_ten_messages_and_the_last_is_the_end(
 
 
 def test_a_bar_that_left_nothing_before_it_was_told_is_not_told(bars):
-    seen, unseen = Bar(), Bar()
+    seen, unseen = ToldBar(), ToldBar()
     bars.tell(seen, at(1))
     bars.take(0)
     for bar in (seen, unseen):
@@ -75,7 +75,7 @@ def test_a_bar_that_left_nothing_before_it_was_told_is_not_told(bars):
 
 
 def test_the_end_of_a_cell_ends_its_bars_and_a_late_redraw_does_not_bring_them_back(bars):
-    bar = Bar()
+    bar = ToldBar()
     bars.tell(bar, at(5))
     bars.end()
     assert [told["closed"] for told in bars.take(0)] == [True]
@@ -89,7 +89,7 @@ def test_the_end_of_a_cell_ends_its_bars_and_a_late_redraw_does_not_bring_them_b
 
 def test_bars_that_are_too_many_to_wait_become_lines(bars, capfd):
     for number in range(1_500):
-        bar = Bar()
+        bar = ToldBar()
         bars.tell(bar, at(0))
         bars.tell(bar, at(1, closed=True, text=f"bar {number}"))
     assert len(bars) == 1_000

@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from accelnb.engine.events import Bar, Display, Progress, Skipped, Stalled, Stream, Usage
+from accelnb.engine.events import Display, Progress, Skipped, Stalled, Stream, Usage
 from accelnb.engine.failure import Failure
 from accelnb.engine.metrics import Packet
+from accelnb.engine.progress_bars import Bar
 from accelnb.engine.run import Run
 from accelnb.engine.run_log import RunLog
-from accelnb.notebook.views import log as log_module
-from accelnb.notebook.views.charts import line_chart
-from accelnb.notebook.views.run_state import Bounds, RunState, Seen, state_of
-from accelnb.notebook.views.static_html import html_of, text_of
+from accelnb.notebook.views.live_view import log as log_module
+from accelnb.notebook.views.live_view.charts import line_chart
+from accelnb.notebook.views.live_view.run_state import Bounds, RunState, Seen, state_of
+from accelnb.notebook.views.live_view.static_html import html_of, text_of
 from accelnb.options.config import LaunchConfig
 
 

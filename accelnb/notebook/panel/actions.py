@@ -1,16 +1,12 @@
-"""What can be done with a configuration: test it, use it now, save it, or import another."""
+"""What can be done with a configuration: test it, use it now, save it."""
 
 from __future__ import annotations
 
-import ipywidgets
-
-from accelnb.errors import AccelnbError
 from accelnb.notebook.panel.elements import Action, Message, box, button
 from accelnb.notebook.panel.form import Form
-from accelnb.notebook.panel.test_run import Trial
+from accelnb.notebook.panel.self_test import SelfTest
 from accelnb.notebook.session import Session
-from accelnb.options.accelerate_file import default_path, read_accelerate
-from accelnb.options.config import ConfigError, LaunchConfig, from_mapping, to_line
+from accelnb.options.config import ConfigError, LaunchConfig, to_line
 from accelnb.options.config_file import FILE, read_file, write_file
 
 _HINT = (
@@ -41,7 +37,7 @@ class Actions:
         self._use = button("Use now", "make it the default of this session's cells")
         self._save = button("Save", f"write {FILE} beside the notebook")
         self._save.add_class("accelnb-primary")
-        self.trial = Trial(message, self._test_ended)
+        self.self_test = SelfTest(message, self._test_ended)
         self._asked_to_replace = False
         for one, action in (
             (self._test, self._on_test),
@@ -57,17 +53,17 @@ class Actions:
         self._ask_to_replace(False)
         wrong = self._form.draft.first_error
         self._use.disabled = self._save.disabled = wrong is not None
-        if self.trial.is_running:
+        if self.self_test.is_running:
             return  # its button cancels it, and its verdict names what it tests
-        self.trial.clear()
+        self.self_test.clear()
         self._test.disabled = wrong is not None
         self._message.say(wrong or _HINT, "bad" if wrong else "quiet")
 
     def _on_test(self) -> None:
-        if self.trial.is_running:
-            self.trial.cancel()
+        if self.self_test.is_running:
+            self.self_test.cancel()
             return
-        self.trial.start(self._form.draft.config)
+        self.self_test.start(self._form.draft.config)
         self._test.description, self._test.tooltip = "Cancel", "end the test"
 
     def _test_ended(self) -> None:
@@ -81,7 +77,7 @@ class Actions:
         self._message.say(f"This session uses {to_line(config) or 'the defaults'}.")
 
     def _on_save(self) -> None:
-        config, path = self._form.draft.config, self._session.config_folder / FILE
+        config, path = self._form.draft.config, self._session.settings.path
         if path.exists() and not self._asked_to_replace:
             try:
                 read_file(path)
@@ -104,45 +100,3 @@ class Actions:
         self._session.settings.ignores_file = False
         if self._session.defaults() != config:  # a kernel with options of its own
             self._session.use(config)
-
-
-class Import:
-    """Takes over the options of an Accelerate configuration file.
-
-    Parameters
-    ----------
-    form
-        Which gets them.
-    message
-        Where it says what was taken over.
-    on_change
-        Called when the form has them.
-    """
-
-    def __init__(self, form: Form, message: Message, on_change: Action) -> None:
-        self._form, self._message, self._on_change = form, message, on_change
-        path = default_path()
-        self._path = ipywidgets.Text(
-            str(path) if path.exists() else "",
-            description="Import from Accelerate",
-            placeholder=str(path),
-            tooltip="path of a file that accelerate config wrote",
-        )
-        read = button("Import", "take over the options of this file")
-        read.on_click(message.guard(self._import))
-        self.widget = box(self._path, read, kind="import")
-
-    def _import(self) -> None:
-        text = self._path.value.strip()
-        values = read_accelerate(text or None)
-        if not values:
-            raise AccelnbError(f"{values.path} has no option that accelnb knows")
-        self._form.draft.replace(from_mapping(LaunchConfig, values, self._form.draft.config))
-        self._form.show()
-        self._on_change()
-        said = [f"Imported {', '.join(f'{name}={value}' for name, value in values.items())}."]
-        if values.left_out:
-            said.append(f"Not taken over: {', '.join(values.left_out)}.")
-        wrong = self._form.draft.first_error
-        said += [f"To put right: {wrong}."] if wrong else []
-        self._message.say(" ".join(said), "bad" if wrong else "good")

@@ -57,9 +57,6 @@ class Message:
         """Show `text`; `mood` is good, bad or quiet."""
         self.widget.value = f'<span class="accelnb-{mood}">{html.escape(text)}</span>'
 
-    def clear(self) -> None:
-        self.widget.value = ""
-
     def guard(self, action: Action) -> Callable[..., None]:
         """Return `action` as a widget's callback; what it raises is said here.
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from accelnb.devices.hardware import Hardware
+from accelnb.notebook.panel.config_draft import BY_NAME, Draft
 from accelnb.notebook.panel.controls import Choices, ChoicesOrText, Control, Number, Text
-from accelnb.notebook.panel.draft import BY_NAME, Draft
 from accelnb.notebook.panel.elements import Message, box, markup
 from accelnb.options.config import LaunchConfig
 

@@ -10,12 +10,12 @@ from typing import Any
 from IPython.display import publish_display_data
 
 from accelnb.devices.hardware.machine import inspect_machine
-from accelnb.notebook.panel import found_hardware, static_text
-from accelnb.notebook.panel.actions import Actions, Import
+from accelnb.jupyter import front_ends
+from accelnb.notebook.panel import config_text, hardware_tiles
+from accelnb.notebook.panel.actions import Actions
 from accelnb.notebook.panel.elements import Message, behaviour, box, markup
-from accelnb.notebook.panel.export import ToScript
 from accelnb.notebook.panel.form import Form
-from accelnb.notebook.panel.preview import Preview
+from accelnb.notebook.panel.import_export import Import, ToScript
 from accelnb.notebook.session import Session
 from accelnb.options.config import ConfigError, LaunchConfig
 
@@ -23,7 +23,14 @@ _open: weakref.WeakKeyDictionary[Session, Panel] = weakref.WeakKeyDictionary()
 
 
 def open_panel(session: Session) -> None:
-    """Display a new panel for `session` and close the one before."""
+    """Display a new panel for `session` and close the one before.
+
+    Parameters
+    ----------
+    session
+        The notebook's: the panel starts from its defaults and changes them.
+    """
+    front_ends.prepare_widgets()
     if before := _open.pop(session, None):
         before.close()
     panel = _open[session] = Panel(session)
@@ -44,7 +51,7 @@ class Panel:
         config, wrong = _in_force(session)
         message = Message()
         self._start = config
-        self._preview = Preview()
+        self._preview = config_text.Preview()
         self._found = markup(kind="found")
         self._form = Form(config, machine.hardware, message, self._on_change)
         self._actions = Actions(session, self._form, message, self._look_again)
@@ -57,10 +64,10 @@ class Panel:
             self._found,
             box(self._form.widget, aside, kind="columns"),
             self._actions.widget,
-            self._actions.trial.widget,
+            self._actions.self_test.widget,
             kind="panel",
         )
-        self._widget.add_class(static_text.live_class(self._name))
+        self._widget.add_class(config_text.live_class(self._name))
         self._preview.show(config)
         self._show_found()
         if wrong is not None:
@@ -69,7 +76,7 @@ class Panel:
     def display(self) -> None:
         """Show it below the cell, with what stands in for it when its kernel is gone."""
         view = {"model_id": self._widget.model_id, "version_major": 2, "version_minor": 0}
-        text = static_text.as_text(self._start)
+        text = config_text.saved_text(self._start)
         publish_display_data(
             {
                 "application/vnd.jupyter.widget-view+json": view,
@@ -78,12 +85,12 @@ class Panel:
             }
         )
         publish_display_data(
-            {"text/html": static_text.as_html(self._start, self._name), "text/plain": text}
+            {"text/html": config_text.saved_html(self._start, self._name), "text/plain": text}
         )
 
     def close(self) -> None:
         """End its test and take it away; what it was opened with stays."""
-        self._actions.trial.close()
+        self._actions.self_test.close()
         for widget in _all_of(self._widget):
             widget.close()
 
@@ -100,9 +107,9 @@ class Panel:
     def _show_found(self) -> None:
         draft = self._form.draft
         if draft.config.cluster == "local":
-            shown = found_hardware.as_html(self._machine)
+            shown = hardware_tiles.as_html(self._machine)
         else:
-            shown = found_hardware.cluster_as_html(
+            shown = hardware_tiles.cluster_as_html(
                 self._machine, draft.config.cluster, draft.hardware
             )
         if shown != self._found.value:  # each key that is typed would send it anew

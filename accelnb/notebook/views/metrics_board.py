@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from accelnb.engine.metrics import SCALAR, Series, Streams
-from accelnb.notebook.views.pictures import data_url
-from accelnb.notebook.views.redrawn import Area, in_kernel, new_area
+from accelnb.notebook.views.streamed_images import data_url
+from accelnb.notebook.views.streamed_values import thinned
+from accelnb.notebook.views.updated_display import Area, in_kernel, new_area
 
 _BARS = "▁▂▃▄▅▆▇█"
 _COURSE = 24  # bars
@@ -85,7 +86,8 @@ class Board:
         if len(ranks) > _RANKS_SHOWN:
             shown.append(f"... {len(ranks) - _RANKS_SHOWN} more")
         if series.kind == SCALAR:
-            shown.append(_course([point.value for point in _thinned(series[ranks[0]], _COURSE)]))
+            points = series[ranks[0]]
+            shown.append(_course([p.value for p in thinned(points, 0, len(points), _COURSE)]))
         return "  ".join(shown)
 
     def _draw_images(self, series: Series) -> None:
@@ -121,10 +123,3 @@ def _course(values: Sequence[float]) -> str:
         _BARS[round((value - low) / span * top) if span else 0] if value - value == 0 else "?"
         for value in values
     )
-
-
-def _thinned(points: Sequence[Any], most: int) -> list[Any]:
-    if len(points) <= most:
-        return list(points)
-    last = len(points) - 1
-    return [points[round(at * last / (most - 1))] for at in range(most)]

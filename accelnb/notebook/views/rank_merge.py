@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import collections
 import itertools
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from accelnb.engine.events import Display
+from accelnb.engine.failure import rank_list
 
 # A line waits this long (s) for the same line of other ranks, unless so many wait behind it.
 HOLD = 0.15
@@ -35,6 +40,15 @@ class Item:
     at: float
     transient: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, event: Display) -> Item:
+        content = event.content
+        body = (content.get("data"), content.get("metadata"), content.get("wait"))
+        transient = content.get("transient") or {}
+        if display_id := transient.get("display_id"):
+            transient = {"display_id": f"rank{event.rank}-{display_id}"}
+        return cls(event.kind, body, time.monotonic(), transient)
+
     def same_as(self, other: Item) -> bool:
         if self is other:
             return True
@@ -50,8 +64,9 @@ class Partial:
     since: float = 0.0
     more: int = 0
 
-    def add(self, text: str) -> None:
-        """Append `text`; after a carriage return it overwrites, as in a terminal."""
+    def add(self, text: str, at: float = 0.0) -> None:
+        """Append `text`, written then; after a carriage return it overwrites, as in a terminal."""
+        self.since = self.since if self.text else at
         text = self.text + text
         if "\r" in text.rstrip("\r"):
             ends = "\r" if text.endswith("\r") else ""
@@ -59,6 +74,13 @@ class Partial:
             self.more = 0
         self.text = text[:LONGEST_LINE]
         self.more += len(text) - len(self.text)
+
+    def finished(self, folder: Path) -> str:
+        """Return the line; `folder` is where the whole of it is."""
+        text = self.text.rstrip("\r")
+        if self.more:
+            text += f" [... {self.more:,} more characters, in full in {folder}]"
+        return text
 
 
 class Merger:
@@ -123,6 +145,16 @@ class Merger:
         every = len(heads) == len(self._ranks)
         chosen = pool[min(pool) if every else min(pool, key=lambda rank: pool[rank].at)]
         return sorted(rank for rank, head in heads.items() if head.same_as(chosen))
+
+
+def label(ranks: Sequence[int]) -> str:
+    """Return what is written before something of these ranks."""
+    return f"[{rank_list(ranks)}] " if ranks else ""
+
+
+def left_out(lines: int, folder: Path) -> str:
+    """Return what stands for lines that are not shown; `folder` is where they are."""
+    return f"[... {lines:,} more line{'s' * (lines != 1)}, in full in {folder}]"
 
 
 def _comes_later(item: Item, rank: int, lane: Mapping[int, Sequence[Item]]) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from accelnb.engine.metrics import SCALAR, Point, Streams
-from accelnb.notebook.views.pictures import Painter
+from accelnb.notebook.views.streamed_images import Painter
 
 _PICTURE_EVERY = 0.5  # s, for each name
 _LAST_PICTURES = 5.0  # s

@@ -11,27 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from accelnb.engine.progress_bars import Bar
+
 # At most 8 messages a second, and one more when a bar begins or ends.
 _EVERY = 0.125
 _BARS_IN_MESSAGE = 100
 _BARS_WAITING = 1_000
 _LONGEST = 1_000
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x1f\x7f]")
-
-
-class State(NamedTuple):
-    """A bar as it is now; the fields are those of `accelnb.engine.events.Bar`."""
-
-    label: str
-    done: float
-    total: float | None
-    unit: str
-    rate: float | None
-    text: str
-    closed: bool
-
-    def same_progress(self, other: State) -> bool:
-        return (self.label, self.done, self.total) == (other.label, other.done, other.total)
 
 
 class Position(NamedTuple):
@@ -42,16 +29,16 @@ class Position(NamedTuple):
 
 
 @dataclass(eq=False)
-class Bar:
+class ToldBar:
     """A bar of this rank, and how much of it the notebook knows."""
 
-    state: State | None = None  # as last told
+    state: Bar | None = None  # as last told
     key: str = ""
     is_open: bool = False
     waits: bool = False  # for the link thread
     known: bool = False  # the notebook shows it as going on; of the link thread
 
-    def is_over_with(self, state: State) -> bool:
+    def is_over_with(self, state: Bar) -> bool:
         """Return whether the bar is closed, maybe in an earlier cell, and `state` only says so."""
         if self.is_open or self.state is None:
             return False
@@ -77,8 +64,8 @@ class Bars:
         self.ending = False  # the cell is over: what is told by now goes before its reply
         self.after: Position | None = None  # where a bar began or ended, if one did
         self._position = position
-        self._waiting: collections.deque[Bar] = collections.deque()
-        self._open: set[Bar] = set()
+        self._waiting: collections.deque[ToldBar] = collections.deque()
+        self._open: set[ToldBar] = set()
         self._labels: collections.Counter[str] = collections.Counter()
         self._full_at = 0.0  # when all messages that may come at once may come again
 
@@ -95,7 +82,7 @@ class Bars:
             self._set(bar, bar.state._replace(closed=True))
         self.ending = True
 
-    def tell(self, bar: Bar, state: State) -> None:
+    def tell(self, bar: ToldBar, state: Bar) -> None:
         """Take note of a bar's state; never wait for the notebook."""
         if bar.is_over_with(state):
             return
@@ -107,7 +94,7 @@ class Bars:
             bar.key = self._key(state.label)
         self._set(bar, state)
 
-    def _set(self, bar: Bar, state: State) -> None:
+    def _set(self, bar: ToldBar, state: Bar) -> None:
         begins_or_ends = state.closed or not bar.is_open
         bar.is_open = not state.closed
         (self._open.add if bar.is_open else self._open.discard)(bar)
@@ -155,7 +142,7 @@ class Bars:
             state = bar.state
             assert state is not None
             if state.text or not state.closed or bar.known:
-                states.append({"key": bar.key, **state._asdict()})
+                states.append(state._replace(key=bar.key)._asdict())
             bar.known = not state.closed
         self.ending = self.ending and bool(self._waiting)
         if states:
@@ -163,19 +150,18 @@ class Bars:
         return states
 
 
-def state(
-    label: str, done: Any, total: Any, unit: str, rate: Any, text: str, closed: bool
-) -> State:
-    """Return a state that can be sent, whatever a program counts with.
+def state(label: str, done: Any, total: Any, unit: str, rate: Any, text: str, closed: bool) -> Bar:
+    """Return a bar as it can be sent, whatever a program counts with; its key is given later.
 
     Examples
     --------
     >>> from accelnb.worker.progress.bars import state
-    >>> state("train", 3, float("inf"), "it", None, "train:\\r3it", closed=False)
-    State(label='train', done=3, total=None, unit='it', rate=None, text='train:3it', closed=False)
+    >>> bar = state("train", 3, float("inf"), "it", None, "train:\\r3it", closed=False)
+    >>> bar.total, bar.text
+    (None, 'train:3it')
     """
-    return State(
-        _plain(label), _number(done) or 0, _number(total), _plain(unit), _number(rate),
+    return Bar(
+        "", _plain(label), _number(done) or 0, _number(total), _plain(unit), _number(rate),
         _plain(text), closed,
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from accelnb.worker.output import PipeWriter
-from accelnb.worker.progress.bars import Bar, Bars, current_bars, state
+from accelnb.worker.progress.bars import Bars, ToldBar, current_bars, state
 
 _WIDTH = 80
 _MOST_A_SECOND = 10
@@ -56,7 +56,7 @@ class _ToldLive:
         self.is_started = False
         self._progress = progress
         self._bars = bars
-        self._told: dict[int, Bar] = {}  # by task
+        self._told: dict[int, ToldBar] = {}  # by task
         self._lock = threading.RLock()
         self._ended = threading.Event()
         self._page = io.StringIO()
@@ -106,7 +106,7 @@ class _ToldLive:
     def _tell(self, task: Any) -> None:
         from rich.text import Text
 
-        bar = self._told.setdefault(task.id, Bar())
+        bar = self._told.setdefault(task.id, ToldBar())
         label = Text.from_markup(task.description).plain
         rate = task.finished_speed or task.speed
         new = state(label, task.completed, task.total, self._unit, rate, "", closed=False)
@@ -121,7 +121,7 @@ class _ToldLive:
         self._printer.print(self._progress.make_tasks_table([task]))
         return " ".join(self._page.getvalue().split("\n")).rstrip()
 
-    def _close(self, bar: Bar, stays: bool) -> None:
+    def _close(self, bar: ToldBar, stays: bool) -> None:
         if bar.state is not None:
             text = bar.state.text if stays else ""
             self._bars.tell(bar, bar.state._replace(closed=True, text=text))

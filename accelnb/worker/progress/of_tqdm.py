@@ -8,8 +8,9 @@ import threading
 from types import ModuleType
 from typing import Any
 
+from accelnb.engine.progress_bars import Bar
 from accelnb.worker.output import PipeWriter
-from accelnb.worker.progress.bars import Bar, State, current_bars, state
+from accelnb.worker.progress.bars import ToldBar, current_bars, state
 
 _FILE = 4  # the place of `file` among the arguments of tqdm()
 _OF_WIDGETS = (
@@ -44,7 +45,7 @@ def hook(module: ModuleType) -> None:
     def told_init(self: Any, *args: Any, **kwargs: Any) -> None:
         __tracebackhide__ = True
         if current_bars() is not None and _is_for_rank(args, kwargs):
-            self._accelnb_bar = Bar()
+            self._accelnb_bar = ToldBar()
             if len(args) > _FILE:
                 args = (*args[:_FILE], _NOWHERE, *args[_FILE + 1 :])
             else:
@@ -100,7 +101,7 @@ def _is_for_rank(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return isinstance(sys.stderr if file is None else file, PipeWriter)
 
 
-def _state(bar: Any, message: str | None) -> State:
+def _state(bar: Any, message: str | None) -> Bar:
     __tracebackhide__ = True
     shown = bar.format_dict
     done, total, rate, elapsed = bar.n, bar.total, shown["rate"], shown["elapsed"]

@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from accelnb.notebook.views import widget as widgets
-from accelnb.notebook.views.redrawn import NotebookArea
-from accelnb.notebook.views.run_state import RunState
-from accelnb.notebook.views.static_html import html_of, text_of
+from accelnb.notebook.views.live_view import widget as widgets
+from accelnb.notebook.views.live_view.run_state import RunState
+from accelnb.notebook.views.live_view.static_html import html_of, text_of
+from accelnb.notebook.views.updated_display import NotebookArea
 
 _SHORT = 0.5  # s; a run that is over by then is shown as its lines
 _LOAD_AFTER = 0.15  # s; loading takes a moment, which then passes beside the run
 _SHORT_LINES = 2_000
 
 
-class Place:
+class RunDisplay:
     """Shows a run's state in one output, which changes what it is.
 
     Parameters
@@ -34,7 +34,7 @@ class Place:
         self._widget: widgets.LiveWidget | None = None
         self._loading: threading.Thread | None = None
         self._broken = False  # the widget failed: text stands in
-        state.places.append(self)
+        state.displays.append(self)
 
     @property
     def is_settled(self) -> bool:

@@ -6,7 +6,8 @@ import collections
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from accelnb.notebook.views.redrawn import new_area
+from accelnb.notebook.views.rank_merge import left_out
+from accelnb.notebook.views.updated_display import new_area
 
 _LINES = 30
 _CHARACTERS = 8_000  # kept of a stream's end, enough for its last lines
@@ -54,10 +55,7 @@ class Tail:
         """Return the last lines, below how many there were before."""
         last = self._last_lines()
         before = self._lines - self._shown
-        if before <= 0:
-            return last
-        said = f"{before:,} more line{'s' * (before != 1)}, in full in {self._whole}"
-        return [f"[... {said}]", *last]
+        return [left_out(before, self._whole), *last] if before > 0 else last
 
     def _last_lines(self) -> list[str]:
         """Return the streams' last lines, counted from the end; equal ones of ranks once."""

@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from accelnb.engine.events import Display, Skipped, Stream
-from accelnb.engine.failure import rank_list
-from accelnb.notebook.views.rank_merge import HOLD, LONGEST_LINE, Item, Merger, Partial
+from accelnb.notebook.views.rank_merge import (
+    HOLD,
+    LONGEST_LINE,
+    Item,
+    Merger,
+    Partial,
+    label,
+    left_out,
+)
 
 NEWEST = 5_000  # lines kept
 _CHARACTERS = 2_000_000  # kept in them
@@ -79,7 +86,7 @@ class Log:
             self._skip(event.lines, [event.rank])
         else:
             self._read_arrived()
-            self._take_display(event)
+            self._merger.add(event.rank, Item.of(event))
 
     def say(self, text: str, ranks: Sequence[int] = ()) -> None:
         """Add a line of our own."""
@@ -110,10 +117,6 @@ class Log:
         if self._arrived or self._merger.is_waiting:
             return True
         return any(now - partial.since < 2 * HOLD for partial in self._partial.values())
-
-    @property
-    def is_empty(self) -> bool:
-        return not self._newest
 
     @property
     def start(self) -> int:
@@ -150,9 +153,9 @@ class Log:
             return newest
         head = self._head[: most // 2]
         tail = [line for line in newest[-(most // 2) :] if line.number > head[-1].number]
-        left_out = tail[0].number - head[-1].number - 1 if tail else 0
-        if left_out:
-            head.append(Line(head[-1].number, (), "note", self._left_out(left_out)))
+        more = tail[0].number - head[-1].number - 1 if tail else 0
+        if more:
+            head.append(Line(head[-1].number, (), "note", left_out(more, self._folder)))
         return head + tail
 
     def last_line(self, rank: int) -> str:
@@ -167,7 +170,7 @@ class Log:
         return [self.label(line.ranks) + line.text for line in lines]
 
     def label(self, ranks: Sequence[int]) -> str:
-        return f"[{rank_list(ranks)}] " if ranks and self._only is None else ""
+        return label(ranks) if self._only is None else ""
 
     # ---- inside ----
 
@@ -183,29 +186,25 @@ class Log:
         for line in whole:
             self._finish_line(event.rank, event.name, line, at)
         if rest:
-            partial = self._partial[event.rank, event.name]
-            partial.since = partial.since if partial.text else at
-            partial.add(rest)
+            self._partial[event.rank, event.name].add(rest, at)
 
     def _finish_line(self, rank: int, name: str, text: str, at: float) -> None:
         partial = self._partial.pop((rank, name), None)
         if partial or "\r" in text or len(text) > LONGEST_LINE:
             partial = partial or Partial()
             partial.add(text)
-            text = partial.text.rstrip("\r")
-            if partial.more:
-                text += f" [... {partial.more:,} more characters, in full in {self._folder}]"
+            text = partial.finished(self._folder)
         self._merger.add(rank, Item(name, text, at))
 
     def _skip_arrived(self) -> None:
         """Leave out the oldest of what arrived: the end of a flood is what matters."""
-        left_out: collections.Counter[int] = collections.Counter()
+        skipped: collections.Counter[int] = collections.Counter()
         while self._weight > self._allowed and self._arrived:
             at, event = self._arrived.popleft()
             weight = _weight(event.text)
             self._weight -= weight
             dropped, kept = _cut(event.text, (self._allowed - self._weight) / weight)
-            left_out[event.rank] += dropped.count("\n")
+            skipped[event.rank] += dropped.count("\n")
             self._partial.pop((event.rank, event.name), None)
             if kept:
                 self._weight += _weight(kept)
@@ -213,25 +212,14 @@ class Log:
                 break
             if rest := dropped.rpartition("\n")[2]:
                 self._partial[event.rank, event.name].add(rest)
-        self._skip(sum(left_out.values()), sorted(left_out))
+        self._skip(sum(skipped.values()), sorted(skipped))
 
     def _skip(self, lines: int, ranks: Sequence[int]) -> None:
         if not lines:
             return
         self._show_ready(float("inf"))
         self.end += lines - 1  # the note stands for them
-        self._add(ranks, "note", self._left_out(lines))
-
-    def _left_out(self, lines: int) -> str:
-        return f"[... {lines:,} more line{'s' * (lines != 1)}, in full in {self._folder}]"
-
-    def _take_display(self, event: Display) -> None:
-        content = event.content
-        body = (content.get("data"), content.get("metadata"), content.get("wait"))
-        transient = content.get("transient") or {}
-        if display_id := transient.get("display_id"):
-            transient = {"display_id": f"rank{event.rank}-{display_id}"}
-        self._merger.add(event.rank, Item(event.kind, body, time.monotonic(), transient))
+        self._add(ranks, "note", left_out(lines, self._folder))
 
     def _show_ready(self, now: float) -> None:
         for item, ranks in self._merger.ready(now):

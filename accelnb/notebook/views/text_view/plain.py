@@ -10,40 +10,25 @@ import collections
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from IPython.core.getipython import get_ipython
 from IPython.display import clear_output, publish_display_data
 
 from accelnb.engine.events import Display, Event, Progress, Skipped, Stalled, Stream, Streamed
-from accelnb.engine.failure import RunInterrupted, rank_list
 from accelnb.engine.run import Run
-from accelnb.notebook.views.bar_lines import BarLines
-from accelnb.notebook.views.flood import Tail
-from accelnb.notebook.views.live_text import LiveText, live_text
 from accelnb.notebook.views.metrics_board import Board
-from accelnb.notebook.views.rank_merge import HOLD, Item, Merger, Partial
-from accelnb.notebook.views.redrawn import in_kernel
+from accelnb.notebook.views.progress_bars import BarLines
+from accelnb.notebook.views.rank_merge import HOLD, Item, Merger, Partial, label, left_out
+from accelnb.notebook.views.text_view.growing_lines import growing_lines
+from accelnb.notebook.views.text_view.tail import Tail
+from accelnb.notebook.views.updated_display import in_kernel
 
 _FLUSH_EVERY = 0.1
 _REDRAW_EVERY = 0.5
 # What a notebook's document gets line by line; from there on only the last lines are shown.
 _HEAD_LINES = 2_000
 _HEAD_CHARACTERS = 400_000
-
-
-class View(Protocol):
-    """What shows a run; `follow` drives it."""
-
-    def show(self, event: Event) -> None: ...
-
-    def tick(self) -> float:
-        """Show what is due; return the seconds until there may be more."""
-        ...
-
-    def close(self) -> None:
-        """Show all that is left."""
-        ...
 
 
 class PlainView:
@@ -61,7 +46,7 @@ class PlainView:
         self._only = min(run.ranks) if logs == "rank0" else None
         self._merger = Merger(self._ranks, merges=logs == "merged")
         self._partial: dict[tuple[int, str], Partial] = collections.defaultdict(Partial)
-        self._live: LiveText = live_text(self._label)
+        self._growing = growing_lines(self._label)
         self._bars = BarLines(merges=logs == "merged")
         self._flushed_at = 0.0
         self._redrawn_at = 0.0
@@ -85,7 +70,7 @@ class PlainView:
         elif isinstance(event, Progress):
             self._take_bars(event)
         elif isinstance(event, Display):
-            self._take_display(event)
+            self._merger.add(event.rank, Item.of(event))
         self._emit_ready(time.monotonic())
 
     def tick(self) -> float:
@@ -111,7 +96,7 @@ class PlainView:
             if partial.text:
                 self._finish_line(rank, name, "")
         self._emit_ready(float("inf"))
-        self._live.close()
+        self._growing.close()
         self._flush()
         if self._tail is not None:
             self._tail.close()
@@ -136,19 +121,16 @@ class PlainView:
                 return
         if at < len(event.text):
             partial = self._partial[event.rank, event.name]
-            partial.since = partial.since if partial.text else time.monotonic()
-            partial.add(event.text[at:])
+            partial.add(event.text[at:], time.monotonic())
 
     def _finish_line(self, rank: int, name: str, line: str) -> None:
         partial = self._partial.pop((rank, name), Partial())
         partial.add(line)
-        text = partial.text.rstrip("\r")
-        if partial.more:
-            text += f" [... {partial.more:,} more characters, in full in {self._run.log.folder}]"
+        text = partial.finished(self._run.log.folder)
         self._lines_left -= 1
         self._characters_left -= len(text)
         # A line that was shown while it grew, such as a progress bar, stays where it is.
-        if not self._live.finish((rank, name), text):
+        if not self._growing.finish((rank, name), text):
             self._merger.add(rank, Item(name, text, time.monotonic()))
 
     def _take_bars(self, event: Progress) -> None:
@@ -159,12 +141,12 @@ class PlainView:
             key = (event.rank, f"bar {bar.key}")
             text = self._bars.end(event.rank, bar)
             if text and self._bars.goes_on_beside(event.rank, bar):
-                self._live.update(key, text)
+                self._growing.update(key, text)
             if not text:
-                self._live.drop(key)
-            elif self._tail is not None and not self._live.has(key):
+                self._growing.drop(key)
+            elif self._tail is not None and not self._growing.has(key):
                 self._tail.add((event.rank, "stderr"), text + "\n")
-            elif not self._live.finish(key, text):
+            elif not self._growing.finish(key, text):
                 self._merger.add(event.rank, Item("stderr", text, time.monotonic()))
                 self._lines_left -= 1
         if self._lines_left <= 0 and self._tail is None:
@@ -186,18 +168,8 @@ class PlainView:
         if self._tail is not None:
             self._tail.skip(event.lines)
             return
-        said = f"[... {event.lines:,} more lines, in full in {self._run.log.folder}]"
         self._finish_line(event.rank, event.name, "")
-        self._finish_line(event.rank, event.name, said)
-
-    def _take_display(self, event: Display) -> None:
-        content = event.content
-        body = (content.get("data"), content.get("metadata"), content.get("wait"))
-        transient = content.get("transient") or {}
-        if display_id := transient.get("display_id"):
-            transient = {"display_id": f"rank{event.rank}-{display_id}"}
-        item = Item(event.kind, body, time.monotonic(), transient)
-        self._merger.add(event.rank, item)
+        self._finish_line(event.rank, event.name, left_out(event.lines, self._run.log.folder))
 
     # ---- showing ----
 
@@ -206,30 +178,30 @@ class PlainView:
             self._emit(item, ranks)
 
     def _emit(self, item: Item, ranks: Sequence[int]) -> None:
-        label = self._label(ranks)
+        before = self._label(ranks)
         if item.name in ("stdout", "stderr"):
-            self._live.make_way()
+            self._growing.make_way()
             stream = sys.stdout if item.name == "stdout" else sys.stderr
-            self._write(stream, f"{label}{item.body}\n")
+            self._write(stream, f"{before}{item.body}\n")
             return
         data, metadata, wait = item.body
         if item.name == "clear_output":
             if self._ranks[0] in ranks:
                 self._clear(bool(wait))
             return
-        self._live.make_way()
+        self._growing.make_way()
         is_update = item.name == "update_display_data"
         if set(data) == {"text/plain"} or get_ipython() is None:
             text = data.get("text/plain", "")
-            newline = "\n" if "\n" in text and label else ""
-            text = f"{label.rstrip() if newline else label}{newline}{text}"
+            newline = "\n" if "\n" in text and before else ""
+            text = f"{before.rstrip() if newline else before}{newline}{text}"
             if item.transient and in_kernel():
                 self._publish({"text/plain": text}, metadata, item.transient, is_update)
             else:
                 self._write(sys.stdout, f"{text}\n")
             return
-        if label and not is_update:
-            self._write(sys.stdout, f"{label.rstrip()}\n")
+        if before and not is_update:
+            self._write(sys.stdout, f"{before.rstrip()}\n")
         self._publish(data, metadata, item.transient, is_update)
 
     def _publish(self, data: Any, metadata: Any, transient: Any, update: bool) -> None:
@@ -239,24 +211,24 @@ class PlainView:
     def _clear(self, wait: bool) -> None:
         self._flush()
         clear_output(wait)
-        for part in (self._live, self._board, self._tail):
+        for part in (self._growing, self._board, self._tail):
             if part is not None:
                 part.cleared()
 
     def _show_partials(self, now: float) -> None:
         for (rank, name), partial in self._partial.items():
-            if partial.text and (now - partial.since >= HOLD or self._live.has((rank, name))):
-                self._live.update((rank, name), partial.text)
+            if partial.text and (now - partial.since >= HOLD or self._growing.has((rank, name))):
+                self._growing.update((rank, name), partial.text)
         for (rank, key), text in self._bars.growing():
-            self._live.update((rank, f"bar {key}"), text)
-        self._live.draw()
+            self._growing.update((rank, f"bar {key}"), text)
+        self._growing.draw()
 
     def _write(self, stream: TextIO, text: str) -> None:
         stream.write(text)
         self._written.add(stream)
 
     def _say(self, text: str) -> None:
-        self._live.make_way()
+        self._growing.make_way()
         self._write(sys.stderr, f"accelnb: {text}\n")
 
     def _flush(self) -> None:
@@ -266,32 +238,4 @@ class PlainView:
         self._written.clear()
 
     def _label(self, ranks: Sequence[int]) -> str:
-        return "" if self._only is not None else f"[{rank_list(ranks)}] "
-
-
-def follow(run: Run, view: View) -> None:
-    """Show a run until it is over, then raise what it ended with.
-
-    Ctrl-C, or the stop button, stops the ranks; pressed again it no longer waits for them.
-    """
-    try:
-        _show_all(run, view)
-    except KeyboardInterrupt:
-        run.interrupt()
-        try:
-            _show_all(run, view)
-        except KeyboardInterrupt:
-            raise RunInterrupted("the ranks are still being stopped") from None
-    finally:
-        run.abandon()
-        view.close()
-    run.raise_if_failed()
-
-
-def _show_all(run: Run, view: View) -> None:
-    patience = 10.0
-    while not run.finished:
-        event = run.next_event(patience)
-        if event is not None:
-            view.show(event)
-        patience = view.tick()
+        return label(ranks) if self._only is None else ""

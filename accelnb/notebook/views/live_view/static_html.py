@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from accelnb.engine.metrics import SCALAR, Series
-from accelnb.notebook.views.ansi import to_html
-from accelnb.notebook.views.charts import COLOURS, bar_chart, line_chart
-from accelnb.notebook.views.log import Line
+from accelnb.notebook.views.live_view.ansi import to_html
+from accelnb.notebook.views.live_view.charts import COLOURS, bar_chart, line_chart
+from accelnb.notebook.views.live_view.log import Line
+from accelnb.notebook.views.live_view.run_state import RunState
 from accelnb.notebook.views.metrics_board import Board
-from accelnb.notebook.views.run_state import RunState
 
 _LINES = 500
 _LINES_WITHOUT_BOX = 30
@@ -28,12 +28,12 @@ _SIGNS = {"done": ("✓", "#2e8b3d"), "failed": ("✗", "#d0463b"), "stopped": (
 _BANNERS = {"error": "#c62828", "stall": "#b26a00", "note": "#767676"}
 
 
-def text_of(state: RunState, most: int = _LINES) -> str:
+def text_of(state: RunState) -> str:
     """Return a run's lines, its values and how it went, as text."""
-    lines = state.log.labelled(state.log.beginning_and_end(most))
+    lines = state.log.labelled(state.log.beginning_and_end(_LINES))
     lines += [state.log.label(ranks) + text for ranks, text in state.bars.lines()]
     lines += Board(state.run.streamed.scalars(), state.log.label).lines()
-    lines += [banner["text"] for banner in state.banners() if banner["kind"] != "error"]
+    lines += [banner["text"] for banner in state.banners() if banner["kind"] == "stall"]
     return "\n".join([*lines, status_line(state)])
 
 
@@ -148,7 +148,7 @@ def _values(state: RunState) -> str:
     figures = [
         figure
         for series in state.run.streamed.values()
-        for figure in _FIGURES.get(series.kind, _no_figures)(state, series)
+        for figure in _FIGURES[series.kind](state, series)
     ]
     if not figures:
         return ""
@@ -196,10 +196,6 @@ def _image_figures(state: RunState, series: Series) -> list[str]:
 def _tensor_figures(state: RunState, series: Series) -> list[str]:
     count = sum(len(points) for points in series.values())
     return [_figure(None, "", f"<b>{html.escape(series.name)}</b> {count} tensors")]
-
-
-def _no_figures(state: RunState, series: Series) -> list[str]:
-    return []
 
 
 _FIGURES = {

@@ -9,7 +9,6 @@ state. What an installed library has is each process's own.
 from __future__ import annotations
 
 import collections
-import contextlib
 import enum
 import functools
 import re
@@ -22,20 +21,18 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from IPython.core.interactiveshell import InteractiveShell
-
 from accelnb.engine.serialization.module_objects import Origin, is_renewed_in_place, settings_of
-from accelnb.jupyter.cell_names import CellNames, analyse
-from accelnb.notebook.cell import future_of
-from accelnb.notebook.fingerprint import Fingerprint, Reading, can_change, is_notebooks
-from accelnb.notebook.module_edits import Edits
-from accelnb.notebook.patches import Patches
+from accelnb.jupyter.cell_names import CellNames
+from accelnb.notebook.values.fingerprint import Fingerprint, Reading, can_change, is_notebooks
+from accelnb.notebook.values.module_changes import Edits, Patches
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _STDLIB = Path(sysconfig.get_path("stdlib"))
 _INSTALLED = {"site-packages", "dist-packages"}
 _SLOW = 0.01  # s
 _NOT_FOLLOWED = (types.ModuleType, types.BuiltinFunctionType)
+
+_There = tuple[Origin, Any, Any]  # where an object is, the object, and what is read of it
 
 
 @dataclass(frozen=True)
@@ -149,10 +146,10 @@ class Imports:
             reading = self._reading = Reading(self._namespace)
             found = {held.origin: held for held in self._still_bound(reading)}
             for cls in self._still_classes():
-                self._add_class(cls, found, reading)
+                self._add(_in_class(cls), found, reading)
             own = self._own_modules().values()
             for module in own:
-                self._add_module(module, found, reading)
+                self._add(_in_module(module), found, reading)
             for origin, value in self._patches.found():
                 found[origin] = Held(value, origin, reading.of(value))
             self._edits.look_at(module.__name__ for module in own)
@@ -206,15 +203,12 @@ class Imports:
         self._seen.add(key)
         if not is_untouched:
             return
-        found: dict[Origin, Held] = {}
-        if isinstance(owner, type):
-            self._add_class(owner, found, Reading(self._namespace))
-        else:
-            self._add_module(owner, found, Reading(self._namespace))
-            for inside in list(vars(owner).values()):
-                if type(inside) is types.ModuleType and _is_users(inside):
-                    self._see(inside, True)
-        self._note_untouched(found.values())
+        is_class = isinstance(owner, type)
+        there = _in_class(owner) if is_class else _in_module(owner)
+        self._note_untouched(self._add(there, {}, Reading(self._namespace)).values())
+        for inside in () if is_class else list(vars(owner).values()):
+            if type(inside) is types.ModuleType and _is_users(inside):
+                self._see(inside, True)
 
     def _note_untouched(self, found: Iterable[Held]) -> None:
         for held in found:
@@ -246,71 +240,43 @@ class Imports:
             if type(value) is types.ModuleType and _is_users(value)
         }
 
-    def _add_module(
-        self, module: types.ModuleType, found: dict[Origin, Held], reading: Reading
-    ) -> None:
-        """Add what a module has for others to set."""
-        for name, value in list(vars(module).items()):
-            if name.startswith("_") or type(value) in _NOT_FOLLOWED:
-                continue
-            if issubclass(type(value), type | types.FunctionType) and not is_notebooks(value):
-                if value.__module__ == module.__name__ and issubclass(type(value), type):
-                    self._add_class(value, found, reading)
-                continue
-            self._add(value, Origin(module.__name__, name), value, found, reading)
-
-    def _add_class(self, cls: type, found: dict[Origin, Held], reading: Reading) -> None:
-        """Add the settings that a class is, and those of classes in it."""
-        origin = Origin(cls.__module__, cls.__qualname__)
-        if "<locals>" in cls.__qualname__ or issubclass(cls, enum.Enum):
-            return
-        if settings := settings_of(cls):
-            self._add(cls, origin, list(settings.items()), found, reading)
-        for name, value in list(vars(cls).items()):
-            if issubclass(type(value), type) and value.__qualname__ == f"{cls.__qualname__}.{name}":
-                self._add_class(value, found, reading)
-
     def _add(
-        self, value: Any, origin: Origin, state: Any, found: dict[Origin, Held], reading: Reading
-    ) -> None:
-        if origin in found or origin in self.left_out:
-            return
-        now = reading.of(state)
-        if now.digest is None:
-            return
-        if now.is_partial or now.seconds > _SLOW:
-            self.left_out.add(origin)
-        else:
-            found[origin] = Held(value, origin, now)
+        self, there: Iterable[_There], found: dict[Origin, Held], reading: Reading
+    ) -> dict[Origin, Held]:
+        for origin, value, state in there:
+            if origin in found or origin in self.left_out:
+                continue
+            now = reading.of(state)
+            if now.digest is None:
+                continue
+            if now.is_partial or now.seconds > _SLOW:
+                self.left_out.add(origin)
+            else:
+                found[origin] = Held(value, origin, now)
+        return found
 
 
-def imports_so_far(shell: InteractiveShell | None) -> Imports:
-    """Return the imports of a notebook without the extension, or of the script that runs."""
-    main = sys.modules["__main__"]
-    if shell is not None:
-        namespace, texts = shell.user_ns, cells_before(shell)
-    else:
-        namespace, texts = vars(main), []
-        with contextlib.suppress(AttributeError, OSError):  # it is no file
-            texts = [Path(main.__file__ or "").read_text()]
-    imports = Imports(namespace)
-    imports.read((text, names_in(text, shell)) for text in texts)
-    return imports
+def _in_module(module: types.ModuleType) -> Iterator[_There]:
+    """Give what a module has for others to set."""
+    for name, value in list(vars(module).items()):
+        if name.startswith("_") or type(value) in _NOT_FOLLOWED:
+            continue
+        is_class = issubclass(type(value), type)
+        if not (is_class or issubclass(type(value), types.FunctionType)) or is_notebooks(value):
+            yield Origin(module.__name__, name), value, value
+        elif is_class and value.__module__ == module.__name__:
+            yield from _in_class(value)
 
 
-def cells_before(shell: InteractiveShell) -> list[str]:
-    """Return the text of the cells that a notebook has run."""
-    history: Any = shell.history_manager
-    return list(history.input_hist_raw[1:]) if history is not None else []
-
-
-def names_in(text: str, shell: InteractiveShell | None) -> CellNames:
-    """Return the names of a cell that was run, or of a script; none if it is not Python."""
-    with contextlib.suppress(SyntaxError, ValueError):
-        if shell is None:
-            return analyse(text)
-        return analyse(shell.transform_cell(text), future_of(shell))
-    return CellNames()
+def _in_class(cls: type) -> Iterator[_There]:
+    """Give the settings that a class is, and those of classes in it."""
+    if "<locals>" in cls.__qualname__ or issubclass(cls, enum.Enum):
+        return
+    if settings := settings_of(cls):
+        yield Origin(cls.__module__, cls.__qualname__), cls, list(settings.items())
+    for name, value in list(vars(cls).items()):
+        if issubclass(type(value), type) and value.__qualname__ == f"{cls.__qualname__}.{name}":
+            yield from _in_class(value)
 
 
 def _is_held(value: Any) -> bool:

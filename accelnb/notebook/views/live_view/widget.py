@@ -10,7 +10,7 @@ from typing import Any
 
 from accelnb.jupyter.assets import asset
 from accelnb.jupyter.front_ends import prepare_widgets
-from accelnb.notebook.views.run_state import Bounds, RunState, Seen
+from accelnb.notebook.views.live_view.run_state import Bounds, RunState, Seen
 
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 # While the front end loads the widget it may miss updates: each then tells all from the start.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -11,11 +10,10 @@ from IPython.display import clear_output, publish_display_data
 from accelnb.engine.events import Event
 from accelnb.engine.failure import RankError, RunInterrupted
 from accelnb.engine.run import Run
-from accelnb.jupyter.front_ends import has_subshells, shows_widgets
+from accelnb.jupyter.front_ends import has_subshells
+from accelnb.notebook.views.live_view.run_display import RunDisplay
+from accelnb.notebook.views.live_view.run_state import RunState, state_of
 from accelnb.notebook.views.rank_merge import Item
-from accelnb.notebook.views.run_output import Place
-from accelnb.notebook.views.run_state import RunState, state_of
-from accelnb.notebook.views.static_html import text_of
 
 _DRAW_EVERY = 0.105  # s: at most 10 times a second
 
@@ -28,7 +26,7 @@ class LiveView:
     ) -> None:
         self._run = run
         self._state = state
-        self._own = Place(state, can_stop)
+        self._own = RunDisplay(state, can_stop)
         self._due = 0.0
 
     def show(self, event: Event) -> None:
@@ -44,8 +42,8 @@ class LiveView:
         with self._state.lock:
             self._state.refresh(now)
         self._show_displays()
-        for place in self._state.places:
-            place.draw()
+        for display in self._state.displays:
+            display.draw()
         goes_on = self._state.is_drawing(now) or not self._own.is_settled
         return _DRAW_EVERY if goes_on else 10.0
 
@@ -54,9 +52,9 @@ class LiveView:
         with self._state.lock:
             self._state.finish(self._last_words())
         self._show_displays()
-        for place in self._state.places:
-            place.finish()
-        self._state.places.clear()
+        for display in self._state.displays:
+            display.finish()
+        self._state.displays.clear()
 
     def _last_words(self) -> list[str]:
         return []  # what the run ended with is raised in the cell
@@ -108,14 +106,11 @@ def show_again(run: Run) -> None:
     Parameters
     ----------
     run
-        Of whatever cell; in a front end without widgets its end state is printed.
+        Of whatever cell; the front end shows widgets.
     """
     state = state_of(run)
-    if not shows_widgets():
-        sys.stdout.write(text_of(state) + "\n")
-        return
-    place = Place(state, _always)
-    place.begin_widget()
+    display = RunDisplay(state, _always)
+    display.begin_widget()
     if run.done:  # nobody follows it any more
-        place.finish_widget()
-        state.places.clear()
+        display.finish_widget()
+        state.displays.clear()

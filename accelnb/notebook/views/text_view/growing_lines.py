@@ -5,52 +5,14 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
-from accelnb.notebook.views.redrawn import NotebookArea, in_kernel
+from accelnb.notebook.views.updated_display import NotebookArea, in_kernel
 
 _MOST_LINES = 10
 _MOST_FINISHED = 100  # kept while others still grow
 
 Key = tuple[int, str]  # rank, and its stream or progress bar
 Label = Callable[[Sequence[int]], str]  # what to write before a line of these ranks
-
-
-class LiveText(Protocol):
-    """Where growing lines are shown."""
-
-    def has(self, key: Key) -> bool:
-        """Return whether this line is shown and still grows."""
-        ...
-
-    def update(self, key: Key, text: str) -> None: ...
-
-    def draw(self) -> None:
-        """Show what was updated."""
-        ...
-
-    def finish(self, key: Key, text: str) -> bool:
-        """Show a line's last state; return False if it is for the caller to print."""
-        ...
-
-    def drop(self, key: Key) -> None:
-        """Leave out a line of which nothing is to stay."""
-        ...
-
-    def make_way(self) -> None:
-        """Let an ordinary line be printed next."""
-        ...
-
-    def cleared(self) -> None:
-        """Take note that the cell's output was cleared."""
-        ...
-
-    def close(self) -> None: ...
-
-
-def live_text(label: Label) -> LiveText:
-    """Return what suits the front end: a display that is updated, or a terminal's last line."""
-    return NotebookLines(label) if in_kernel() else TerminalLine(label)
 
 
 class NotebookLines:
@@ -70,6 +32,7 @@ class NotebookLines:
         self._changed = False
 
     def has(self, key: Key) -> bool:
+        """Return whether this line is shown and still grows."""
         return key in self._growing
 
     def update(self, key: Key, text: str) -> None:
@@ -78,6 +41,7 @@ class NotebookLines:
         self._growing[key] = text
 
     def draw(self) -> None:
+        """Show what was updated."""
         if not self._changed:
             return
         self._changed = False
@@ -87,6 +51,7 @@ class NotebookLines:
             self._area = NotebookArea()
 
     def finish(self, key: Key, text: str) -> bool:
+        """Show a line's last state; return False if it is for the caller to print."""
         rank, name = key
         if self._growing.pop(key, None) is None:
             return False
@@ -100,12 +65,14 @@ class NotebookLines:
         return True
 
     def drop(self, key: Key) -> None:
+        """Leave out a line of which nothing is to stay."""
         self._changed |= self._growing.pop(key, None) is not None
 
     def make_way(self) -> None:
-        pass  # a display stays where it is
+        """Let an ordinary line be printed next: a display stays where it is."""
 
     def cleared(self) -> None:
+        """Take note that the cell's output was cleared."""
         self._forget_finished()
         self._changed = bool(self._growing)
         self._area.cleared()
@@ -139,7 +106,10 @@ class NotebookLines:
 
 
 class TerminalLine:
-    """The last line of a terminal: what the lowest rank began last of all that grows."""
+    """The last line of a terminal: what the lowest rank began last of all that grows.
+
+    It has the methods of `NotebookLines`.
+    """
 
     def __init__(self, label: Label) -> None:
         self._label = label
@@ -186,3 +156,8 @@ class TerminalLine:
 
     def close(self) -> None:
         self.make_way()
+
+
+def growing_lines(label: Label) -> NotebookLines | TerminalLine:
+    """Return what suits the front end: a display that is updated, or a terminal's last line."""
+    return NotebookLines(label) if in_kernel() else TerminalLine(label)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextvars
 import re
-import threading
 import time
-from collections.abc import Sequence
 
 from IPython.display import publish_display_data
 
 from accelnb.engine.events import Display, Event, Skipped, Stalled, Stream, Streamed
-from accelnb.engine.failure import RankError, RunInterrupted, name_ranks, rank_list
+from accelnb.engine.failure import RankError, RunInterrupted, name_ranks
 from accelnb.engine.run import Run
-from accelnb.notebook.views.flood import Tail
 from accelnb.notebook.views.metrics_board import Board
-from accelnb.notebook.views.plain import View
-from accelnb.notebook.views.redrawn import new_area
+from accelnb.notebook.views.rank_merge import Item, label
+from accelnb.notebook.views.text_view.tail import Tail
+from accelnb.notebook.views.updated_display import new_area
 
 _REDRAW_EVERY = 0.5  # s
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -29,8 +26,8 @@ class DetachedView:
         self._run = run
         self._title = title
         self._area = new_area()
-        self._tail = Tail(self._label, run.log.folder)
-        self._board = Board(run.streamed, self._label)
+        self._tail = Tail(label, run.log.folder)
+        self._board = Board(run.streamed, label)
         self._notes: list[str] = []
         self._due = 0.0
 
@@ -74,37 +71,14 @@ class DetachedView:
         self._area.close()
 
     def _show_display(self, event: Display) -> None:
-        data, metadata = event.content.get("data"), event.content.get("metadata")
+        item = Item.of(event)
+        data, metadata, _ = item.body
         if not data:
             return
-        display_id = (event.content.get("transient") or {}).get("display_id")
-        if display_id is None and set(data) == {"text/plain"}:
+        if not item.transient and set(data) == {"text/plain"}:
             self._tail.add((event.rank, "value"), data["text/plain"] + "\n")
             return
         if "text/plain" in data:
-            data = data | {"text/plain": self._label([event.rank]) + data["text/plain"]}
-        transient = {"display_id": f"rank{event.rank}-{display_id}"} if display_id else {}
+            data = data | {"text/plain": label([event.rank]) + data["text/plain"]}
         is_update = event.kind == "update_display_data"
-        publish_display_data(data, metadata, transient=transient, update=is_update)
-
-    def _label(self, ranks: Sequence[int]) -> str:
-        return f"[{rank_list(ranks)}] "
-
-
-def follow_in_background(run: Run, view: View) -> None:
-    """Draw `view` until the run is over, in a thread; return at once."""
-    view.tick()
-    # What the thread shows belongs to the cell that started the run.
-    cell = contextvars.copy_context()
-    threading.Thread(
-        target=cell.run, args=(_follow, run, view), name="accelnb-view", daemon=True
-    ).start()
-
-
-def _follow(run: Run, view: View) -> None:
-    patience = _REDRAW_EVERY
-    while not run.finished:
-        if (event := run.next_event(patience)) is not None:
-            view.show(event)
-        patience = view.tick()
-    view.close()
+        publish_display_data(data, metadata, transient=item.transient, update=is_update)

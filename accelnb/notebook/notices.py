@@ -1,4 +1,4 @@
-"""A wait that is not silent: after a while it says what it is for."""
+"""What is said to the user beside a cell's own output, also of waits that take long."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from accelnb.options.config import LaunchConfig
 _SILENT = 5.0  # s; most waits are over by then, also for the import of torch
 
 
+def say(text: str) -> None:
+    print(f"accelnb: {text}", file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def saying_if_slow(what: str, after: float = _SILENT) -> Iterator[None]:
     """Say `what` goes on, once, if it is not over after some seconds.
 
     Examples
     --------
-    >>> from accelnb.notebook.waiting import saying_if_slow
+    >>> from accelnb.notebook.notices import saying_if_slow
     >>> with saying_if_slow("starting 2 ranks"):
     ...     pass  # says nothing: it is over at once
     """
-    said = threading.Timer(after, _say, [what])
+    said = threading.Timer(after, say, [f"{what} ..."])
     said.daemon = True
     said.start()
     try:
@@ -45,7 +49,7 @@ def ranks_of(config: LaunchConfig) -> str:
     Examples
     --------
     >>> from accelnb.options.config import LaunchConfig
-    >>> from accelnb.notebook.waiting import ranks_of
+    >>> from accelnb.notebook.notices import ranks_of
     >>> ranks_of(LaunchConfig(procs=2, nodes=2, cluster="ray"))
     '4 ranks on 2 nodes of the cluster ray'
     """
@@ -54,7 +58,3 @@ def ranks_of(config: LaunchConfig) -> str:
         return ranks
     nodes = f"{config.nodes} node{'s' * (config.nodes > 1)}"
     return f"{ranks} on {nodes} of the cluster {config.cluster}"
-
-
-def _say(what: str) -> None:
-    print(f"accelnb: {what} ...", file=sys.stderr, flush=True)

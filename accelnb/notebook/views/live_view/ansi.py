@@ -17,7 +17,7 @@ def to_html(text: str) -> str:
 
     Examples
     --------
-    >>> from accelnb.notebook.views.ansi import to_html
+    >>> from accelnb.notebook.views.live_view.ansi import to_html
     >>> to_html("a < b, \\x1b[1mbold\\x1b[0m")
     'a &lt; b, <span style="font-weight:bold">bold</span>'
     """

@@ -1,19 +1,16 @@
-"""What the notebook has patched in the classes and modules of others.
-
-These are functions and classes of its own there, and what the text of a cell assigns, as
-``ImageFile.LOAD_TRUNCATED_IMAGES = True``.
-"""
+"""What the notebook has changed in modules: patched there, or edited and read anew."""
 
 from __future__ import annotations
 
 import functools
 import re
+import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from accelnb.engine.serialization.module_objects import Origin
-from accelnb.notebook.fingerprint import is_notebooks
+from accelnb.notebook.values.fingerprint import is_notebooks
 
 _CHAIN = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _ASSIGNED = re.compile(r"^[ \t]*([A-Za-z_][\w.]*)\.([A-Za-z_]\w*)\s*=(?!=)", re.MULTILINE)
@@ -22,7 +19,10 @@ _WRAPPERS = (staticmethod, classmethod, functools._lru_cache_wrapper)
 
 
 class Patches:
-    """Finds them in what the text of cells speaks of, as ``nn.Module.count = count``.
+    """Finds what the notebook has patched in the classes and modules of others.
+
+    These are functions and classes of its own there, as by ``nn.Module.count = count``, and what
+    the text of a cell assigns, as ``ImageFile.LOAD_TRUNCATED_IMAGES = True``.
 
     Parameters
     ----------
@@ -85,14 +85,59 @@ class Patches:
             owner = vars(owner).get(names.pop(0))
 
     def _is_of_notebook(self, value: Any) -> bool:
-        kind = type(value)  # nothing else of a value is asked: a lazy module would be imported
-        if kind is property:
-            value = value.fget
-        elif kind in _WRAPPERS:
-            value = value.__wrapped__
+        value = _unwrapped(value)
         if type(value) is types.FunctionType:
             return value.__globals__ is self._namespace
         return _is(value, type) and value.__module__ == "__main__"
+
+
+class Edits:
+    """Finds which modules of the user's were edited and read anew, as `%autoreload` does.
+
+    A rank that has imported one goes on with what it was.
+
+    Attributes
+    ----------
+    edited : list of str
+        Modules in the order in which they were found to be edited, perhaps several times.
+    """
+
+    def __init__(self) -> None:
+        self.edited: list[str] = []
+        self._code: dict[str, dict[str, types.CodeType]] = {}
+
+    def look_at(self, modules: Iterable[str]) -> None:
+        """Compare modules with what they were, or take note of what they are."""
+        for name in {*self._code, *modules}:
+            if type(module := sys.modules.get(name)) is not types.ModuleType:
+                continue
+            now = dict(_code_in(module, name, ""))
+            before = self._code.setdefault(name, now)
+            # What is not there any more was patched, perhaps; what was is no edit.
+            if any(before.get(place) != code for place, code in now.items()):
+                self.edited.append(name)
+                self._code[name] = before | now
+
+
+def _code_in(owner: Any, module: str, path: str) -> Iterator[tuple[str, types.CodeType]]:
+    for name, held in list(vars(owner).items()):
+        value = _unwrapped(held)
+        while type(value) is types.FunctionType and "__wrapped__" in vars(value):
+            value = vars(value)["__wrapped__"]
+        if type(value) is types.FunctionType and value.__module__ == module:
+            yield f"{path}{name}", value.__code__
+        elif _is(value, type) and (value.__module__, value.__qualname__) == (module, path + name):
+            yield from _code_in(value, module, f"{path}{name}.")
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return what a property or method is made of.
+
+    Nothing but its type is asked of any other value: a lazy module would be imported.
+    """
+    if type(value) is property:
+        return value.fget
+    return value.__wrapped__ if type(value) in _WRAPPERS else value
 
 
 def _is(value: Any, kind: type) -> bool:

@@ -7,15 +7,15 @@ import threading
 from collections.abc import Callable, Iterable
 
 from accelnb.cli.selftest import Step, self_test
+from accelnb.notebook.panel.config_text import magic_line
 from accelnb.notebook.panel.elements import Message, markup
-from accelnb.notebook.panel.preview import magic_line
 from accelnb.options.config import LaunchConfig
 
 _MARKS = {"running": "…", "ok": "✓", "failed": "✗"}
 _ENDS_WITHIN = 5.0  # s after it was cancelled
 
 
-class Trial:
+class SelfTest:
     """A self-test in the background, and what it has found so far.
 
     Parameters

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from accelnb.engine.serialization.module_objects import Origin, Renewal
-from accelnb.notebook.fingerprint import Fingerprint, Reading, can_change
-from accelnb.notebook.module_objects import Imports
+from accelnb.notebook.values.fingerprint import Fingerprint, Reading, can_change
+from accelnb.notebook.values.module_objects import Imports
 
 # What takes longer to compare (s) is compared only after the notebook has run code of its own.
 _SLOW = 0.0001

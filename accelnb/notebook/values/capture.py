@@ -15,9 +15,9 @@ from accelnb.engine.serialization.module_objects import Origin
 from accelnb.engine.serialization.pack import Finish, Pack, Packed, finished
 from accelnb.errors import AccelnbError
 from accelnb.jupyter.cell_names import CellNames
-from accelnb.notebook.fingerprint import Reading, can_change
-from accelnb.notebook.module_objects import Imports
-from accelnb.notebook.sent_values import Comparison, Known, Lacking, OnRank, over_builtins
+from accelnb.notebook.values.comparison import Comparison, Known, Lacking, OnRank, over_builtins
+from accelnb.notebook.values.fingerprint import Reading, can_change
+from accelnb.notebook.values.module_objects import Imports
 
 # Every rank has these of its own: the notebook's are never sent over them.
 RANK_NAMES = frozenset({"rank", "local_rank", "world_size", "device"})

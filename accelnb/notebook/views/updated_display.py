@@ -4,35 +4,15 @@ from __future__ import annotations
 
 import sys
 import uuid
-from typing import Any, Protocol
+from typing import Any
 
 from IPython.core.getipython import get_ipython
 from IPython.display import publish_display_data
 
 
-class Area(Protocol):
-    """Where changing text is shown."""
-
-    def show(self, text: str, **formats: Any) -> None:
-        """Show `text`, or one of `formats` (by MIME type) where the front end can."""
-        ...
-
-    def cleared(self) -> None:
-        """Take note that the cell's output was cleared: what is shown next is shown anew."""
-        ...
-
-    def close(self) -> None:
-        """Leave the last state for good."""
-        ...
-
-
 def in_kernel() -> bool:
     """Return whether output goes into a notebook's document rather than to a terminal."""
     return hasattr(get_ipython(), "kernel")
-
-
-def new_area() -> Area:
-    return NotebookArea() if in_kernel() else TerminalArea()
 
 
 class NotebookArea:
@@ -43,6 +23,7 @@ class NotebookArea:
         self._shown: dict[str, Any] = {}
 
     def show(self, text: str, **formats: Any) -> None:
+        """Show `text`, or one of `formats` (by MIME type) where the front end can."""
         self.show_data({"text/plain": text, **{k.replace("_", "/"): d for k, d in formats.items()}})
 
     def show_data(self, data: dict[str, Any]) -> None:
@@ -55,10 +36,11 @@ class NotebookArea:
         publish_display_data(data, transient={"display_id": self._display_id}, update=not is_new)
 
     def cleared(self) -> None:
+        """Take note that the cell's output was cleared: what is shown next is shown anew."""
         self._display_id, self._shown = None, {}
 
     def close(self) -> None:
-        pass
+        """Leave the last state for good."""
 
 
 class TerminalArea:
@@ -77,3 +59,10 @@ class TerminalArea:
         if self._text:
             sys.stdout.write(self._text + "\n")
             self._text = ""
+
+
+Area = NotebookArea | TerminalArea
+
+
+def new_area() -> Area:
+    return NotebookArea() if in_kernel() else TerminalArea()

@@ -22,8 +22,8 @@ from accelnb.engine.events import (
 )
 from accelnb.engine.failure import RankError, RunInterrupted
 from accelnb.engine.run import Run
-from accelnb.notebook.views.bars import Bars
-from accelnb.notebook.views.log import NEWEST, Log
+from accelnb.notebook.views.live_view.log import NEWEST, Log
+from accelnb.notebook.views.progress_bars import Bars
 from accelnb.notebook.views.streamed_values import Values
 from accelnb.options.config import LaunchConfig
 
@@ -62,16 +62,16 @@ class RunState:
     """
 
     def __init__(self, run: Run, config: LaunchConfig, title: str = "") -> None:
-        # The run keeps this, and a run that nobody needs is to go at once, with its values.
+        # A run that nobody needs is to go at once, with its values.
         self._run = weakref.ref(run)
-        run.shown = self
+        _gathered[run] = self
         self.config = config
         self.title = title
         self.lock = threading.RLock()
         self.log = Log(run.ranks, config.logs, run.log.folder)
         self.bars = Bars()
         self.values = Values(run.streamed)
-        self.places: list[Any] = []  # where it is shown and kept up to date
+        self.displays: list[Any] = []  # where it is shown and kept up to date
         self.version = 0  # grows when something changes
         self._memory: dict[int, Usage] = {}
         self._peak: dict[int, int] = {}
@@ -246,10 +246,18 @@ class RunState:
         return []
 
 
+_gathered: weakref.WeakKeyDictionary[Run, RunState] = weakref.WeakKeyDictionary()
+
+
+def gathered_of(run: Run) -> RunState | None:
+    """Return what a view has gathered of `run`, if one did."""
+    return _gathered.get(run)
+
+
 def state_of(run: Run) -> RunState:
     """Return what a view has gathered of `run`, else what its log still says."""
-    if run.shown is not None:
-        return run.shown
+    if (gathered := gathered_of(run)) is not None:
+        return gathered
     state = RunState(run, dataclasses.replace(LaunchConfig(), device=""))
     for rank in run.ranks:
         for stream in ("stdout", "stderr"):
