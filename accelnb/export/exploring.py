@@ -57,7 +57,7 @@ class Imported:
         for statement in statements * 2:  # also what is made of them
             self._figures |= self._drawn_by(statement.node)
         for statement in statements:
-            self._figures -= set() if self._drawn_by(statement.node) else statement.names.binds
+            self._figures -= set() if self._drawn_by(statement.node) else statement.names.bound
 
     def path(self, node: ast.AST) -> str:
         """Return the full path of what an expression names, ``torch.manual_seed`` say."""

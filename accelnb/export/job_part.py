@@ -21,12 +21,12 @@ def defining(statements: Sequence[Statement]) -> list[Statement]:
     of_job: set[str] = set()
     for statement in statements:
         names = statement.names
-        others = [s for s in statements if s is not statement and s.names.binds & names.binds]
+        others = [s for s in statements if s is not statement and s.names.bound & names.bound]
         is_value = isinstance(statement.node, ast.Assign | ast.AnnAssign)
-        if _only_defines(statement.node) and not ((is_value and others) or names.reads & of_job):
+        if _only_defines(statement.node) and not ((is_value and others) or names.at_once & of_job):
             found.append(statement)
         else:
-            of_job |= names.binds
+            of_job |= names.bound
     return found
 
 

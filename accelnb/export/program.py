@@ -17,10 +17,10 @@ from accelnb.export.exploring import Imported, dotted
 from accelnb.export.launch_calls import LaunchCalls
 from accelnb.export.notebook_file import Cell, ExportError
 from accelnb.export.parameters import not_an_option
-from accelnb.export.statements import NO_NAMES, Names, Statement, cut
+from accelnb.export.statements import Statement, cut
 from accelnb.export.values import roots
 from accelnb.export.words import MAGICS_LEFT_OUT
-from accelnb.jupyter.cell_names import analyse
+from accelnb.jupyter.cell_names import CellNames, analyse
 from accelnb.options.config import CellOptions, LaunchConfig, from_mapping
 
 # A rank has these of its own; what a notebook binds to them is not sent.
@@ -62,17 +62,17 @@ class Step:
 
     position: int
     statement: Statement
+    names: CellNames
     on_ranks: bool = False
     brought: str = ""
     phase: Phase | None = None
     no_form: str = ""
-    names: Names = NO_NAMES
     effect: Effect = NO_EFFECT
     calls: list[ast.Call] = field(default_factory=list)  # that launch ranks
 
     @property
     def reads(self) -> frozenset[str]:
-        return self.names.reads
+        return self.names.at_once
 
     @property
     def later(self) -> frozenset[str]:
@@ -84,7 +84,7 @@ class Step:
 
     @property
     def binds(self) -> frozenset[str]:
-        return self.names.binds
+        return self.names.bound
 
     @property
     def surely(self) -> frozenset[str]:
@@ -174,11 +174,11 @@ def _add_job(
 
 
 def _add_brought(program: Program, phase: Phase, last: Statement) -> None:
-    names = [("out", phase.options.out)] if phase.options.out else []
-    for kind, name in [*names, *(("pull", name) for name in phase.options.pull)]:
+    out = [("out", phase.options.out)] if phase.options.out else []
+    for kind, name in [*out, *(("pull", name) for name in phase.options.pull)]:
         bound = frozenset((name,))
-        step = Step(len(program.steps), last, brought=kind, phase=phase)
-        step.names = Names(binds=bound, surely=bound)
+        names = CellNames(bound=bound, surely=bound)
+        step = Step(len(program.steps), last, names, brought=kind, phase=phase)
         if phase.options.detach:
             step.no_form = "a Run of the background is nothing in a script: leave --detach out"
         program.steps.append(step)
@@ -210,12 +210,7 @@ def _add_ordinary(program: Program, statement: Statement, base: LaunchConfig) ->
 
 
 def _add(program: Program, statement: Statement, **more: Any) -> None:
-    step = Step(
-        len(program.steps),
-        statement,
-        names=statement.names,
-        **more,
-    )
+    step = Step(len(program.steps), statement, statement.names, **more)
     is_shown = statement.is_last and not statement.is_silent
     step.effect = program.effects.of(statement.node, is_shown=is_shown)
     program.steps.append(step)
@@ -310,14 +305,14 @@ def _magic_of(call: ast.Call) -> tuple[str, str, str]:
 
 def _is_device(statement: Statement) -> bool:
     """Return whether all it does is choose the notebook's device."""
-    if statement.names.binds != {"device"} or not isinstance(statement.node, ast.Assign):
+    if statement.names.bound != {"device"} or not isinstance(statement.node, ast.Assign):
         return False
     words = {"torch.device", *(device.type for device in DEVICES.values())}
     return any(word in statement.source_of(statement.node.value) for word in words)
 
 
 def _why_notebook_only(program: Program, statement: Statement, has_magic: bool) -> str:
-    if has_magic or "get_ipython" in statement.names.reads:
+    if has_magic or "get_ipython" in statement.names.at_once:
         return "it has no script form, for it needs IPython: write it in Python"
     for node in ast.walk(statement.node):
         path = program.imported.path(node)
@@ -325,7 +320,7 @@ def _why_notebook_only(program: Program, statement: Statement, has_magic: bool) 
             return f"{ast.unparse(node)} has no script form: {do}"
     if not statement.is_definition and "input" in _called(statement.node):
         return "input() has no script form: bind the value, in a cell tagged `parameters` say"
-    if not statement.is_definition and (own := statement.names.binds & {*OF_A_RANK[:3]}):
+    if not statement.is_definition and (own := statement.names.bound & {*OF_A_RANK[:3]}):
         name = min(own)
         return f"{name} is each process's own number in a script: give it another name"
     return ""

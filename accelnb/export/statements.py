@@ -10,37 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from accelnb.export.notebook_file import Cell
-from accelnb.jupyter.cell_names import analyse
+from accelnb.jupyter.cell_names import CellNames, analyse
 
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 SCOPES = (*DEFINITIONS, ast.Lambda)
 IMPORTS = (ast.Import, ast.ImportFrom)
-
-
-@dataclass(frozen=True)
-class Names:
-    """The names that a statement has to do with.
-
-    Attributes
-    ----------
-    reads : frozenset of str
-        Names that it needs when it runs.
-    unbound : frozenset of str
-        Of these, the names that it does not bind itself before it reads them.
-    later : frozenset of str
-        Names that the functions and classes it defines need when they are used.
-    binds, surely : frozenset of str
-        Names that it binds: perhaps, and in any case.
-    """
-
-    reads: frozenset[str] = frozenset()
-    unbound: frozenset[str] = frozenset()
-    later: frozenset[str] = frozenset()
-    binds: frozenset[str] = frozenset()
-    surely: frozenset[str] = frozenset()
-
-
-NO_NAMES = Names()
 
 
 @dataclass(eq=False)
@@ -57,12 +31,12 @@ class Statement:
     node: ast.stmt
     code: str
     span: tuple[int, int]
+    names: CellNames
     comments: tuple[str, ...] = ()
     after: str = ""  # a comment behind it
     blank_before: bool = False
     is_last: bool = False
     is_silent: bool = False  # ends in a semicolon: the notebook does not show its value
-    names: Names = NO_NAMES
     edits: list[tuple[int, int, str]] = field(default_factory=list)
 
     @property
@@ -83,12 +57,7 @@ class Statement:
 
     def text(self) -> str:
         """Return the statement with its edits, without the comments above it."""
-        start, end = self.span
-        parts, at = [], start
-        for first, last, new in sorted(self.edits):
-            parts += [self.code[at:first], new]
-            at = last
-        body = "".join([*parts, self.code[at:end]])
+        body = self._edited(*self.span)
         return f"{body}  {self.after}" if self.after and body else body
 
     def replace(self, node: ast.AST, text: str) -> None:
@@ -99,10 +68,15 @@ class Statement:
 
     def source_of(self, node: ast.AST) -> str:
         """Return the text of a part of the statement, with the edits in it."""
-        start, end = span_of(self.code, node)
-        inside = [edit for edit in self.edits if start <= edit[0] and edit[1] <= end]
-        part = Statement(self.cell, self.node, self.code, (start, end), edits=inside)
-        return part.text()
+        return self._edited(*span_of(self.code, node))
+
+    def _edited(self, start: int, end: int) -> str:
+        parts, at = [], start
+        for first, last, new in sorted(self.edits):
+            if start <= first and last <= end:
+                parts += [self.code[at:first], new]
+                at = last
+        return "".join([*parts, self.code[at:end]])
 
 
 def cut(cell: Cell, code: str, tree: ast.Module) -> Iterator[Statement]:
@@ -122,12 +96,12 @@ def cut(cell: Cell, code: str, tree: ast.Module) -> Iterator[Statement]:
             node,
             code,
             (start, end),
+            analyse(code[start:end]),
             comments=_with_gaps(above, comments, lines, first),
             after=behind if is_last_of_line else "",
             blank_before=last_line > 0 and any(not text.strip() for text in lines[last_line:first]),
             is_last=node is tree.body[-1],
             is_silent=code[end:].lstrip(" \t").startswith(";"),
-            names=_names(code[start:end]),
         )
         last_line = ends
 
@@ -186,26 +160,3 @@ def _with_gaps(
         ):
             found.append("")
     return tuple(found)
-
-
-def _names(text: str) -> Names:
-    names = analyse(text)
-    now = analyse(_without_bodies(text))
-    return Names(now.needed, now.unbound, names.needed - now.needed, names.bound, names.surely)
-
-
-def _without_bodies(text: str) -> str:
-    """Return the code with functions that do nothing: what is left is read at once."""
-    return ast.unparse(ast.fix_missing_locations(_Emptied().visit(ast.parse(text)))) or "pass"
-
-
-class _Emptied(ast.NodeTransformer):
-    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
-        node.body = [ast.Pass()]
-        return node
-
-    visit_AsyncFunctionDef = visit_FunctionDef
-
-    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
-        node.body = ast.Constant(None)
-        return node

@@ -23,18 +23,25 @@ _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 class CellNames:
     """The names that a cell reads before it has surely bound them, and those it binds.
 
-    `unbound` are those of them that nothing in the cell binds before, on no way through it;
-    `perhaps` are names that appear in a text only, as of a magic or a query, `surely` those
-    that are bound on every way through the cell. `imports` says where an import statement found
-    what it bound: name -> (module, attribute); for ``from module import *``, the name is ``*``.
+    `at_once` are those of them that it reads when it runs itself, and `unbound` those of these
+    that nothing in the cell binds before, on no way through it; the others are read `later`, by
+    the functions that it defines, when they are called. `perhaps` are names that appear in a
+    text only, as of a magic or a query, `surely` those that are bound on every way through the
+    cell. `imports` says where an import statement found what it bound: name -> (module,
+    attribute); for ``from module import *``, the name is ``*``.
     """
 
     needed: frozenset[str] = frozenset()
+    at_once: frozenset[str] = frozenset()
     unbound: frozenset[str] = frozenset()
     perhaps: frozenset[str] = frozenset()
     bound: frozenset[str] = frozenset()
     surely: frozenset[str] = frozenset()
     imports: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def later(self) -> frozenset[str]:
+        return self.needed - self.at_once
 
 
 def analyse(code: str, future: int = 0) -> CellNames:
@@ -69,11 +76,10 @@ def analyse(code: str, future: int = 0) -> CellNames:
         reader = type(reader)()
         reader.read_in_any_order(tree)
     later = {name for names in reader.later for name in names if name not in reader.surely}
-    needed = reader.needed | later
-    unbound = needed & (reader.unbound | (later - reader.bound))
     return CellNames(
-        frozenset(needed),
-        frozenset(unbound),
+        frozenset(reader.needed | later),
+        frozenset(reader.needed),
+        frozenset(reader.unbound),
         frozenset(reader.perhaps),
         frozenset(reader.bound),
         frozenset(reader.surely),
