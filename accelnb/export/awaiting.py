@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from accelnb.export.exploring import Imported
-from accelnb.export.statements import SCOPES, Statement
+from accelnb.export.imported_names import Imported
+from accelnb.export.statements import Statement
+from accelnb.export.syntax import SCOPES
 
 _LOOPS = (ast.AsyncFor, ast.AsyncWith, ast.comprehension)
 

@@ -73,8 +73,8 @@ class Values:
 
     def _note_parts(self, step: Step) -> None:
         """Note the values that a step makes a part of another."""
-        for name, held in step.effect.holds.items():
-            parts = {value for other in held - {name} for value in self._values_of(other, step)}
+        for name, other in step.effect.holds:
+            parts = set(self._values_of(other, step)) if other != name else set()
             if name in step.binds:
                 self._parts[step, name] |= parts
             if name in step.changes:

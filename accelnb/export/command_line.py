@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from accelnb.export.exploring import dotted
 from accelnb.export.notebook_file import ExportError
+from accelnb.export.syntax import dotted
 
 
 @dataclass(frozen=True)

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import itertools
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
-from accelnb.export.exploring import (
-    Imported,
-    base_name,
-    dotted,
-    draws_numbers,
-    is_setting,
-    is_write,
-    last_part,
-    only_looks,
-)
+from accelnb.export.effect import Effect
+from accelnb.export.exploring import draws_numbers, is_setting, is_write, only_looks
 from accelnb.export.functions import Function, Functions
-from accelnb.export.values import (
+from accelnb.export.imported_names import Imported
+from accelnb.export.syntax import (
     BUILTINS,
     FUNCTIONS,
     arguments_of,
+    base_name,
     bindings,
     bound_names,
+    dotted,
     executed,
-    names_in_annotation,
-    roots,
+    last_part,
     targets_of,
-    thrown_away,
 )
+from accelnb.export.values import names_in_annotation, roots, thrown_away
 from accelnb.export.words import CHANGING, COMPUTING, WRAPPING, WRITING
 
 OF_SCOPE = frozenset({"globals", "locals"})  # changed, they change what no name shows
@@ -47,17 +43,9 @@ class Finder:
         self._top: ast.AST | None = None  # the call that is a statement of a cell
         self._is_shown = False
         self._bound: dict[str, set[str]] = defaultdict(set)  # within what is read
-        self.changed: set[str] = set()
-        self.surely: set[str] = set()
-        self.rebound: set[str] = set()
+        self.done = Effect()  # of any name, also one that is a function's own
         self.returned: set[str] = set()
         self.inner: set[str] = set()  # parameters of functions in functions
-        self.holds: dict[str, set[str]] = defaultdict(set)
-        self.is_setting = False
-        self.seeds = False
-        self.settings: set[str] = set()
-        self.writes = False
-        self.draws_numbers = False
 
     def read(
         self, nodes: Iterable[ast.AST], top: ast.stmt | None = None, *, is_shown: bool = False
@@ -94,27 +82,48 @@ class Finder:
             waiting += new
         return found
 
+    def effect(self, local: Set[str] = frozenset()) -> Effect:
+        """Return what was read does to names of the notebook, and to what all code shares.
+
+        Parameters
+        ----------
+        local
+            The names that are a function's own.
+        """
+        changed = self.closed(self.done.changes) - local
+        surely = self.closed(self.done.surely) - local
+        return dataclasses.replace(
+            self.done,
+            changes=set(filter(self.is_notebooks, changed)),
+            surely=set(filter(self.is_notebooks, surely)),
+            is_setting=self.done.is_setting or any(map(self._is_shared, surely)),
+            settings=set(filter(self._is_shared, surely | self.done.settings)),
+        )
+
+    def is_notebooks(self, name: str) -> bool:
+        """Return whether a name is one of the notebook's own, and not imported."""
+        return name not in self._imported and name not in OF_SCOPE
+
+    def _is_shared(self, name: str) -> bool:
+        return not self.is_notebooks(name) and not self._imported.is_drawing(name)
+
     def _read_inner(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> None:
         inside = Finder(self._functions, self._imported)
         inside.read_function(node)
-        function = Function(node)
-        changed, surely = inside.closed(inside.changed), inside.closed(inside.surely)
+        function, done = Function(node), inside.done
+        changed, surely = inside.closed(done.changes), inside.closed(done.surely)
         self.inner |= changed & {*function.parameters, *inside.inner}
-        self._change(changed - function.local, surely=False)
-        self._change(surely - function.local, surely=True)
-        self.rebound |= inside.rebound | function.declared
         self.returned |= inside.closed(inside.returned) - function.local
-        self.is_setting |= inside.is_setting
-        self.seeds |= inside.seeds
-        self.settings |= inside.settings
-        self.writes |= inside.writes
-        self.draws_numbers |= inside.draws_numbers
+        done.changes, done.surely = changed - function.local, surely - function.local
+        done.rebinds |= function.declared
+        done.holds = set()
+        self.done.take(done)
 
     def _read_node(self, node: ast.AST) -> None:
         for target, value in bindings(node):
             self._bind(target, self._roots(value))
             if isinstance(node, ast.For | ast.comprehension):
-                self.draws_numbers |= "load" in base_name(value).lower()
+                self.done.draws_numbers |= "load" in base_name(value).lower()
         if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
             self._change({node.target.id}, surely=True)
         elif isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
@@ -134,16 +143,15 @@ class Finder:
         for part in targets_of(target):
             if isinstance(part, ast.Name):
                 self._bound[part.id] |= held
-                self.holds[part.id] |= held
+                self._hold({part.id}, held)
             else:
-                for name in self._roots(part):
-                    self.holds[name] |= held
+                self._hold(self._roots(part), held)
+
+    def _hold(self, names: Iterable[str], held: Iterable[str]) -> None:
+        self.done.holds |= set(itertools.product(names, held))
 
     def _change(self, names: Iterable[str], *, surely: bool) -> None:
-        names = set(names) - {""}
-        self.changed |= names
-        if surely:
-            self.surely |= names
+        self.done.change(set(names) - {""}, surely=surely)
 
     def _change_part(self, node: ast.Attribute | ast.Subscript) -> None:
         names = self._roots(node.value)
@@ -162,16 +170,16 @@ class Finder:
             self._run(known, call)
         for value in arguments_of(call):
             for known in self._functions.named(dotted(value)):  # `map(f, x)` and such run it
-                self._take(known)
+                self.done.take(known.effect)
                 if known.changed_parameters:
                     is_sure = bool(known.surely_changed_parameters)
                     self._change(self._given(call) | self._receiver(call), surely=is_sure)
-        self.writes |= is_write(call)
-        self.draws_numbers |= draws_numbers(call, self._imported)
+        self.done.writes |= is_write(call)
+        self.done.draws_numbers |= draws_numbers(call, self._imported)
         if is_setting(call, self._imported) and (is_bare or "set" in name or "seed" in name):
-            self.is_setting = True
-            self.seeds |= "seed" in name
-            self.settings |= set() if "seed" in name else {base_name(function)}
+            self.done.is_setting = True
+            self.done.seeds |= "seed" in name
+            self.done.settings |= set() if "seed" in name else {base_name(function)}
         elif is_name and name in BUILTINS and name not in self._bound:
             self._call_builtin(call)
         elif is_name and self._functions.defines_function(name):
@@ -182,13 +190,13 @@ class Finder:
     def _call_builtin(self, call: ast.Call) -> None:
         name, first = last_part(call), call.args[:1]
         if name in ("setattr", "delattr", "next"):
-            self._change(self._roots(first[0]) if first else (), surely=True)
-            for changed in self._roots(first[0]) if first else ():
-                self.holds[changed] |= self._given(call)
+            changed = self._roots(first[0]) if first else set()
+            self._change(changed, surely=True)
+            self._hold(changed, self._given(call))
         elif name in ("exec", "eval") and first:
-            self.is_setting |= name == "exec"
+            self.done.is_setting |= name == "exec"
             text = first[0].value if isinstance(first[0], ast.Constant) else ""
-            self.settings |= OF_SCOPE if name == "exec" and not text else set()
+            self.done.settings |= OF_SCOPE if name == "exec" and not text else set()
             self._read_text(str(text))
 
     def _read_text(self, text: str) -> None:
@@ -210,18 +218,17 @@ class Finder:
             changed |= receiver  # a closure or an object that is called may change, too
         if (says_change and is_imported) or (is_bare and name not in WRITING):
             changed |= given
-        self.draws_numbers |= bool(receiver) and not is_method  # a model that has dropout, say
+        self.done.draws_numbers |= bool(receiver) and not is_method  # a model that has dropout, say
         if is_bare:
             changed |= receiver
-            self.is_setting |= not is_write(call) and self._sets_in_library(call)
+            self.done.is_setting |= not is_write(call) and self._sets_in_library(call)
         self._change(changed, surely=False)
         if says_change:
             self._change(given if is_imported else receiver, surely=True)
         path = self._imported.path(call.func)
         if name in CHANGING and path.count(".") > 1 and path.split(".")[0] not in COMPUTING:
             self._change(receiver, surely=True)  # os.environ.update(...)
-        for one in changed:
-            self.holds[one] |= given | receiver
+        self._hold(changed, given | receiver)
 
     def _sets_in_library(self, call: ast.Call) -> bool:
         """Return whether a call whose value is not used can only be there for what it does."""
@@ -250,22 +257,12 @@ class Finder:
 
     def _run(self, known: Function, call: ast.Call) -> None:
         """Take over what a function of the notebook does when it is called."""
-        self._take(known)
+        self.done.take(known.effect)
         receiver = call.func.value if isinstance(call.func, ast.Attribute) else call.func
         for value in known.arguments(call, receiver, known.changed_parameters):
             self._change(self._roots(value), surely=False)
         for value in known.arguments(call, receiver, known.surely_changed_parameters):
             self._change(self._roots(value), surely=True)
-
-    def _take(self, known: Function) -> None:
-        self._change(known.changes, surely=False)
-        self._change(known.surely, surely=True)
-        self.rebound |= known.rebinds
-        self.is_setting |= known.is_setting
-        self.seeds |= known.seeds
-        self.settings |= known.settings
-        self.writes |= known.writes
-        self.draws_numbers |= known.draws_numbers
 
     # ---- definitions ----
 
@@ -278,7 +275,7 @@ class Finder:
         named |= self._annotated(node)
         known = self._functions.called(function, self._imported)
         for one in known:
-            self._take(one)
+            self.done.take(one.effect)
             if one.changed_parameters:
                 self._change(named, surely=bool(one.surely_changed_parameters))
         is_wrapping = last_part(ast.Call(function, [], [])) in WRAPPING
@@ -293,8 +290,7 @@ class Finder:
         # It may register or patch: what it is given and called on, and its own library.
         self._change(self._roots(function), surely=True)
         self._change(named, surely=False)
-        for one in self._roots(function) | named:
-            self.holds[one].add(getattr(node, "name", ""))
+        self._hold(self._roots(function) | named, [getattr(node, "name", "")])
 
     def _annotated(self, node: ast.stmt) -> set[str]:
         """Return the names in the annotations of a function: fastcore's `patch` reads them."""
@@ -310,9 +306,9 @@ class Finder:
         """Take over what a class does to those that it is derived from."""
         bases = set().union(*(self._roots(base) for base in node.bases))
         self._bound[node.name] |= bases
-        self.holds[node.name] |= bases
+        self._hold([node.name], bases)
         hooks = self._functions.hooks_of(node)
         for hook in hooks:
-            self._take(hook)
+            self.done.take(hook.effect)
         if hooks or self._functions.asks_subclasses:
             self._change(filter(self._functions.defines, bases), surely=True)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
 
-from accelnb.export.exploring import Imported, base_name, dotted
-from accelnb.export.values import (
+from accelnb.export.effect import Effect
+from accelnb.export.imported_names import Imported
+from accelnb.export.syntax import (
     BUILTINS,
     FUNCTIONS,
-    GIVEN,
+    base_name,
     bindings,
     bound_names,
-    roots,
+    dotted,
     targets_of,
 )
+from accelnb.export.values import roots
 
 _MAKERS = ("__init__", "__new__", "__post_init__")
 _OF_INSTANCE = (".__call__", ".forward", ".__enter__", ".__exit__")
@@ -29,11 +30,12 @@ class Function:
     ----------
     parameters, local, declared
         Its parameters in order; all names that are its own; the names that it declares global.
-    changed_parameters, surely_changed_parameters : frozenset of str
+    changed_parameters, surely_changed_parameters : set of str
         What of what it is given it may change, and what it changes by its text.
-    changes, surely, rebinds, returns : frozenset of str
-        Names of the notebook whose values it may change, and changes by its text, that it binds
-        anew, whose values it returns.
+    returns : set of str
+        Names of the notebook whose values it may return; `GIVEN` for what it is given.
+    effect : Effect
+        What it does when it is called.
     """
 
     def __init__(self, node: ast.AST, *, is_method: bool = False, makes: bool = False) -> None:
@@ -52,25 +54,16 @@ class Function:
         own = {*self.parameters, *self._variable, *others, *bound_names(body)}
         self.local = frozenset(own - declared - nonlocal_names)
         self.parameters += [*others, *self._variable]
-        self.changed_parameters: frozenset[str] = frozenset()
-        self.surely_changed_parameters: frozenset[str] = frozenset()
-        self.changes: frozenset[str] = frozenset()
-        self.surely: frozenset[str] = frozenset()
-        self.rebinds: frozenset[str] = frozenset()
-        self.returns: frozenset[str] = frozenset()
-        self.returns_given = False  # or a part of what it is given
-        self.is_setting = False
-        self.seeds = False
-        self.settings: frozenset[str] = frozenset()
-        self.writes = False
-        self.draws_numbers = False
+        self.changed_parameters: set[str] = set()
+        self.surely_changed_parameters: set[str] = set()
+        self.returns: set[str] = set()
+        self.effect = Effect()
 
-    def summary(self) -> tuple[Any, ...]:
-        """Return all that it does, to be compared."""
+    @property
+    def known(self) -> tuple[object, ...]:
+        """All that was found of it, to be compared."""
         given = (self.changed_parameters, self.surely_changed_parameters)
-        names = (self.changes, self.surely, self.rebinds, self.returns)
-        flags = (self.returns_given, self.is_setting, self.seeds, self.writes, self.draws_numbers)
-        return (*given, *names, self.settings, *flags)
+        return (*given, self.returns, self.effect)
 
     def arguments(
         self, call: ast.Call, receiver: ast.expr, names: Collection[str]
@@ -123,9 +116,7 @@ class Functions:
     def note_returned(self) -> None:
         """Bring `returned` up to date with what is known of each function."""
         self.returned = {
-            name: frozenset().union(
-                *(f.returns | ({GIVEN} if f.returns_given else set()) for f in functions)
-            )
+            name: frozenset().union(*(function.returns for function in functions))
             for name, functions in self._by_name.items()
         }
 

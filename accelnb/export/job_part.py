@@ -7,9 +7,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from accelnb.export.command_line import reads_options
-from accelnb.export.exploring import dotted
 from accelnb.export.notebook_file import Cell
-from accelnb.export.statements import SCOPES, Statement, cut, span_of
+from accelnb.export.statements import Statement, cut, span_of
+from accelnb.export.syntax import SCOPES, dotted
 from accelnb.export.text import dedented
 
 _EXITS = ("sys.exit", "exit", "SystemExit")

@@ -6,10 +6,10 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
-from accelnb.export.exploring import Imported, dotted
+from accelnb.export.imported_names import Imported
 from accelnb.export.notebook_file import ExportError
 from accelnb.export.statements import Statement
-from accelnb.export.values import arguments_of
+from accelnb.export.syntax import arguments_of, dotted
 from accelnb.options.config import ConfigError, LaunchConfig, from_mapping, options
 
 _LAUNCHERS = {

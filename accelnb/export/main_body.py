@@ -6,12 +6,13 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from accelnb.export.exploring import computes, dotted, last_part, says_or_saves
+from accelnb.export.exploring import computes, says_or_saves
 from accelnb.export.parts import FROM_ENVIRONMENT
 from accelnb.export.placing import Places
 from accelnb.export.program import Phase, Program, Step
 from accelnb.export.selection import Selection
 from accelnb.export.statements import span_of
+from accelnb.export.syntax import dotted, last_part
 from accelnb.export.text import Headings, call_of, indented
 from accelnb.export.words import SAY_NOTHING
 

@@ -14,6 +14,7 @@ from accelnb.export.notebook_file import Cell, ExportError, Notebook, read_noteb
 from accelnb.export.program import Program, read_program
 from accelnb.export.script import write_script
 from accelnb.export.selection import NotBound, Selection
+from accelnb.export.two_sides import check_sides
 from accelnb.export.writing import write_files
 from accelnb.options.config import LaunchConfig, from_mapping
 
@@ -134,6 +135,7 @@ def to_script(
             if not _move_before(order, notebook, error, moved):
                 raise _with_cell_not_run(first, notebook) from None
             continue
+        check_sides(program, selection)
         script = write_script(notebook, program, selection, file_name)
         notes = [*moved, *_notes(program, notebook)]
         devices = frozenset(phase.config.device for phase in program.phases)

@@ -6,10 +6,8 @@ import ast
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
-from accelnb.export.exploring import base_name, last_part
 from accelnb.export.program import Step
-from accelnb.export.statements import IMPORTS
-from accelnb.export.values import FUNCTIONS, executed
+from accelnb.export.syntax import FUNCTIONS, IMPORTS, base_name, executed, last_part
 from accelnb.export.words import WRAPPING
 
 _SEEN_BY_IMPORTS = frozenset({"os", "sys"})  # the environment, the working folder, sys.path

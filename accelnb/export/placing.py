@@ -7,13 +7,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from accelnb.export.exploring import dotted
 from accelnb.export.ordering import early_settings, late_imports, names_read_at_once
 from accelnb.export.parameters import Parameter, parameter_of
 from accelnb.export.program import Program, Step
 from accelnb.export.selection import Selection
-from accelnb.export.statements import IMPORTS
-from accelnb.export.values import BUILTINS
+from accelnb.export.syntax import BUILTINS, IMPORTS, dotted
 
 _READS_SCOPES = ("globals", "locals", "exec", "eval")
 

@@ -12,12 +12,14 @@ from typing import Any
 from accelnb.devices import DEVICES
 from accelnb.export.awaiting import awaits, run_awaited
 from accelnb.export.cell_code import CellCode, read_cell
-from accelnb.export.effects import NO_EFFECT, Effect, Effects
-from accelnb.export.exploring import Imported, dotted
+from accelnb.export.effect import Effect
+from accelnb.export.effects import Effects
+from accelnb.export.imported_names import Imported
 from accelnb.export.launch_calls import LaunchCalls
 from accelnb.export.notebook_file import Cell, ExportError
 from accelnb.export.parameters import not_an_option
 from accelnb.export.statements import Statement, cut
+from accelnb.export.syntax import dotted
 from accelnb.export.values import roots
 from accelnb.export.words import MAGICS_LEFT_OUT
 from accelnb.jupyter.cell_names import CellNames, analyse
@@ -67,7 +69,7 @@ class Step:
     brought: str = ""
     phase: Phase | None = None
     no_form: str = ""
-    effect: Effect = NO_EFFECT
+    effect: Effect = field(default_factory=Effect)
     calls: list[ast.Call] = field(default_factory=list)  # that launch ranks
 
     @property
@@ -79,7 +81,7 @@ class Step:
         return self.names.later
 
     @property
-    def changes(self) -> frozenset[str]:
+    def changes(self) -> set[str]:
         return self.effect.changes
 
     @property
@@ -116,7 +118,7 @@ class Program:
         for call in step.calls:
             function, given = self.launches.function_of(call)
             for known in self.effects.called(function) if function else ():
-                found |= known.surely | known.rebinds
+                found |= known.effect.surely | known.effect.rebinds
                 if known.surely_changed_parameters:
                     found = found.union(*(roots(value, {}, self.imported) for value in given))
         return frozenset(found)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from accelnb.export.command_line import declares_options, options_of, reads_options
-from accelnb.export.exploring import dotted
 from accelnb.export.job_part import (
     calls,
     defining,
@@ -24,6 +23,7 @@ from accelnb.export.job_part import (
 from accelnb.export.notebook_file import Cell, ExportError
 from accelnb.export.percent import cells_of_marks, has_marks
 from accelnb.export.statements import Statement, cut
+from accelnb.export.syntax import dotted
 from accelnb.export.writing import write_files
 from accelnb.options.config import ConfigError, LaunchConfig, options
 from accelnb.options.environment import BY_OPTION

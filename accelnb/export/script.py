@@ -8,15 +8,15 @@ import textwrap
 from dataclasses import dataclass
 
 from accelnb.export import parts
-from accelnb.export.exploring import Imported, dotted
+from accelnb.export.imported_names import Imported
 from accelnb.export.main_body import ENDS_GROUP, Body, takes_turns, takes_turns_twice, write_body
 from accelnb.export.notebook_file import ExportError, Notebook
 from accelnb.export.parameters import parser_text
 from accelnb.export.placing import Places, aliases, of_rank_shared, place
 from accelnb.export.program import Program, Step
 from accelnb.export.selection import Selection
+from accelnb.export.syntax import dotted, executed
 from accelnb.export.text import WIDTH, Headings, comment, headings_of, imports_text, indented, tidy
-from accelnb.export.values import executed
 from accelnb.options.config import LaunchConfig
 
 

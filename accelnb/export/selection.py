@@ -8,12 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from accelnb.export.changing import Values
-from accelnb.export.exploring import computes, draws, is_report, is_setting, last_part
+from accelnb.export.exploring import computes, draws, is_report, is_setting
 from accelnb.export.finding import OF_SCOPE
 from accelnb.export.notebook_file import Cell, ExportError
 from accelnb.export.program import OF_A_RANK, Program, Step
-from accelnb.export.two_sides import check_sides
-from accelnb.export.values import BUILTINS
+from accelnb.export.syntax import BUILTINS, last_part
 
 _ALWAYS_THERE = BUILTINS | {"display", "get_ipython"}
 _OF_IPYTHON = re.compile(r"_+\d*|_i+\d*|In|Out|exit|quit|_dh|_ih|_oh")
@@ -104,7 +103,6 @@ class Selection:
         for name, (step, said) in self._missing_later.items():
             if name not in self._found_later:
                 raise self._not_bound(name, step, said)
-        check_sides(self._program, self)
         self._leave_out_idle_seeds()
 
     # ---- names ----

@@ -10,11 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from accelnb.export.notebook_file import Cell
+from accelnb.export.syntax import DEFINITIONS, IMPORTS
 from accelnb.jupyter.cell_names import CellNames, analyse
-
-DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-SCOPES = (*DEFINITIONS, ast.Lambda)
-IMPORTS = (ast.Import, ast.ImportFrom)
 
 
 @dataclass(eq=False)

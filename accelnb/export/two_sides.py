@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from accelnb.export.exploring import base_name
 from accelnb.export.notebook_file import ExportError
 from accelnb.export.program import Program, Step
-from accelnb.export.values import executed
-
-if TYPE_CHECKING:
-    from accelnb.export.selection import Selection
+from accelnb.export.selection import Selection
+from accelnb.export.syntax import base_name, executed
 
 _LOOPS = (ast.For, ast.While, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
