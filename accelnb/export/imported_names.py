@@ -73,3 +73,14 @@ def _homes(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
         else:
             first = alias.name.partition(".")[0]
             yield first, first
+
+
+def aliases(node: ast.AST) -> Iterator[tuple[str, str]]:
+    """Yield each name that an import binds, as (an import of it alone, the name)."""
+    for alias in getattr(node, "names", ()):
+        said = alias.name + (f" as {alias.asname}" if alias.asname else "")
+        if isinstance(node, ast.ImportFrom):
+            text = f"from {'.' * node.level}{node.module or ''} import {said}"
+            yield text, alias.asname or alias.name
+        else:
+            yield f"import {said}", alias.asname or alias.name.partition(".")[0]

@@ -135,8 +135,8 @@ def to_script(
             if not _move_before(order, notebook, error, moved):
                 raise _with_cell_not_run(first, notebook) from None
             continue
-        check_sides(program, selection)
-        script = write_script(notebook, program, selection, file_name)
+        check_sides(selection)
+        script = write_script(notebook, selection, file_name)
         notes = [*moved, *_notes(program, notebook)]
         devices = frozenset(phase.config.device for phase in program.phases)
         return Exported(script, program.phases[0].config, tuple(notes), devices)

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from accelnb.export.imported_names import aliases
 from accelnb.export.ordering import early_settings, late_imports, names_read_at_once
 from accelnb.export.parameters import Parameter, parameter_of
-from accelnb.export.program import Program, Step
+from accelnb.export.program import Step
 from accelnb.export.selection import Selection
 from accelnb.export.syntax import BUILTINS, IMPORTS, dotted
 
@@ -35,9 +36,9 @@ class Places:
     shared: set[str] = field(default_factory=set)
 
 
-def place(program: Program, selection: Selection) -> Places:
+def place(selection: Selection) -> Places:
     """Decide for each kept step where it goes."""
-    kept = [step for step in program.steps if step in selection.kept]
+    kept = [step for step in selection.program.steps if step in selection.kept]
     for step in _same_again(kept):
         kept.remove(step)
     bound = Counter(name for step in kept for name in step.binds if step.brought != "pull")
@@ -106,32 +107,22 @@ def _is_part_of_import(node: ast.stmt) -> bool:
 
 def _is_same_import(step: Step, kept: list[Step]) -> bool:
     """Return whether all that bind its names import the same."""
-    imported = set(aliases(step))
+    imported = set(aliases(step.statement.node))
     for other in kept:
         if other.binds & step.binds and not other.brought:
             if not other.statement.is_import:
                 return False
-            names = {name for _, name in imported} & {name for _, name in aliases(other)}
+            names = {name for _, name in imported} & {
+                name for _, name in aliases(other.statement.node)
+            }
             same = {t for t, n in imported if n in names} == {
-                t for t, n in aliases(other) if n in names
+                t for t, n in aliases(other.statement.node) if n in names
             }
             if not same:
                 return False
         elif other.binds & step.binds and other.brought == "out":
             return False
     return True
-
-
-def aliases(step: Step) -> Iterable[tuple[str, str]]:
-    """Return each name that an import binds, as (an import of it alone, the name)."""
-    node = step.statement.node
-    for alias in getattr(node, "names", ()):
-        said = alias.name + (f" as {alias.asname}" if alias.asname else "")
-        if isinstance(node, ast.ImportFrom):
-            text = f"from {'.' * node.level}{node.module or ''} import {said}"
-            yield text, alias.asname or alias.name
-        else:
-            yield f"import {said}", alias.asname or alias.name.partition(".")[0]
 
 
 def _is_constant(step: Step, changed: set[str]) -> bool:

@@ -39,7 +39,7 @@ class Selection:
     Parameters
     ----------
     program
-        What the notebook does.
+        What the notebook does; it stays at hand as an attribute.
     elsewhere
         Names that no cell binds any more, or yet, and where they come from.
 
@@ -58,7 +58,7 @@ class Selection:
     """
 
     def __init__(self, program: Program, elsewhere: Mapping[str, str]) -> None:
-        self._program = program
+        self.program = program
         self._elsewhere = elsewhere
         self._steps = program.steps
         self._last = program.last_phase
@@ -96,7 +96,7 @@ class Selection:
             self._keep(step)
         last_report = max((step.position for step in self.reports), default=-1)
         for step in self._steps:
-            if self._last < step.position < last_report and _seeds(step, self._program):
+            if self._last < step.position < last_report and _seeds(step, self.program):
                 self._keep(step)
         self._keep_draws()
         self._follow()
@@ -172,7 +172,7 @@ class Selection:
             return True
         if name in _ALWAYS_THERE or (name.startswith("__") and name.endswith("__")):
             return True
-        if name in self._program.imports:  # what a magic became needs it
+        if name in self.program.imports:  # what a magic became needs it
             return True
         for binder in (unknown := self._bind_unknown_names(reader)):
             self._keep(binder)
@@ -189,7 +189,7 @@ class Selection:
 
     @property
     def _has_mesh(self) -> bool:
-        return any(phase.config.mesh for phase in self._program.phases)
+        return any(phase.config.mesh for phase in self.program.phases)
 
     def _keep_changes(self, name: str, binder: Step | None, at: int) -> list[Step]:
         """Keep what changes a value before the last job, or before a position; return it."""
@@ -206,7 +206,7 @@ class Selection:
 
     def _is_picture(self, step: Step) -> bool:
         is_sure = step in self.kept or step.effect.surely
-        return not is_sure and draws(step.statement, self._program.imported)
+        return not is_sure and draws(step.statement, self.program.imported)
 
     def _keep_changes_of_bound(self, step: Step, at: int) -> list[Step]:
         """Keep what changes what a step put somewhere: a class that it registered, say."""
@@ -235,7 +235,7 @@ class Selection:
         if step.on_ranks or step.position > self._last or step.no_form:
             return False
         effect = step.effect
-        is_picture = draws(step.statement, self._program.imported)
+        is_picture = draws(step.statement, self.program.imported)
         return effect.is_setting or (effect.writes and not is_picture)
 
     def _keep_latent(self, effect: Step) -> None:
@@ -257,7 +257,7 @@ class Selection:
             if step.brought or step.calls or step.reads & of_ranks:
                 of_ranks |= step.binds | step.changes
                 is_ours = not (step.brought or step.phase) and is_report(step.statement)
-                if is_ours and not draws(step.statement, self._program.imported):
+                if is_ours and not draws(step.statement, self.program.imported):
                     found.append(step)
             else:
                 of_ranks -= step.surely
@@ -265,7 +265,7 @@ class Selection:
 
     def _keep_draws(self) -> None:
         """Keep what draws random numbers between a seed and something kept that draws some."""
-        imported = self._program.imported
+        imported = self.program.imported
         seeded, waiting = False, list[Step]()
         for step in self._steps:
             if step.position > self._last:
@@ -285,9 +285,9 @@ class Selection:
 
     def _leave_out_idle_seeds(self) -> None:
         """Leave out a seed after which the notebook draws nothing."""
-        imported = self._program.imported
+        imported = self.program.imported
         ordinary = [s for s in self.kept if not (s.on_ranks or s.phase or s.brought)]
-        seeds = {s for s in ordinary if _seeds(s, self._program)}
+        seeds = {s for s in ordinary if _seeds(s, self.program)}
         drawing = [
             s.position
             for s in ordinary
@@ -315,7 +315,7 @@ class Selection:
             other = on_ranks[0].statement
             text = f"{where} is bound only on the ranks, by {other.place()}"
             return NotBound(f"{text}: bring it back with --out or --pull", reader, None)
-        if ran := self._program.scripts:
+        if ran := self.program.scripts:
             text = f"{where} is bound in no cell, perhaps by {', '.join(ran)}"
             return NotBound(f"{text}: import it from a module, or put it into a cell", reader, None)
         why = self._elsewhere.get(name) or (

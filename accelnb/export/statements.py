@@ -57,6 +57,10 @@ class Statement:
         body = self._edited(*self.span)
         return f"{body}  {self.after}" if self.after and body else body
 
+    def commented(self) -> str:
+        """Return the statement with its edits, below the comments above it."""
+        return "\n".join([*self.comments, self.text()])
+
     def replace(self, node: ast.AST, text: str) -> None:
         """Have `text` in place of what `node` is in the cell."""
         start, end = span_of(self.code, node)

@@ -1,21 +1,13 @@
-"""Text of a script: indentation, imports, headings, lines that are not too long."""
+"""Source text: indentation, line breaks and comments, with strings left as they are."""
 
 from __future__ import annotations
 
 import ast
 import io
-import re
-import sys
 import textwrap
 import tokenize
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-
-from accelnb.export.notebook_file import Cell, Notebook
 
 WIDTH = 100
-_HEADING = re.compile(r"(#{1,6})\s+(.*?)\s*#*")
-_LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 
 
 def indented(text: str, by: int = 4) -> str:
@@ -105,116 +97,3 @@ def comment(text: str, indent: int = 0) -> str:
     return textwrap.fill(
         text, WIDTH - indent, initial_indent="# ", subsequent_indent="# ", break_long_words=False
     )
-
-
-@dataclass(frozen=True)
-class Headings:
-    """The headings of a notebook: its title, and the section of each cell."""
-
-    title: str
-    sections: dict[int, str]  # by a cell's number; empty above the first heading
-
-    def of(self, cell: Cell) -> str:
-        return self.sections.get(cell.number, "")
-
-
-def headings_of(notebook: Notebook) -> Headings:
-    """Find the title and the sections that the markdown of a notebook gives.
-
-    Examples
-    --------
-    >>> from accelnb.export.notebook_file import Cell, Notebook
-    >>> from accelnb.export.text import headings_of
-    >>> cells = Cell(1, False, "# Digits"), Cell(1, False, "## Data"), Cell(1, True, "x = 1")
-    >>> headings_of(Notebook("digits.ipynb", cells))
-    Headings(title='Digits', sections={1: 'Data'})
-    """
-    title, section = "", ""
-    sections: dict[int, str] = {}
-    for cell in notebook.cells:
-        if cell.is_code:
-            sections[cell.number] = section
-            continue
-        for depth, said in _headings(cell.source):
-            if not title and depth == 1 and not sections:
-                title = said
-            else:
-                section = said
-    return Headings(title, sections)
-
-
-def _headings(markdown: str) -> Iterable[tuple[int, str]]:
-    fenced = False
-    for line in markdown.split("\n"):
-        fenced ^= line.lstrip().startswith(("```", "~~~"))
-        if not fenced and (found := _HEADING.fullmatch(line)):
-            said = _LINK.sub(r"\1", found[2]).replace("`", "").replace("*", "")
-            yield len(found[1]), said.strip()
-
-
-def imports_text(statements: Sequence[tuple[str, str]]) -> str:
-    """Put imports in order: of the standard library, others, those of this folder.
-
-    Parameters
-    ----------
-    statements
-        Each import of one name, as (text, comment behind it).
-
-    Examples
-    --------
-    >>> from accelnb.export.text import imports_text
-    >>> print(imports_text([("from torch import nn", ""), ("import os", ""),
-    ...                     ("from torch import optim", "")]))
-    import os
-    <BLANKLINE>
-    from torch import nn, optim
-    """
-    plain: dict[str, str] = {}
-    names: dict[str, dict[str, str]] = {}
-    for text, behind in statements:
-        if text.startswith("import "):
-            plain[text] = plain.get(text) or behind
-        else:
-            module, _, name = text.removeprefix("from ").partition(" import ")
-            of_module = names.setdefault(module, {})
-            of_module[name] = of_module.get(name) or behind
-    lines: dict[int, list[str]] = {}
-    for text, behind in sorted(plain.items()):
-        lines.setdefault(_group(text.split()[1]), []).append(_with(text, behind))
-    for module in sorted(names, key=str.lower):
-        of_module = names[module]
-        if "*" in of_module:  # it stands alone, above what is imported by name
-            star = _with(f"from {module} import *", of_module.pop("*"))
-            lines.setdefault(_group(module), []).append(star)
-        if of_module:
-            lines.setdefault(_group(module), []).append(_from(module, of_module))
-    return "\n\n".join("\n".join(lines[group]) for group in sorted(lines))
-
-
-def _group(module: str) -> int:
-    first = module.partition(".")[0]
-    if first == "__future__":
-        return 0
-    if not first:
-        return 3
-    return 1 if first in sys.stdlib_module_names else 2
-
-
-def _from(module: str, names: dict[str, str]) -> str:
-    ordered = sorted(names, key=lambda name: (_kind(name), name.lower(), name))
-    behind = " ".join(dict.fromkeys(text for text in names.values() if text))
-    line = f"from {module} import {', '.join(ordered)}"
-    if len(line) > WIDTH:
-        listed = "".join(f"    {name},\n" for name in ordered)
-        line = f"from {module} import (\n{listed})"
-    return _with(line, behind)
-
-
-def _kind(name: str) -> int:
-    """Constants come first, then classes, then the rest, as import sorters have it."""
-    first = name.split()[0]
-    return 0 if first.isupper() and len(first) > 1 else 1 if first[:1].isupper() else 2
-
-
-def _with(text: str, behind: str) -> str:
-    return f"{text}  {behind}" if behind else text

@@ -6,14 +6,14 @@ import ast
 from collections.abc import Iterator
 
 from accelnb.export.notebook_file import ExportError
-from accelnb.export.program import Program, Step
+from accelnb.export.program import Step
 from accelnb.export.selection import Selection
 from accelnb.export.syntax import base_name, executed
 
 _LOOPS = (ast.For, ast.While, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
-def check_sides(program: Program, selection: Selection) -> None:
+def check_sides(selection: Selection) -> None:
     """Refuse a name that had one value in the notebook and another on the ranks.
 
     Raises
@@ -21,21 +21,21 @@ def check_sides(program: Program, selection: Selection) -> None:
     ExportError
         An ordinary step or a launch reads a value which the ranks changed for themselves.
     """
-    kept = [step for step in program.steps if step in selection.kept]
+    kept = [step for step in selection.program.steps if step in selection.kept]
     for step in kept:
         if not (step.on_ranks or step.brought):
-            _check_ordinary(step, program, selection)
+            _check_ordinary(step, selection)
         if step.calls:
-            _check_launch(step, kept, program, selection)
+            _check_launch(step, kept, selection)
 
 
-def _check_ordinary(step: Step, program: Program, selection: Selection) -> None:
+def _check_ordinary(step: Step, selection: Selection) -> None:
     values = selection.values
     called = {base_name(n.func) for n in executed([step.statement.node]) if isinstance(n, ast.Call)}
     for name in sorted(selection.read_by(step, called) - selection.pulled[step]):
         for binder in values.reaching(name, step.position, on_ranks=False)[:1]:
             others = [o for o in values.binders[name] if o.on_ranks]
-            if not step.statement.is_definition and step.position < program.last_phase:
+            if not step.statement.is_definition and step.position < selection.program.last_phase:
                 others += values.changers_on_ranks(name, binder)
             for other in others:
                 if binder.position < other.position < step.position:
@@ -46,9 +46,9 @@ def _check_ordinary(step: Step, program: Program, selection: Selection) -> None:
                     )
 
 
-def _check_launch(step: Step, kept: list[Step], program: Program, selection: Selection) -> None:
+def _check_launch(step: Step, kept: list[Step], selection: Selection) -> None:
     """Refuse what a launched function changes, if it is read later: ranks had copies of it."""
-    changed = program.launched_changes(step)
+    changed = selection.program.launched_changes(step)
     for name in sorted(changed):
         binders = selection.values.reaching(name, step.position, on_ranks=False)
         later = [other for other in kept if other.position > step.position]
