@@ -61,19 +61,14 @@ def import_block(selection: Selection, places: Places, written: str) -> str:
 def _for_early(places: Places) -> list[str]:
     """Return the imports that the settings above all other imports need."""
     read = {name for step in places.early for name in step.reads}
-    return [
-        text
-        for step in places.imports
-        for text, name in aliases(step.statement.node)
-        if name in read
-    ]
+    imported = (pair for step in places.imports for pair in aliases(step.statement.node))
+    return [text for text, name in imported if name in read]
 
 
 def _early(places: Places) -> str:
     """Return the settings that the imports below them see."""
     lines = [imports_text([(text, "") for text in _for_early(places)]), ""]
-    for step in places.early:
-        lines.append(step.statement.commented())
+    lines += [step.statement.commented() for step in places.early]
     return "\n".join(lines) if places.early else ""
 
 

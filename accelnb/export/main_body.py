@@ -190,12 +190,9 @@ class MainBody:
             value = f"({value})"
         if name and is_needed:
             self.gathers = True
-            everywhere = phase.options.ranks is None
-            new = (
-                call_of("from_all_ranks", value, f"{name} = ")
-                if everywhere
-                else f"{name} = {value}"
-            )
+            new = f"{name} = {value}"
+            if phase.options.ranks is None:
+                new = call_of("from_all_ranks", value, f"{name} = ")
             statement.replace(node, new)
             return
         has_calls = any(isinstance(part, ast.Call) for part in ast.walk(node))

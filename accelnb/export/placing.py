@@ -107,20 +107,14 @@ def _is_part_of_import(node: ast.stmt) -> bool:
 
 def _is_same_import(step: Step, kept: list[Step]) -> bool:
     """Return whether all that bind its names import the same."""
-    imported = set(aliases(step.statement.node))
+    own = set(aliases(step.statement.node))
     for other in kept:
-        if other.binds & step.binds and not other.brought:
-            if not other.statement.is_import:
-                return False
-            names = {name for _, name in imported} & {
-                name for _, name in aliases(other.statement.node)
-            }
-            same = {t for t, n in imported if n in names} == {
-                t for t, n in aliases(other.statement.node) if n in names
-            }
-            if not same:
-                return False
-        elif other.binds & step.binds and other.brought == "out":
+        shared = other.binds & step.binds
+        if not shared or other.brought == "pull":
+            continue
+        if other.brought or not other.statement.is_import:
+            return False
+        if any(name in shared for _, name in own ^ set(aliases(other.statement.node))):
             return False
     return True
 

@@ -13,7 +13,7 @@ from accelnb.export.parameters import parser_text
 from accelnb.export.placing import of_rank_shared, place
 from accelnb.export.script_edits import adapt, leave_annotations_out
 from accelnb.export.selection import Selection
-from accelnb.export.syntax import calls_in, dotted
+from accelnb.export.syntax import calls_in, last_part
 from accelnb.export.text import WIDTH, comment, indented, tidy
 
 
@@ -84,7 +84,10 @@ class _Script:
         width = max(len(command) for command, _ in commands)
         shown = "\n".join(f"    {command:{width}}    {what}" for command, what in commands)
         first = textwrap.fill(title if title.endswith(("?", "!", ":")) else f"{title}.", WIDTH - 3)
-        document = f'"""{first}\n\nExported from {self._notebook.name}. Start it with one of\n\n{shown}\n"""'
+        document = (
+            f'"""{first}\n\nExported from {self._notebook.name}. '
+            f'Start it with one of\n\n{shown}\n"""'
+        )
         if not self._program.requirements:
             return document
         listed = "".join(f"\n#     {requirement}" for requirement in self._program.requirements)
@@ -127,7 +130,7 @@ class _Script:
 
     def _makes_own_group(self) -> bool:
         calls = (call for step in self._selection.kept for call in calls_in(step.statement.node))
-        return any(dotted(call.func).endswith("init_process_group") for call in calls)
+        return any(last_part(call).endswith("init_process_group") for call in calls)
 
     def _main_text(self) -> str:
         of_rank = self._selection.of_rank | self._body.of_rank
