@@ -34,7 +34,7 @@ _VALUE_OF_PIP = ("-r", "--requirement", "-c", "--constraint", "-n", "--name", "-
 _INDEX_OF_PIP = ("-i", "--index-url", "--extra-index-url", "-f", "--find-links")
 
 
-@dataclass(frozen=True)
+@dataclass
 class CellCode:
     """A cell as Python, with the same line numbers.
 
@@ -51,8 +51,8 @@ class CellCode:
     tree: ast.Module
     options: dict[str, Any] | None = None
     skipped: str = ""
-    requirements: tuple[str, ...] = ()
-    imports: frozenset[str] = field(default_factory=frozenset)  # that the translation needs
+    requirements: list[str] = field(default_factory=list)
+    imports: set[str] = field(default_factory=set)  # that the translation needs
 
 
 def read_cell(cell: Cell, bound: Collection[str] = ()) -> CellCode:
@@ -82,23 +82,14 @@ def read_cell(cell: Cell, bound: Collection[str] = ()) -> CellCode:
     if found := _LINE_JOB.fullmatch(body.rstrip()):
         line, expression = split_options(found["rest"])
         line_options = read_options(cell, line, above + 1)
-        if {"out", "pull"} & line_options.keys() or "(" in without_comment(
-            expression
-        ):  # else it only looks
+        brings = {"out", "pull"} & line_options.keys()
+        if brings or "(" in without_comment(expression):  # else it only looks
             given, body = line_options, expression
-    requirements: list[str] = []
-    imports: set[str] = set()
-    lines = [_translated(line, requirements, imports, bound) for line in body.split("\n")]
-    code = "\n" * above + _without_ipython("\n".join(lines))
-    tree = _parsed(cell, code)
-    return CellCode(
-        cell,
-        code,
-        tree,
-        options=given,
-        requirements=tuple(requirements),
-        imports=frozenset(imports),
-    )
+    found = CellCode(cell, "", ast.Module([], []), options=given)
+    lines = [_translated(line, found, bound) for line in body.split("\n")]
+    found.code = "\n" * above + _without_ipython("\n".join(lines))
+    found.tree = _parsed(cell, found.code)
+    return found
 
 
 def read_options(cell: Cell, line: str, number: int = 1) -> dict[str, Any]:
@@ -135,26 +126,23 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
-def _translated(
-    line: str, requirements: list[str], imports: set[str], bound: Collection[str]
-) -> str:
+def _translated(line: str, code: CellCode, bound: Collection[str]) -> str:
     """Return a line in Python if it is one of IPython's that has a plain meaning in a script."""
     if found := _PIP.fullmatch(line):
-        requirements += _requirements(found["rest"])
+        code.requirements += _requirements(found["rest"])
         return f"{found['indent']}pass" if found["indent"] else ""
     if found := _TIMED.fullmatch(line):
         return found["indent"] + found["rest"]
     if found := _ENVIRONMENT.fullmatch(line):
-        imports.add("os")
+        code.imports.add("os")
         value = _quoted(found["value"], bound)
         return f"{found['indent']}os.environ[{json.dumps(found['name'])}] = {value}"
     if found := _FOLDER.fullmatch(line):
-        imports.add("os")
+        code.imports.add("os")
         folder = _quoted(found["folder"].strip().strip("\"'"), bound)
-        is_home = found["folder"].startswith("~")
-        return (
-            f"{found['indent']}os.chdir({f'os.path.expanduser({folder})' if is_home else folder})"
-        )
+        if found["folder"].startswith("~"):
+            folder = f"os.path.expanduser({folder})"
+        return f"{found['indent']}os.chdir({folder})"
     return line
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from accelnb.export.notebook_file import ExportError
-from accelnb.export.syntax import dotted
+from accelnb.export.syntax import calls_in, dotted, last_part
+
+_PARSERS = ("argparse.ArgumentParser", "ArgumentParser")
+_DECLARING = ("ArgumentParser", "add_argument", "add_argument_group")
 
 
 @dataclass(frozen=True)
@@ -31,33 +34,22 @@ class Option:
         return f"{self.name} = {self.default}" + (f"  # {self.about}" if self.about else "")
 
 
-def options_of(nodes: Sequence[ast.AST], source: str) -> list[Option]:
+def options_of(nodes: Iterable[ast.AST], source: str) -> list[Option]:
     """Return the options that calls of ``add_argument`` in the code declare."""
-    calls = [
-        node
-        for part in nodes
-        for node in ast.walk(part)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr == "add_argument"
-    ]
-    return list(_options(sorted(calls, key=lambda call: call.lineno), source))
+    calls = [c for node in nodes for c in calls_in(node) if last_part(c) == "add_argument"]
+    return [_option(call, source) for call in sorted(calls, key=lambda call: call.lineno)]
 
 
 def declares_options(node: ast.AST) -> bool:
     """Return whether a statement is about the command line alone: a parser, or its options."""
     if isinstance(node, ast.FunctionDef):
-        names = {dotted(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)}
-        returns = [n for n in ast.walk(node) if isinstance(n, ast.Return)]
-        reads = [r for r in returns if r.value is not None and _reads_command_line(r.value)]
-        return bool(names & {"argparse.ArgumentParser", "ArgumentParser"}) and bool(reads)
+        makes = any(dotted(call.func) in _PARSERS for call in calls_in(node))
+        returns = [part.value for part in ast.walk(node) if isinstance(part, ast.Return)]
+        return makes and any(map(_reads_command_line, returns))
     value = getattr(node, "value", None)
     if not isinstance(node, ast.Assign | ast.Expr) or not isinstance(value, ast.Call):
         return False
-    last = dotted(value.func).rpartition(".")[2]
-    return last in ("ArgumentParser", "add_argument", "add_argument_group") or _reads_command_line(
-        value
-    )
+    return dotted(value.func).rpartition(".")[2] in _DECLARING or _reads_command_line(value)
 
 
 def reads_options(node: ast.AST, functions: set[str]) -> bool:
@@ -67,7 +59,7 @@ def reads_options(node: ast.AST, functions: set[str]) -> bool:
     )
 
 
-def _reads_command_line(node: ast.AST) -> bool:
+def _reads_command_line(node: ast.AST | None) -> bool:
     return (
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
@@ -75,22 +67,14 @@ def _reads_command_line(node: ast.AST) -> bool:
     )
 
 
-def _options(calls: Sequence[ast.Call], source: str) -> Iterator[Option]:
-    for call in calls:
-        given = {keyword.arg: keyword.value for keyword in call.keywords}
-        flags = [
-            arg.value
-            for arg in call.args
-            if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
-        ]
-        if len(flags) != len(call.args) or not flags:
-            raise ExportError(
-                f"line {call.lineno}: the option's name is computed: write it as a text"
-            )
-        name = _name(flags, given)
-        about = str(_constant(given.get("help")) or "")
-        about = re.sub(r"\s*\(default: %\(default\)s\)|default: %\(default\)s", "", about)
-        yield Option(name, _default(given, source), about.replace("%%", "%"))
+def _option(call: ast.Call, source: str) -> Option:
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    flags = [flag for flag in map(_constant, call.args) if isinstance(flag, str)]
+    if len(flags) != len(call.args) or not flags:
+        raise ExportError(f"line {call.lineno}: the option's name is computed: write it as a text")
+    about = str(_constant(given.get("help")) or "")
+    about = re.sub(r"\s*\(default: %\(default\)s\)|default: %\(default\)s", "", about)
+    return Option(_name(flags, given), _default(given, source), about.replace("%%", "%"))
 
 
 def _name(flags: Sequence[str], given: dict[str | None, ast.expr]) -> str:

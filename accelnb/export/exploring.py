@@ -7,7 +7,7 @@ import sys
 
 from accelnb.export.imported_names import Imported
 from accelnb.export.statements import Statement
-from accelnb.export.syntax import BUILTINS, base_name, dotted, executed, last_part
+from accelnb.export.syntax import BUILTINS, base_name, calls_in, dotted, executed, last_part
 from accelnb.export.words import (
     DRAWING_NUMBERS,
     DRAWING_NUMBERS_CALLS,
@@ -37,7 +37,7 @@ def is_report(statement: Statement) -> bool:
     """Return whether it prints, or saves what was computed."""
     node = statement.node
     if isinstance(node, ast.With | ast.For | ast.If):
-        return _writes_file(statement) or any(map(_is_print, ast.walk(node)))
+        return any(is_write(call) or _is_print(call) for call in calls_in(node))
     return says_or_saves(node)
 
 
@@ -48,8 +48,8 @@ def says_or_saves(node: ast.stmt) -> bool:
     return _is_print(node.value) or last_part(node.value) in SAVING
 
 
-def _is_print(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and dotted(node.func) in ("print", "pprint", "pprint.pprint")
+def _is_print(call: ast.Call) -> bool:
+    return dotted(call.func) in ("print", "pprint", "pprint.pprint")
 
 
 def draws(statement: Statement, imported: Imported) -> bool:
@@ -80,34 +80,26 @@ def is_setting(call: ast.Call, imported: Imported) -> bool:
     return name.startswith(SETTING) or name in SETTING_CALLS or path.startswith("sys.path.")
 
 
-def _writes_file(statement: Statement) -> bool:
-    return any(is_write(node) for node in ast.walk(statement.node))
-
-
-def is_write(node: ast.AST) -> bool:
+def is_write(call: ast.Call) -> bool:
     """Return whether a call changes files."""
-    if not isinstance(node, ast.Call):
-        return False
-    if dotted(node.func) == "open":
-        given = [*node.args[1:2], *(k.value for k in node.keywords if k.arg == "mode")]
+    if dotted(call.func) == "open":
+        given = [*call.args[1:2], *(k.value for k in call.keywords if k.arg == "mode")]
         modes = [mode.value for mode in given if isinstance(mode, ast.Constant)]
         return any(set(str(mode)) & set("wax+") for mode in modes)
-    name = last_part(node)
-    if name not in WRITING or not isinstance(node.func, ast.Attribute):
+    name = last_part(call)
+    if name not in WRITING or not isinstance(call.func, ast.Attribute):
         return name in SAVING
     ambiguous = name in ("copy", "remove", "replace", "update")
-    return not ambiguous or base_name(node.func) in FILE_MODULES
+    return not ambiguous or base_name(call.func) in FILE_MODULES
 
 
 def computes(statement: Statement, imported: Imported) -> bool:
     """Return whether it may compute with torch, or draw its random numbers."""
     decorators = getattr(statement.node, "decorator_list", ())
     for node in executed([statement.node]):
-        if not isinstance(node, ast.Call) or dotted(node.func) in BUILTINS:
+        if not isinstance(node, ast.Call) or node in decorators:
             continue
-        if node in decorators:
-            continue
-        if last_part(node) in OF_CONTAINERS:
+        if dotted(node.func) in BUILTINS or last_part(node) in OF_CONTAINERS:
             continue
         home = imported.path(ast.Name(base_name(node.func))).partition(".")[0]
         if home not in sys.stdlib_module_names or isinstance(node.func, ast.Call):

@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from accelnb.export.command_line import reads_options
 from accelnb.export.notebook_file import Cell
 from accelnb.export.statements import Statement, cut, span_of
-from accelnb.export.syntax import SCOPES, dotted
+from accelnb.export.syntax import (
+    DEFINITIONS,
+    IMPORTS,
+    SCOPES,
+    arguments_of,
+    calls_in,
+    dotted,
+    is_literal,
+)
 from accelnb.export.text import dedented
 
 _EXITS = ("sys.exit", "exit", "SystemExit")
@@ -47,41 +55,30 @@ def job_of(
     for statement in job:
         for function in functions:
             if calls(statement.node, function) and _can_be_cell(function):
-                given = _given(statement.node)
+                given = arguments_of(statement.node.value)  # type: ignore[attr-defined]
                 options = [v for v in given if reads_options(v, readers) or dotted(v) in arguments]
                 if len(options) == len(given) == len(function.args.args):
                     return function, job
     return None, job
 
 
-def _given(node: ast.stmt) -> list[ast.expr]:
-    """Return what a call that is a statement passes."""
-    call = getattr(node, "value", None)
-    assert isinstance(call, ast.Call)
-    return [*call.args, *(keyword.value for keyword in call.keywords)]
-
-
 def _without_exit(statement: Statement) -> Statement:
     """Return ``main()`` for ``sys.exit(main())`` or ``raise SystemExit(main())``."""
     node = statement.node
     value = node.exc if isinstance(node, ast.Raise) else getattr(node, "value", None)
-    if isinstance(value, ast.Call) and dotted(value.func) in _EXITS and len(value.args) == 1:
-        return _only(statement, value.args[0])
-    return statement
-
-
-def _only(statement: Statement, value: ast.expr) -> Statement:
-    """Return an expression of a statement as a statement of its own."""
-    node = ast.copy_location(ast.Expr(value), value)
-    return dataclasses.replace(statement, node=node, span=span_of(statement.code, value))
+    if not (isinstance(value, ast.Call) and dotted(value.func) in _EXITS and len(value.args) == 1):
+        return statement
+    inner = value.args[0]
+    alone = ast.copy_location(ast.Expr(inner), inner)
+    return dataclasses.replace(statement, node=alone, span=span_of(statement.code, inner))
 
 
 def read_notebook_options(statement: Statement, readers: set[str], instead: str) -> None:
     """Have the options that the notebook gives where a statement reads the command line."""
-    for node in ast.walk(statement.node):
-        if isinstance(node, ast.Call) and reads_options(node, readers):
-            is_pair = dotted(node.func).endswith(".parse_known_args")
-            statement.replace(node, f"({instead}, [])" if is_pair else instead)
+    for call in calls_in(statement.node):
+        if reads_options(call, readers):
+            is_pair = dotted(call.func).endswith(".parse_known_args")
+            statement.replace(call, f"({instead}, [])" if is_pair else instead)
 
 
 def _is_guard(node: ast.AST) -> bool:
@@ -90,13 +87,8 @@ def _is_guard(node: ast.AST) -> bool:
 
 def _only_defines(node: ast.stmt) -> bool:
     if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-        try:
-            ast.literal_eval(node.value)
-        except (ValueError, TypeError):
-            return False
-        return True
-    defines = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    return isinstance(node, defines)
+        return is_literal(node.value)
+    return isinstance(node, (*IMPORTS, *DEFINITIONS))
 
 
 def calls(node: ast.stmt, function: ast.FunctionDef | None) -> bool:

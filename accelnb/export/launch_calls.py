@@ -8,8 +8,8 @@ from typing import Any
 
 from accelnb.export.imported_names import Imported
 from accelnb.export.notebook_file import ExportError
-from accelnb.export.statements import Statement
-from accelnb.export.syntax import arguments_of, dotted
+from accelnb.export.statements import Statement, span_of
+from accelnb.export.syntax import arguments_of, calls_in, dotted
 from accelnb.options.config import ConfigError, LaunchConfig, from_mapping, options
 
 _LAUNCHERS = {
@@ -21,6 +21,7 @@ _LAUNCHERS = {
 _DECORATOR = "accelnb.distributed"
 # Accelerate's name of an option, and ours.
 _RENAMED = {"num_processes": "procs", "mixed_precision": "precision"}
+_OPTIONS = frozenset(option.name for option in options(LaunchConfig))
 _NOTEBOOK_LAUNCHER = ("function", "args", "num_processes", "mixed_precision")
 
 
@@ -48,7 +49,8 @@ class LaunchCalls:
                 self.decorated[node.name] = _checked(
                     statement, {k.arg or "": k.value for k in call.keywords} if call else {}
                 )
-                start = statement.code.rindex("@", 0, _start_of(statement, decorator) + 1)
+                start, _ = span_of(statement.code, decorator)
+                start = statement.code.rindex("@", 0, start + 1)
                 end = statement.code.index("\n", start) + 1
                 statement.edits.append((start, end, ""))
 
@@ -57,27 +59,24 @@ class LaunchCalls:
         if statement.is_definition:
             return []
         return [
-            node
-            for node in ast.walk(statement.node)
-            if isinstance(node, ast.Call)
-            and (self._launcher(node) or dotted(node.func) in self.decorated)
+            call
+            for call in calls_in(statement.node)
+            if self._launcher(call) or dotted(call.func) in self.decorated
         ]
 
     def options(self, statement: Statement, call: ast.Call) -> dict[str, Any]:
         """Return the launch options that a call gives."""
-        if not (launcher := self._launcher(call)):
+        if not self._launcher(call):
             return self.decorated[dotted(call.func)]
-        given = _by_name(call) if launcher == "notebook_launcher" else _keywords(call)
-        known = {option.name for option in options(LaunchConfig)}
+        _, given = self._given(call)
         renamed = {_RENAMED.get(name, name): value for name, value in given.items()}
-        return _checked(statement, {n: v for n, v in renamed.items() if n in known})
+        return _checked(statement, {n: v for n, v in renamed.items() if n in _OPTIONS})
 
     def function_of(self, call: ast.Call) -> tuple[ast.expr | None, list[ast.expr]]:
         """Return the function that a call launches, and what it gives to it."""
-        if not (launcher := self._launcher(call)):
+        if not self._launcher(call):
             return call.func, arguments_of(call)
-        given = _by_name(call) if launcher == "notebook_launcher" else _keywords(call)
-        function = given.pop("function", None) or (call.args[0] if call.args else None)
+        function, _ = self._given(call)
         return function, [value for value in arguments_of(call) if value is not function]
 
     def plain(self, statement: Statement, call: ast.Call) -> str:
@@ -85,30 +84,28 @@ class LaunchCalls:
         launcher = self._launcher(call)
         if not launcher:
             return statement.source_of(call)
-        given = _by_name(call) if launcher == "notebook_launcher" else _keywords(call)
-        function = given.pop("function", None) or (call.args[0] if call.args else None)
+        function, given = self._given(call)
         if function is None or any(isinstance(arg, ast.Starred) for arg in call.args[:1]):
             raise ExportError(f"{statement.place()}: name the function that {launcher}() calls")
         if launcher == "notebook_launcher":
             passed = _unpacked(statement, given.get("args"))
         else:
-            known = {option.name for option in options(LaunchConfig)}
             passed = [statement.source_of(arg) for arg in call.args[1:]]
-            passed += [statement.source_of(k) for k in call.keywords if k.arg not in known]
+            passed += [statement.source_of(k) for k in call.keywords if k.arg not in _OPTIONS]
         text = statement.source_of(function)
         callee = f"({text})" if isinstance(function, ast.Lambda) else text
         return f"{callee}({', '.join(passed)})"
 
+    def _given(self, call: ast.Call) -> tuple[ast.expr | None, dict[str, ast.expr]]:
+        """Return the function that a launcher calls, and what the launcher is given by name."""
+        given = {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
+        if self._launcher(call) == "notebook_launcher":
+            given = dict(zip(_NOTEBOOK_LAUNCHER, call.args, strict=False)) | given
+        function = given.pop("function", None) or (call.args[0] if call.args else None)
+        return function, given
+
     def _launcher(self, call: ast.Call) -> str:
         return _LAUNCHERS.get(self._imported.path(call.func), "")
-
-
-def _by_name(call: ast.Call) -> dict[str, ast.expr]:
-    return dict(zip(_NOTEBOOK_LAUNCHER, call.args, strict=False)) | _keywords(call)
-
-
-def _keywords(call: ast.Call) -> dict[str, ast.expr]:
-    return {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
 
 
 def _unpacked(statement: Statement, args: ast.expr | None) -> list[str]:
@@ -136,9 +133,3 @@ def _checked(statement: Statement, given: Mapping[str, ast.expr]) -> dict[str, A
     except ConfigError as error:
         raise ExportError(f"{statement.place()}: {error}") from None
     return {name: getattr(config, name) for name in values if hasattr(config, name)}
-
-
-def _start_of(statement: Statement, node: ast.expr) -> int:
-    from accelnb.export.statements import span_of
-
-    return span_of(statement.code, node)[0]

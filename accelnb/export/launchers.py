@@ -151,33 +151,29 @@ def accelerate_text(config: LaunchConfig) -> str:
     use_cpu: true
     <BLANKLINE>
     """
+    import yaml
+
+    from accelnb.devices.hardware import probe
+
     procs = config.procs or 2
-    device = _device(config)
+    device = probe().best_device if config.device == "auto" else config.device
     kind = DEVICES[device].kind if procs > 1 else "NO"
     fields = {
         "compute_environment": "LOCAL_MACHINE",
-        "debug": "false",
+        "debug": False,
         "distributed_type": _STARTED_AS.get(kind, kind),
         "gpu_ids": "all",
-        "machine_rank": "0",
-        "main_process_port": "0",
+        "machine_rank": 0,
+        "main_process_port": 0,
         "main_training_function": "main",
-        "mixed_precision": f"'{config.precision}'"
-        if config.precision == "no"
-        else config.precision,
-        "num_machines": "1",
-        "num_processes": str(procs),
+        "mixed_precision": config.precision,
+        "num_machines": 1,
+        "num_processes": procs,
         "rdzv_backend": "static",
-        "same_network": "true",
-        "use_cpu": str(device == "cpu").lower(),
+        "same_network": True,
+        "use_cpu": device == "cpu",
     }
-    text = "".join(f"{name}: {value}\n" for name, value in fields.items())
+    text = yaml.safe_dump(fields)
     if config.accumulation > 1:  # accelerate takes it on the command line alone
         return f"# Start with --gradient_accumulation_steps {config.accumulation}\n{text}"
     return text
-
-
-def _device(config: LaunchConfig) -> str:
-    from accelnb.devices.hardware import probe
-
-    return probe().best_device if config.device == "auto" else config.device

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelnb.errors import AccelnbError
 
@@ -53,6 +53,14 @@ class Cell:
         shown = f" (In [{self.count}])" if self.count is not None else ""
         at = f", line {line}" if line is not None else ""
         return f"cell {self.number}{shown}{at}"
+
+
+class Draft(NamedTuple):
+    """A cell of a notebook to be: ``code`` or ``markdown``, its text and its tags."""
+
+    kind: str
+    text: str
+    tags: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -122,6 +130,24 @@ def from_document(document: Any, name: str) -> Notebook:
         tags = frozenset(raw.get("metadata", {}).get("tags", ()))
         cells.append(Cell(number, kind == "code", text, tags, raw.get("execution_count")))
     return Notebook(name, tuple(cells))
+
+
+def document_of(drafts: Iterable[Draft]) -> str:
+    """Return the text of a notebook's file that has these cells."""
+    from nbformat import v4
+
+    make = {"code": v4.new_code_cell, "markdown": v4.new_markdown_cell}
+    cells = [
+        make[draft.kind](
+            draft.text.strip("\n"),
+            id=f"cell-{number:02}",
+            metadata={"tags": list(draft.tags)} if draft.tags else {},
+        )
+        for number, draft in enumerate(drafts)
+    ]
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    return v4.writes(v4.new_notebook(cells=cells, metadata=metadata))
 
 
 def in_order_of_file(notebook: Notebook) -> Notebook:

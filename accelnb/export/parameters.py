@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from accelnb.export.statements import Statement
 
@@ -20,8 +19,8 @@ class Parameter:
 
     Attributes
     ----------
-    default : Any
-        The value that the notebook gives.
+    source : str
+        The value that the notebook gives, as text.
     kind : str
         The type of the option's value: ``int``, ``float``, ``str`` or ``bool``.
     container : str
@@ -31,7 +30,6 @@ class Parameter:
     """
 
     name: str
-    default: Any
     source: str
     kind: str
     container: str = ""
@@ -86,7 +84,7 @@ def parameter_of(statement: Statement) -> Parameter | None:
     if isinstance(value, ast.Tuple):  # argparse makes lists
         source = f"[{', '.join(map(statement.source_of, value.elts))}]"
     about = statement.after.lstrip("# ").strip()
-    return Parameter(target.id, default, source, kind, container, about)
+    return Parameter(target.id, source, kind, container, about)
 
 
 def not_an_option(statement: Statement) -> str:

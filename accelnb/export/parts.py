@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from accelnb.devices import DEVICES
 from accelnb.export.notebook_file import ExportError
 from accelnb.export.text import call_of
@@ -32,13 +34,43 @@ _CORES = """\
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
 """
 
-_SEVERAL_STORES = [
-    "    store = dist.HashStore()",
-    "    if not alone:",
-    "        # A new group must not find what the one before it left in the store.",
-    '        store, _, _ = next(rendezvous("env://"))',
-    '        store = dist.PrefixStore(f"group-{next(_group_numbers)}", store)',
-]
+_ALONE = """\
+    alone = not {"RANK", "MASTER_ADDR"} <= os.environ.keys()  # no launcher started it
+    if alone:
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1")
+"""
+
+_SEVERAL_STORES = """\
+    store = dist.HashStore()
+    if not alone:
+        # A new group must not find what the one before it left in the store.
+        store, _, _ = next(rendezvous("env://"))
+        store = dist.PrefixStore(f"group-{next(_group_numbers)}", store)
+"""
+
+_MAKE_GROUP = """\
+    dist.init_process_group(
+        backend,
+        store={store},
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+    )
+"""
+
+_DEVICE = """\
+    if torch.accelerator.is_available():
+        accelerator_type = torch.accelerator.current_accelerator()
+        devices = torch.accelerator.device_count()
+        index = int(os.environ["LOCAL_RANK"]) % devices
+        device = torch.device(accelerator_type.type, index)
+        torch.accelerator.set_device_index(device.index)
+{backend}    else:
+"""
+
+_BACKEND = """\
+        # nccl for tensors on GPUs, unless processes share one, which it refuses; else gloo.
+        backend = "gloo" if int(os.environ["LOCAL_WORLD_SIZE"]) > devices else None
+"""
 
 WORK_AS = (
     '''
@@ -104,65 +136,31 @@ def join_text(config: LaunchConfig, *, makes_group: bool, shares_cores: bool, se
             f"device={config.device}: an exported script has no form for TPUs; "
             "export from a notebook with --device cuda or cpu"
         )
-    lines = ["", "def join_process_group() -> torch.device:"]
-    if several:
-        lines = ["_group_numbers = itertools.count()", "", *lines]
     what = "Join the processes that were started, or be the only one; return this one's device."
-    lines += [f'    """{what}"""']
+    text = "_group_numbers = itertools.count()\n\n" if several else ""
+    text += f'\ndef join_process_group() -> torch.device:\n    """{what}"""\n'
     for constant, _, _, variable in settings(config):
         value = constant if constant != "ACCUMULATION" else f"str({constant})"
-        lines.append(f'    os.environ.setdefault("{variable}", {value})')
+        text += f'    os.environ.setdefault("{variable}", {value})\n'
     if config.device == "cpu":
-        lines.append('    os.environ.setdefault("ACCELERATE_USE_CPU", "true")')
-    lines += [
-        '    alone = not {"RANK", "MASTER_ADDR"} <= os.environ.keys()  # no launcher started it'
-    ]
-    lines += ["    if alone:"]
-    alone = 'RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1"'
-    lines += [f"        os.environ.update({alone})"]
+        text += '    os.environ.setdefault("ACCELERATE_USE_CPU", "true")\n'
+    text += _ALONE
     if not makes_group:
-        lines += ['        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")']
+        text += '        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")\n'
     if shares_cores:
-        lines.append('    processes = int(os.environ["LOCAL_WORLD_SIZE"])')
-        lines += _CORES.rstrip("\n").split("\n")
-    lines += _device_lines(config, makes_group)
+        text += '    processes = int(os.environ["LOCAL_WORLD_SIZE"])\n' + _CORES
+    on_cpu = '    device = torch.device("cpu")\n'
     if makes_group:
-        lines += _SEVERAL_STORES if several else []
+        on_cpu += '    backend = "gloo"\n'
+    if config.device != "cpu":
+        text += _DEVICE.format(backend=_BACKEND if makes_group else "")
+        on_cpu = textwrap.indent(on_cpu, "    ")
+    text += on_cpu
+    if makes_group:
+        text += _SEVERAL_STORES if several else ""
         store = "store" if several else "dist.HashStore() if alone else None"
-        lines += [
-            "    dist.init_process_group(",
-            "        backend,",
-            f"        store={store},",
-            '        rank=int(os.environ["RANK"]),',
-            '        world_size=int(os.environ["WORLD_SIZE"]),',
-            "    )",
-        ]
-    lines.append("    return device")
-    return "\n".join(lines) + "\n"
-
-
-def _device_lines(config: LaunchConfig, makes_group: bool) -> list[str]:
-    cpu = ['device = torch.device("cpu")', *(['backend = "gloo"'] if makes_group else [])]
-    if config.device == "cpu":
-        return [f"    {line}" for line in cpu]
-    found = [
-        "accelerator_type = torch.accelerator.current_accelerator()",
-        "devices = torch.accelerator.device_count()",
-        'index = int(os.environ["LOCAL_RANK"]) % devices',
-        "device = torch.device(accelerator_type.type, index)",
-        "torch.accelerator.set_device_index(device.index)",
-    ]
-    if makes_group:
-        found += [
-            "# nccl for tensors on GPUs, unless processes share one, which it refuses; else gloo.",
-            'backend = "gloo" if int(os.environ["LOCAL_WORLD_SIZE"]) > devices else None',
-        ]
-    return [
-        "    if torch.accelerator.is_available():",
-        *(f"        {line}" for line in found),
-        "    else:",
-        *(f"        {line}" for line in cpu),
-    ]
+        text += _MAKE_GROUP.format(store=store)
+    return text + "    return device\n"
 
 
 def mesh_text(mesh: tuple[tuple[str, int], ...]) -> str:

@@ -6,6 +6,8 @@ import ast
 import re
 from collections.abc import Iterator
 
+from accelnb.export.notebook_file import Draft
+
 _MARK = re.compile(r"# ?%%(?:\s+(?P<rest>.*))?")
 _MAGIC = re.compile(r"# (?P<magic>(?:%%?[a-z]\w*|!\w).*)")
 _TAGS = re.compile(r"tags=(\[[^\]]*\])")
@@ -23,8 +25,8 @@ def has_marks(source: str) -> bool:
     return any(_MARK.fullmatch(line) for line in source.split("\n"))
 
 
-def cells_of_marks(source: str) -> Iterator[tuple[str, str, list[str]]]:
-    """Return the cells of a script with marks: kind, text and tags of each."""
+def cells_of_marks(source: str) -> Iterator[Draft]:
+    """Yield the cells of a script with marks."""
     kind, tags = "code", []
     lines: list[str] = []
     for line in [*_without_header(source), "# %%"]:
@@ -33,7 +35,7 @@ def cells_of_marks(source: str) -> Iterator[tuple[str, str, list[str]]]:
             lines.append(line)
             continue
         if text := "\n".join(lines).strip("\n"):
-            yield kind, _markdown(text) if kind == "markdown" else _code(text), tags
+            yield Draft(kind, _markdown(text) if kind == "markdown" else _code(text), tags)
         rest = mark["rest"] or ""
         kind = "markdown" if "[markdown]" in rest or "[md]" in rest else "code"
         found = _TAGS.search(rest)

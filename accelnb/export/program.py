@@ -5,12 +5,11 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from accelnb.devices import DEVICES
-from accelnb.export.awaiting import awaits, run_awaited
 from accelnb.export.cell_code import CellCode, read_cell
 from accelnb.export.effect import Effect
 from accelnb.export.effects import Effects
@@ -19,7 +18,7 @@ from accelnb.export.launch_calls import LaunchCalls
 from accelnb.export.notebook_file import Cell, ExportError
 from accelnb.export.parameters import not_an_option
 from accelnb.export.statements import Statement, cut
-from accelnb.export.syntax import dotted
+from accelnb.export.syntax import SCOPES, calls_in, dotted
 from accelnb.export.values import roots
 from accelnb.export.words import MAGICS_LEFT_OUT
 from accelnb.jupyter.cell_names import CellNames, analyse
@@ -27,6 +26,7 @@ from accelnb.options.config import CellOptions, LaunchConfig, from_mapping
 
 # A rank has these of its own; what a notebook binds to them is not sent.
 OF_A_RANK = ("rank", "local_rank", "world_size", "device", "mesh")
+_ASYNC_LOOPS = (ast.AsyncFor, ast.AsyncWith, ast.comprehension)
 _STAYS = ("procs", "device", "start")  # the next cell runs on the ranks that are there
 _NOTEBOOK_ONLY = {
     "accelnb.last_run": "take the values from --out or --pull",
@@ -205,10 +205,8 @@ def _add_ordinary(program: Program, statement: Statement, base: LaunchConfig) ->
         )
     if _is_device(statement):
         return  # every process of the script has its own
-    why_not = _why_notebook_only(program, statement, bool(magics)) or _run_awaited(
-        program, statement
-    )
-    _add(program, statement, no_form=why_not)
+    why_not = _why_notebook_only(program, statement, bool(magics))
+    _add(program, statement, no_form=why_not or _run_awaited(program, statement))
 
 
 def _add(program: Program, statement: Statement, **more: Any) -> None:
@@ -216,10 +214,6 @@ def _add(program: Program, statement: Statement, **more: Any) -> None:
     is_shown = statement.is_last and not statement.is_silent
     step.effect = program.effects.of(statement.node, is_shown=is_shown)
     program.steps.append(step)
-
-
-def _called(node: ast.AST) -> set[str]:
-    return {dotted(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)}
 
 
 def _phase(program: Program, cell: Cell, given: dict[str, Any], base: LaunchConfig) -> Phase:
@@ -230,10 +224,32 @@ def _phase(program: Program, cell: Cell, given: dict[str, Any], base: LaunchConf
 
 
 def _run_awaited(program: Program, statement: Statement) -> str:
-    if not awaits(statement):
-        return ""
-    program.imports.add("asyncio")
-    return run_awaited(statement, program.imported)
+    """Have ``asyncio.run(f())`` for ``await f()``: a script has no event loop that runs.
+
+    Returns why a statement has no such form, and what to do; an empty text if it has.
+    """
+    for node in _awaits_at_top(statement.node):
+        program.imports.add("asyncio")
+        call = node.value if isinstance(node, ast.Await) else None
+        path = program.imported.path(call.func) if isinstance(call, ast.Call) else "asyncio."
+        if call is None or (path.startswith("asyncio.") and path != "asyncio.sleep"):
+            return (
+                "it awaits outside of a function, and a script has no running event loop: put "
+                "it into an `async def` function, and await that"
+            )
+        statement.replace(node, f"asyncio.run({statement.source_of(call)})")
+    return ""
+
+
+def _awaits_at_top(node: ast.AST) -> Iterator[ast.AST]:
+    """Return what awaits outside of functions, the innermost first."""
+    if isinstance(node, SCOPES):
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from _awaits_at_top(child)
+    is_async = isinstance(node, _ASYNC_LOOPS) and getattr(node, "is_async", True)
+    if isinstance(node, ast.Await) or is_async:
+        yield node
 
 
 def _keep_on_ranks(program: Program, statement: Statement) -> bool:
@@ -250,7 +266,7 @@ def _keep_on_ranks(program: Program, statement: Statement) -> bool:
                 )
             statement.replace(call, f"subprocess.run({text!r}, shell=True, check=False)")
             program.imports.add("subprocess")
-        elif magic in MAGICS_LEFT_OUT and statement.node in (call, _expression_of(statement, call)):
+        elif magic in MAGICS_LEFT_OUT and _is_all(statement, call):
             program.notes.append(f"{statement.place()} is left out: %{magic}")
             return False
         else:
@@ -262,9 +278,8 @@ def _keep_on_ranks(program: Program, statement: Statement) -> bool:
     return True
 
 
-def _expression_of(statement: Statement, call: ast.Call) -> ast.stmt | None:
-    node = statement.node
-    return node if isinstance(node, ast.Expr) and node.value is call else None
+def _is_all(statement: Statement, call: ast.Call) -> bool:
+    return isinstance(statement.node, ast.Expr) and statement.node.value is call
 
 
 def _leave_out_magic(program: Program, statement: Statement, call: ast.Call) -> None:
@@ -286,13 +301,13 @@ def _leave_out_magic(program: Program, statement: Statement, call: ast.Call) -> 
 
 def _ipython_calls(node: ast.AST) -> list[ast.Call]:
     """Return the calls that IPython makes of magics and shell commands."""
-    found = []
-    for call in ast.walk(node):
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
-            of = call.func.value
-            if isinstance(of, ast.Call) and dotted(of.func) == "get_ipython":
-                found.append(call)
-    return found
+    return [
+        call
+        for call in calls_in(node)
+        if isinstance(call.func, ast.Attribute)
+        and isinstance(call.func.value, ast.Call)
+        and dotted(call.func.value.func) == "get_ipython"
+    ]
 
 
 def _magic_of(call: ast.Call) -> tuple[str, str, str]:
@@ -316,11 +331,12 @@ def _is_device(statement: Statement) -> bool:
 def _why_notebook_only(program: Program, statement: Statement, has_magic: bool) -> str:
     if has_magic or "get_ipython" in statement.names.at_once:
         return "it has no script form, for it needs IPython: write it in Python"
-    for node in ast.walk(statement.node):
-        path = program.imported.path(node)
+    node = statement.node
+    for part in ast.walk(node):
+        path = program.imported.path(part)
         if do := _NOTEBOOK_ONLY.get(path) or _NOTEBOOK_ONLY.get(path.partition(".")[0]):
-            return f"{ast.unparse(node)} has no script form: {do}"
-    if not statement.is_definition and "input" in _called(statement.node):
+            return f"{ast.unparse(part)} has no script form: {do}"
+    if not statement.is_definition and any(dotted(c.func) == "input" for c in calls_in(node)):
         return "input() has no script form: bind the value, in a cell tagged `parameters` say"
     if not statement.is_definition and (own := statement.names.bound & {*OF_A_RANK[:3]}):
         name = min(own)

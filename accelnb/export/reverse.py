@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from accelnb.export.command_line import declares_options, options_of, reads_options
 from accelnb.export.job_part import (
@@ -20,7 +17,7 @@ from accelnb.export.job_part import (
     statements_of,
     target_of,
 )
-from accelnb.export.notebook_file import Cell, ExportError
+from accelnb.export.notebook_file import Cell, Draft, ExportError, document_of
 from accelnb.export.percent import cells_of_marks, has_marks
 from accelnb.export.statements import Statement, cut
 from accelnb.export.syntax import dotted
@@ -31,21 +28,14 @@ from accelnb.options.option import Option
 
 _BANNER = re.compile(r"#+[\s#=*~_-]*(?P<title>[^\s#=*~_-].*?)[\s#=*~_-]*")
 _RULE = re.compile(r"#?\s*[#=*~_-]{3,}")
+# Scripts that say themselves where cells begin: what tells one, and what reads it.
+_DIALECTS = ((has_marks, cells_of_marks),)
 # What accelnb's own scripts do and a distributed cell need not.
 _OWN_FUNCTIONS = ("join_process_group", "work_as")
 _SETTINGS = {o.name.upper(): o for o in options(LaunchConfig) if o.name in BY_OPTION}
 _PROCS = re.compile(r"--nproc-per-node (\d+)")
 _FOR_THE_SYSTEM = re.compile(r"#!|#.*coding[:=]")  # comments of a file that a cell has no use for
 _ENVIRONMENT = re.compile(r"(rank|local_rank|world_size) = int\(os\.environ\[\W\w+\W\]\)")
-
-
-@dataclass
-class Draft:
-    """A cell of the notebook to be."""
-
-    kind: str  # "code" or "markdown"
-    text: str
-    tags: list[str] = field(default_factory=list)
 
 
 def import_script(
@@ -87,30 +77,9 @@ def import_script(
         raise ExportError(f"{script} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ExportError(f"{script} is not text in UTF-8") from None
-    if has_marks(source):
-        drafts = [Draft(*cell) for cell in cells_of_marks(source)]
-    else:
-        drafts = list(_drafts(source, script))
-    write_files({notebook: _document(drafts)}, force=force)
-
-
-def _document(drafts: Sequence[Draft]) -> str:
-    cells: list[dict[str, Any]] = []
-    for number, draft in enumerate(drafts):
-        cell: dict[str, Any] = {"cell_type": draft.kind, "id": f"cell-{number:02}"}
-        cell["metadata"] = {"tags": draft.tags} if draft.tags else {}
-        cell["source"] = draft.text.strip("\n").splitlines(keepends=True)
-        if draft.kind == "code":
-            cell |= {"execution_count": None, "outputs": []}
-        cells.append(cell)
-    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-    document = {
-        "cells": cells,
-        "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}},
-        "nbformat": 4,
-        "nbformat_minor": 5,
-    }
-    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    read = next((read for is_in, read in _DIALECTS if is_in(source)), None)
+    drafts = read(source) if read else _drafts(source, script)
+    write_files({notebook: document_of(drafts)}, force=force)
 
 
 def _drafts(source: str, script: Path) -> Iterator[Draft]:
@@ -150,10 +119,9 @@ def _drafts(source: str, script: Path) -> Iterator[Draft]:
     needed = [s for s in work if not _is_idle(s, readers, arguments, names)]
     for statement in needed:
         read_notebook_options(statement, readers, arguments)
-    for job_cell in _cells(needed, lambda _: "job"):
-        if job_cell.kind == "code":
-            job_cell.text = f"{line}\n{job_cell.text}"
-        yield job_cell
+    for draft in _cells(needed, lambda _: "job"):
+        is_code = draft.kind == "code"
+        yield draft._replace(text=f"{line}\n{draft.text}") if is_code else draft
 
 
 def _as_markdown(document: str) -> str:
@@ -214,17 +182,16 @@ def _kind(statement: Statement) -> str:
 
 def _is_idle(statement: Statement, readers: set[str], arguments: str, options: set[str]) -> bool:
     """Return whether a cell on ranks has no use for a statement of the script."""
-    node, text = statement.node, statement.text()
-    if _is_own(node) or _ENVIRONMENT.match(text) or declares_options(node):
+    node = statement.node
+    if _is_own(node) or _ENVIRONMENT.match(statement.text()) or declares_options(node):
         return True
-    value = getattr(node, "value", None)
-    if isinstance(node, ast.Assign) and value is not None:
+    if isinstance(node, ast.Assign):
         target = target_of(node)
-        return reads_options(value, readers) or (
-            target in options and dotted(value) == f"{arguments}.{target}"
-        )
-    return ast.unparse(node).endswith("distributed.destroy_process_group()") or (
-        ast.unparse(node) == "dist.destroy_process_group()"
+        is_option = target in options and dotted(node.value) == f"{arguments}.{target}"
+        return is_option or reads_options(node.value, readers)
+    source = ast.unparse(node)
+    return source == "dist.destroy_process_group()" or source.endswith(
+        "distributed.destroy_process_group()"
     )
 
 

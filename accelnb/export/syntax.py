@@ -35,6 +35,15 @@ def last_part(call: ast.Call) -> str:
     return function.attr if isinstance(function, ast.Attribute) else dotted(function)
 
 
+def is_literal(node: ast.expr) -> bool:
+    """Return whether an expression is a value that is written out, such as ``[1, 2]``."""
+    try:
+        ast.literal_eval(node)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
 def calls_in(node: ast.AST) -> list[ast.Call]:
     return [part for part in ast.walk(node) if isinstance(part, ast.Call)]
 
