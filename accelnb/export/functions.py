@@ -18,6 +18,7 @@ from accelnb.export.syntax import (
     targets_of,
 )
 from accelnb.export.values import roots
+from accelnb.jupyter.cell_names import parameters_of
 
 _MAKERS = ("__init__", "__new__", "__post_init__")
 _OF_INSTANCE = (".__call__", ".forward", ".__enter__", ".__exit__")
@@ -44,16 +45,12 @@ class Function:
         self.is_method = is_method
         self._makes = makes  # it is called by the name of its class, which gives it no object
         body = node.body if isinstance(node.body, list) else [ast.Expr(node.body)]
-        arguments = node.args
-        self.parameters = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
-        self._variable = [a.arg for a in (arguments.vararg, arguments.kwarg) if a is not None]
-        others = [a.arg for a in arguments.kwonlyargs]
+        self.parameters = [argument.arg for argument in parameters_of(node.args)]
+        self._variable = [a.arg for a in (node.args.vararg, node.args.kwarg) if a is not None]
         declared = {n for g in ast.walk(node) if isinstance(g, ast.Global) for n in g.names}
         nonlocal_names = {n for g in ast.walk(node) if isinstance(g, ast.Nonlocal) for n in g.names}
         self.declared = frozenset(declared)
-        own = {*self.parameters, *self._variable, *others, *bound_names(body)}
-        self.local = frozenset(own - declared - nonlocal_names)
-        self.parameters += [*others, *self._variable]
+        self.local = frozenset({*self.parameters, *bound_names(body)} - declared - nonlocal_names)
         self.changed_parameters: set[str] = set()
         self.surely_changed_parameters: set[str] = set()
         self.returns: set[str] = set()

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from accelnb.export.statements import Statement
+from accelnb.export.syntax import assigned_name, is_literal
 
 _TAGS = ("parameters", "injected-parameters")  # papermill's own, and what it adds
 _SCALARS = (bool, int, float, str)
@@ -61,20 +62,12 @@ class Parameter:
 def parameter_of(statement: Statement) -> Parameter | None:
     """Return the hyper-parameter that a statement gives, if it gives one."""
     node = statement.node
-    if not statement.cell.tags.intersection(_TAGS):
+    assigned = assigned_name(node) if statement.cell.tags.intersection(_TAGS) else None
+    if assigned is None or assigned[0].startswith("_") or not is_literal(assigned[1]):
         return None
-    if isinstance(node, ast.Assign) and len(node.targets) == 1:
-        target, value, annotation = node.targets[0], node.value, ""
-    elif isinstance(node, ast.AnnAssign) and node.value is not None:
-        target, value, annotation = node.target, node.value, ast.unparse(node.annotation)
-    else:
-        return None
-    if not isinstance(target, ast.Name) or target.id.startswith("_"):
-        return None
-    try:
-        default = ast.literal_eval(value)
-    except (ValueError, TypeError):
-        return None
+    name, value = assigned
+    annotation = ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else ""
+    default = ast.literal_eval(value)
     container = type(default).__name__ if isinstance(default, list | tuple) else ""
     kinds = {type(part) for part in default} if container else {type(default)}
     kind = _kind(kinds, annotation)
@@ -84,7 +77,7 @@ def parameter_of(statement: Statement) -> Parameter | None:
     if isinstance(value, ast.Tuple):  # argparse makes lists
         source = f"[{', '.join(map(statement.source_of, value.elts))}]"
     about = statement.after.lstrip("# ").strip()
-    return Parameter(target.id, source, kind, container, about)
+    return Parameter(name, source, kind, container, about)
 
 
 def not_an_option(statement: Statement) -> str:

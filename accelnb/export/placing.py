@@ -12,7 +12,7 @@ from accelnb.export.ordering import early_settings, late_imports, names_read_at_
 from accelnb.export.parameters import Parameter, parameter_of
 from accelnb.export.program import Step
 from accelnb.export.selection import Selection
-from accelnb.export.syntax import BUILTINS, IMPORTS, dotted
+from accelnb.export.syntax import BUILTINS, IMPORTS, assigned_name, dotted, is_literal
 
 _READS_SCOPES = ("globals", "locals", "exec", "eval")
 
@@ -120,29 +120,14 @@ def _is_same_import(step: Step, kept: list[Step]) -> bool:
 
 
 def _is_constant(step: Step, changed: set[str]) -> bool:
-    node = step.statement.node
-    if step.on_ranks or step.phase or parameter_of(step.statement):
+    assigned = assigned_name(step.statement.node)
+    if assigned is None or step.on_ranks or step.phase or parameter_of(step.statement):
         return False
-    if isinstance(node, ast.AnnAssign):
-        targets, value = [node.target], node.value
-    elif isinstance(node, ast.Assign):
-        targets, value = node.targets, node.value
-    else:
-        return False
-    return (
-        value is not None
-        and len(targets) == 1
-        and isinstance(targets[0], ast.Name)
-        and (isinstance(value, ast.Constant) or (_is_literal(value) and not step.binds & changed))
-    )
-
-
-def _is_literal(node: ast.expr) -> bool:
-    try:
-        value = ast.literal_eval(node)
-    except (ValueError, TypeError):
-        return False
-    return value not in ([], {})  # these are filled later
+    _, value = assigned
+    if isinstance(value, ast.Constant):
+        return True
+    is_empty = ast.unparse(value) in ("[]", "{}")  # these are filled later
+    return is_literal(value) and not is_empty and not step.binds & changed
 
 
 def _add_definitions(

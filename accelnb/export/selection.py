@@ -299,29 +299,32 @@ class Selection:
     # ---- what goes wrong ----
 
     def _not_bound(self, name: str, step: Step, said: str) -> NotBound:
-        where = f"{step.statement.place()}: {name}{said}"
-        reader = step.statement.cell
+        why, binder = self._why_not_bound(name, step)
+        text = f"{step.statement.place()}: {name}{said} {why}"
+        return NotBound(text, step.statement.cell, binder)
+
+    def _why_not_bound(self, name: str, step: Step) -> tuple[str, Cell | None]:
+        """Return why a name has no value, and what to do; and a cell that binds it later."""
         if _OF_IPYTHON.fullmatch(name):
-            return NotBound(f"{where} exists only in IPython: bind a name", reader, None)
+            return "exists only in IPython: bind a name", None
         binders = [s for s in self._binders[name] if step.on_ranks or not s.on_ranks]
-        if self_binding := [s for s in binders if s.statement.cell is reader]:
-            text = f"{where} has no value before {self_binding[0].statement.place()} changes it"
-            return NotBound(f"{text}: give its first value in a cell above", reader, None)
+        if own := [s for s in binders if s.statement.cell is step.statement.cell]:
+            why = f"has no value before {own[0].statement.place()} changes it"
+            return f"{why}: give its first value in a cell above", None
         if binders:
             other = binders[0].statement
-            text = f"{where} is bound only by {other.place()}, which ran later"
-            return NotBound(f"{text}: bind it in a cell above", reader, other.cell)
+            why = f"is bound only by {other.place()}, which ran later"
+            return f"{why}: bind it in a cell above", other.cell
         if on_ranks := [s for s in self._binders[name] if s.on_ranks]:
-            other = on_ranks[0].statement
-            text = f"{where} is bound only on the ranks, by {other.place()}"
-            return NotBound(f"{text}: bring it back with --out or --pull", reader, None)
+            why = f"is bound only on the ranks, by {on_ranks[0].statement.place()}"
+            return f"{why}: bring it back with --out or --pull", None
         if ran := self.program.scripts:
-            text = f"{where} is bound in no cell, perhaps by {', '.join(ran)}"
-            return NotBound(f"{text}: import it from a module, or put it into a cell", reader, None)
-        why = self._elsewhere.get(name) or (
+            why = f"is bound in no cell, perhaps by {', '.join(ran)}"
+            return f"{why}: import it from a module, or put it into a cell", None
+        why = (
             "is bound in no cell (was its cell deleted or edited?): put the cell that binds it back"
         )
-        return NotBound(f"{where} {why}", reader, None)
+        return self._elsewhere.get(name, why), None
 
 
 def _seeds(step: Step, program: Program) -> bool:

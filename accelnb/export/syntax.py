@@ -93,6 +93,14 @@ def bindings(node: ast.AST) -> list[tuple[ast.expr, ast.expr]]:
     return []
 
 
+def assigned_name(node: ast.AST) -> tuple[str, ast.expr] | None:
+    """Return the name and the value of an assignment to one name; None for other nodes."""
+    match bindings(node):
+        case [(ast.Name(id=name), value)] if isinstance(node, ast.Assign | ast.AnnAssign):
+            return name, value
+    return None
+
+
 def targets_of(target: ast.expr) -> Iterator[ast.expr]:
     """Yield the names, attributes and items that a target of an assignment consists of."""
     if isinstance(target, ast.Tuple | ast.List):

@@ -87,6 +87,12 @@ def analyse(code: str, future: int = 0) -> CellNames:
     )
 
 
+def parameters_of(arguments: ast.arguments) -> list[ast.arg]:
+    """Return the parameters of a function, those for all that is left over last."""
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    return named + [arg for arg in (arguments.vararg, arguments.kwarg) if arg is not None]
+
+
 def names_in_texts(code: types.CodeType) -> set[str]:
     """Return the words in a function's texts, if it may evaluate one of them as code."""
     found: set[str] = set()
@@ -219,20 +225,12 @@ class _Reader(ast.NodeVisitor):
         self.visit(node.subject)
         self._branches([], *([case] for case in node.cases))
 
-    def visit_MatchAs(self, node: ast.MatchAs) -> None:
-        if node.pattern is not None:
-            self.visit(node.pattern)
-        if node.name:
-            self._bind(node.name)
-
-    def visit_MatchStar(self, node: ast.MatchStar) -> None:
-        if node.name:
-            self._bind(node.name)
-
-    def visit_MatchMapping(self, node: ast.MatchMapping) -> None:
+    def _visit_capture(self, node: ast.MatchAs | ast.MatchStar | ast.MatchMapping) -> None:
         self.generic_visit(node)
-        if node.rest:
-            self._bind(node.rest)
+        if name := node.rest if isinstance(node, ast.MatchMapping) else node.name:
+            self._bind(name)
+
+    visit_MatchAs = visit_MatchStar = visit_MatchMapping = _visit_capture
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
@@ -265,10 +263,8 @@ class _Reader(ast.NodeVisitor):
 
     def visit_arguments(self, node: ast.arguments) -> None:
         defaults = [*node.defaults, *(d for d in node.kw_defaults if d is not None)]
-        every = [*node.posonlyargs, *node.args, *node.kwonlyargs]
-        every += [arg for arg in (node.vararg, node.kwarg) if arg is not None]
         self.read(defaults)
-        for arg in every:
+        for arg in parameters_of(node):
             if arg.annotation is not None:
                 self._read_annotation(arg.annotation)
 
@@ -336,9 +332,7 @@ class _FutureReader(_Reader):
 
 def _free_names(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> set[str]:
     """Return the names that a function reads and neither it nor a function in it binds."""
-    args = function.args
-    own = {arg.arg for arg in [*args.posonlyargs, *args.args, *args.kwonlyargs]}
-    own |= {arg.arg for arg in (args.vararg, args.kwarg) if arg is not None}
+    own = {argument.arg for argument in parameters_of(function.args)}
     inside = _Reader()
     inside.read(function.body if isinstance(function.body, list) else [function.body])
     declared = {
