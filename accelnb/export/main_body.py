@@ -143,15 +143,14 @@ class MainBody:
         return ""
 
     def _text_of(self, step: Step) -> str:
-        if step.brought == "out":
+        if step.brought and step.phase:
             (name,) = step.binds
-            if step.phase is None or step.phase.options.ranks is None:
+            if step.brought == "pull":
+                self.gathers = True
+                return self._gathered(name, f"{name}_of_ranks", step.phase.options.ranks)
+            if step.phase.options.ranks is None:
                 return ""  # the cell's last line binds it
-            return self._gathered(name, name, step.phase)
-        if step.brought == "pull":
-            (name,) = step.binds
-            self.gathers = True
-            return self._gathered(name, f"{name}_of_ranks", step.phase)
+            return self._gathered(name, name, step.phase.options.ranks)
         statement = step.statement
         if step in self._places.parameters:
             text = self._places.parameters[step].assignment(self._arguments)
@@ -159,8 +158,7 @@ class MainBody:
             text = statement.text()
         return "\n".join([*statement.comments, text]) if text else ""
 
-    def _gathered(self, value: str, name: str, phase: Phase | None) -> str:
-        ranks = phase.options.ranks if phase else None
+    def _gathered(self, value: str, name: str, ranks: tuple[int, ...] | None) -> str:
         if ranks is None:
             return call_of("from_all_ranks", value, f"{name} = ", indent=8)
         self.of_rank.add("rank")

@@ -203,8 +203,3 @@ def _declared_global(steps: Iterable[Step]) -> set[str]:
 def _reads_scope(call: ast.Call) -> bool:
     name = dotted(call.func)
     return name in _READS_SCOPES or (name == "vars" and not call.args)
-
-
-def of_rank_shared(places: Places, of_rank: set[str]) -> set[str]:
-    """Return the process's own names, ``rank`` say, that functions at the top read."""
-    return {name for step in places.definitions for name in step.later} & of_rank

@@ -10,11 +10,11 @@ from accelnb.export.import_block import import_block
 from accelnb.export.main_body import ENDS_GROUP, MainBody
 from accelnb.export.notebook_file import ExportError, Notebook
 from accelnb.export.parameters import parser_text
-from accelnb.export.placing import of_rank_shared, place
+from accelnb.export.placing import place
 from accelnb.export.script_edits import adapt, leave_annotations_out
 from accelnb.export.selection import Selection
 from accelnb.export.syntax import calls_in, last_part
-from accelnb.export.text import WIDTH, comment, indented, tidy
+from accelnb.export.text import WIDTH, indented, tidy
 
 
 def write_script(notebook: Notebook, selection: Selection, file_name: str) -> str:
@@ -135,7 +135,8 @@ class _Script:
     def _main_text(self) -> str:
         of_rank = self._selection.of_rank | self._body.of_rank
         lines = [f"def {self._main}() -> None:"]
-        shared = sorted(self._places.shared | of_rank_shared(self._places, of_rank))
+        read_at_top = {name for step in self._places.definitions for name in step.later}
+        shared = sorted(self._places.shared | (read_at_top & of_rank))
         lines += [f"    {line}" for line in _global_lines(shared)]
         if self._places.parameters:
             lines.append(f"    {self._args} = {self._parse_arguments}()")
@@ -172,7 +173,7 @@ def _global_lines(names: list[str]) -> list[str]:
         return []
     listed = textwrap.wrap(", ".join(names), WIDTH - 12)
     lines = [f"global {line.rstrip(',')}" for line in listed]
-    return [comment("These are the module's, as in the notebook.", 4), *lines]
+    return ["# These are the module's, as in the notebook.", *lines]
 
 
 def _joined(sections: list[str]) -> str:

@@ -44,13 +44,9 @@ class Statement:
     def is_definition(self) -> bool:
         return isinstance(self.node, DEFINITIONS)
 
-    @property
-    def line(self) -> int:
-        return self.node.lineno
-
     def place(self) -> str:
         """Return e.g. ``cell 5, line 2``."""
-        return self.cell.place(self.line)
+        return self.cell.place(self.node.lineno)
 
     def text(self) -> str:
         """Return the statement with its edits, without the comments above it."""

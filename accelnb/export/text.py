@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import io
-import textwrap
 import tokenize
 
 WIDTH = 100
@@ -90,10 +89,3 @@ def call_of(function: str, argument: str, before: str = "", indent: int = 4) -> 
     if "\n" in argument or len(one) + indent <= WIDTH:
         return one
     return f"{before}{function}(\n{indented(argument)}\n)"
-
-
-def comment(text: str, indent: int = 0) -> str:
-    """Return text as comment lines."""
-    return textwrap.fill(
-        text, WIDTH - indent, initial_indent="# ", subsequent_indent="# ", break_long_words=False
-    )
