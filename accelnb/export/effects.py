@@ -6,7 +6,7 @@ import ast
 from collections.abc import Sequence
 
 from accelnb.export.effect import Effect
-from accelnb.export.finding import Finder
+from accelnb.export.finding import EffectReader
 from accelnb.export.functions import Function, Functions
 from accelnb.export.imported_names import Imported
 from accelnb.export.values import GIVEN
@@ -32,7 +32,7 @@ class Effects:
         is_shown
             Whether it is the last of its cell, whose value the notebook shows.
         """
-        found = Finder(self._functions, self._imported)
+        found = EffectReader(self._functions, self._imported)
         found.read([node], top=node, is_shown=is_shown)
         effect = found.effect()
         effect.change(set(filter(found.is_notebooks, effect.rebinds)), surely=True)
@@ -44,7 +44,7 @@ class Effects:
 
     def _learn(self, function: Function) -> bool:
         """Find what a function does by what is known of others; return whether that is new."""
-        found = Finder(self._functions, self._imported)
+        found = EffectReader(self._functions, self._imported)
         found.read_function(function.node)
         given, known = {*function.parameters, *found.inner}, function.known
         function.effect = found.effect(function.local)

@@ -31,7 +31,7 @@ from accelnb.export.words import CHANGING, COMPUTING, WRAPPING, WRITING
 OF_SCOPE = frozenset({"globals", "locals"})  # changed, they change what no name shows
 
 
-class Finder:
+class EffectReader:
     """Reads statements, and collects what they do."""
 
     def __init__(self, functions: Functions, imported: Imported) -> None:
@@ -108,7 +108,7 @@ class Finder:
         return not self.is_notebooks(name) and not self._imported.is_drawing(name)
 
     def _read_inner(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> None:
-        inside = Finder(self._functions, self._imported)
+        inside = EffectReader(self._functions, self._imported)
         inside.read_function(node)
         function, done = Function(node), inside.done
         changed, surely = inside.closed(done.changes), inside.closed(done.surely)
