@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from accelnb.export.live import live as live
+from accelnb.export.live_notebook import live as live
 from accelnb.export.notebook import Exported as Exported
 from accelnb.export.notebook import export_notebook as export_notebook
 from accelnb.export.notebook_file import ExportError as ExportError
