@@ -18,15 +18,8 @@ from accelnb.export.analysis.known_names import (
     SETTING_CALLS,
     WRITING,
 )
-from accelnb.export.analysis.syntax import (
-    BUILTINS,
-    base_name,
-    calls_in,
-    dotted,
-    executed,
-    last_part,
-)
 from accelnb.export.cells.statements import Statement
+from accelnb.export.cells.syntax import BUILTINS, base_name, calls_in, dotted, executed, last_part
 
 
 def only_looks(call: ast.Call, imported: Imported) -> bool:

@@ -14,7 +14,8 @@ from accelnb.export.analysis.effect import Effect
 from accelnb.export.analysis.functions import Function, Functions
 from accelnb.export.analysis.imported_names import Imported
 from accelnb.export.analysis.known_names import CHANGING, COMPUTING, WRAPPING, WRITING
-from accelnb.export.analysis.syntax import (
+from accelnb.export.analysis.value_sources import names_in_annotation, roots, thrown_away
+from accelnb.export.cells.syntax import (
     BUILTINS,
     FUNCTIONS,
     arguments_of,
@@ -26,7 +27,6 @@ from accelnb.export.analysis.syntax import (
     last_part,
     targets_of,
 )
-from accelnb.export.analysis.value_sources import names_in_annotation, roots, thrown_away
 
 OF_SCOPE = frozenset({"globals", "locals"})  # changed, they change what no name shows
 

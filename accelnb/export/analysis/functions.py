@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterator, Sequence
 
 from accelnb.export.analysis.effect import Effect
 from accelnb.export.analysis.imported_names import Imported
-from accelnb.export.analysis.syntax import (
+from accelnb.export.analysis.value_sources import roots
+from accelnb.export.cells.syntax import (
     BUILTINS,
     FUNCTIONS,
     base_name,
@@ -17,7 +18,6 @@ from accelnb.export.analysis.syntax import (
     dotted,
     targets_of,
 )
-from accelnb.export.analysis.value_sources import roots
 from accelnb.jupyter.cell_names import parameters_of
 
 _MAKERS = ("__init__", "__new__", "__post_init__")

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from accelnb.export.analysis.known_names import COMPUTING, DRAWING, READING
-from accelnb.export.analysis.syntax import IMPORTS, base_name, dotted, last_part
 from accelnb.export.cells.statements import Statement
+from accelnb.export.cells.syntax import IMPORTS, base_name, dotted, last_part
 
 
 class Imported:

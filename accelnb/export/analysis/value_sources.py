@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from accelnb.export.analysis.imported_names import Imported
 from accelnb.export.analysis.known_names import NEW_BY_BUILTINS, NEW_BY_METHODS
-from accelnb.export.analysis.syntax import arguments_of
+from accelnb.export.cells.syntax import arguments_of
 
 GIVEN = "(given)"  # stands for what a function is given
 _NEW = (ast.Constant, ast.Compare, ast.JoinedStr)

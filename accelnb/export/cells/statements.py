@@ -9,8 +9,8 @@ import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from accelnb.export.analysis.syntax import DEFINITIONS, IMPORTS
 from accelnb.export.cells.notebook_file import Cell
+from accelnb.export.cells.syntax import DEFINITIONS, IMPORTS
 from accelnb.jupyter.cell_names import CellNames, analyse
 
 

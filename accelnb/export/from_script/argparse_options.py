@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from accelnb.export.analysis.syntax import calls_in, dotted, last_part
 from accelnb.export.cells.notebook_file import ExportError
+from accelnb.export.cells.syntax import calls_in, dotted, last_part
 
 _PARSERS = ("argparse.ArgumentParser", "ArgumentParser")
 _DECLARING = ("ArgumentParser", "add_argument", "add_argument_group")

@@ -6,7 +6,9 @@ import ast
 import dataclasses
 from collections.abc import Sequence
 
-from accelnb.export.analysis.syntax import (
+from accelnb.export.cells.notebook_file import Cell
+from accelnb.export.cells.statements import Statement, cut, span_of
+from accelnb.export.cells.syntax import (
     DEFINITIONS,
     IMPORTS,
     SCOPES,
@@ -15,8 +17,6 @@ from accelnb.export.analysis.syntax import (
     dotted,
     is_literal,
 )
-from accelnb.export.cells.notebook_file import Cell
-from accelnb.export.cells.statements import Statement, cut, span_of
 from accelnb.export.from_script.argparse_options import reads_options
 from accelnb.export.script_text.source_text import dedented
 

@@ -8,10 +8,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from accelnb.export.analysis.syntax import dotted
 from accelnb.export.cells.notebook_file import Cell, Draft, ExportError, document_of
 from accelnb.export.cells.percent_format import cells_of_marks, has_marks
 from accelnb.export.cells.statements import Statement, cut
+from accelnb.export.cells.syntax import dotted
 from accelnb.export.from_script.argparse_options import declares_options, options_of, reads_options
 from accelnb.export.from_script.script_job import (
     calls,

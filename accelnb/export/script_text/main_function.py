@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from accelnb.export.analysis.call_kinds import computes, says_or_saves
 from accelnb.export.analysis.known_names import SAY_NOTHING
-from accelnb.export.analysis.syntax import dotted, last_part
 from accelnb.export.cells.headings import Headings
 from accelnb.export.cells.statements import span_of
+from accelnb.export.cells.syntax import dotted, last_part
 from accelnb.export.script_text.placement import Places
 from accelnb.export.script_text.runtime_functions import FROM_ENVIRONMENT
 from accelnb.export.script_text.source_text import call_of, indented

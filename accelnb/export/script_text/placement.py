@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from accelnb.export.analysis.imported_names import aliases
-from accelnb.export.analysis.syntax import BUILTINS, IMPORTS, assigned_name, dotted, is_literal
-from accelnb.export.script_text.hyper_parameters import Parameter, parameter_of
+from accelnb.export.cells.hyper_parameters import Parameter, parameter_of
+from accelnb.export.cells.syntax import BUILTINS, IMPORTS, assigned_name, dotted, is_literal
 from accelnb.export.script_text.setting_order import (
     early_settings,
     late_imports,

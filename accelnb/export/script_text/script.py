@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import textwrap
 
-from accelnb.export.analysis.syntax import calls_in, last_part
 from accelnb.export.cells.headings import headings_of
+from accelnb.export.cells.hyper_parameters import parser_text
 from accelnb.export.cells.notebook_file import ExportError, Notebook
-from accelnb.export.script_text import runtime_functions
-from accelnb.export.script_text.hyper_parameters import parser_text
+from accelnb.export.cells.syntax import calls_in, last_part
 from accelnb.export.script_text.import_block import import_block
 from accelnb.export.script_text.main_function import ENDS_GROUP, MainBody
 from accelnb.export.script_text.placement import place
+from accelnb.export.script_text.runtime_functions import (
+    GATHER,
+    WORK_AS,
+    WORK_AS_WITH_RANDOM_NUMBERS,
+    join_text,
+    mesh_text,
+    settings,
+)
 from accelnb.export.script_text.source_text import WIDTH, indented, tidy
 from accelnb.export.script_text.statement_edits import adapt, leave_annotations_out
 from accelnb.export.steps.selection import Selection
@@ -95,8 +102,7 @@ class _Script:
 
     def _constants(self) -> str:
         lines = [
-            f"{constant} = {value}  # {what}"
-            for constant, value, what, _ in runtime_functions.settings(self._config)
+            f"{constant} = {value}  # {what}" for constant, value, what, _ in settings(self._config)
         ]
         return "\n".join([*lines, *(s.statement.commented() for s in self._places.constants)])
 
@@ -114,7 +120,7 @@ class _Script:
         if parameters := list(self._places.parameters.values()):
             found.append(parser_text(parameters, self._parse_arguments))
         found.append(
-            runtime_functions.join_text(
+            join_text(
                 self._config,
                 makes_group=not self._makes_own_group(),
                 shares_cores=not body.takes_turns,
@@ -122,14 +128,9 @@ class _Script:
             )
         )
         if body.takes_turns:
-            turns = runtime_functions.WORK_AS
-            found.append(
-                runtime_functions.WORK_AS_WITH_RANDOM_NUMBERS
-                if twice
-                else runtime_functions.WORK_AS
-            )
+            found.append(WORK_AS_WITH_RANDOM_NUMBERS if body.takes_turns_twice else WORK_AS)
         if body.gathers:
-            found.append(runtime_functions.GATHER)
+            found.append(GATHER)
         return found
 
     def _makes_own_group(self) -> bool:
@@ -155,7 +156,7 @@ class _Script:
             if name in of_rank
         ]
         if "mesh" in of_rank:
-            lines.append(indented(runtime_functions.mesh_text(meshes.pop())))
+            lines.append(indented(mesh_text(meshes.pop())))
         return "\n".join([*lines, "", indented("\n".join(self._body.lines))])
 
     def _guard_text(self, code: str) -> str:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 from accelnb.export.analysis.known_names import WRAPPING
-from accelnb.export.analysis.syntax import FUNCTIONS, IMPORTS, base_name, executed, last_part
+from accelnb.export.cells.syntax import FUNCTIONS, IMPORTS, base_name, executed, last_part
 from accelnb.export.steps.program import Step
 
 _SEEN_BY_IMPORTS = frozenset({"os", "sys"})  # the environment, the working folder, sys.path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 
 from accelnb.export.analysis.imported_names import Imported
-from accelnb.export.analysis.syntax import calls_in, dotted, executed
+from accelnb.export.cells.syntax import calls_in, dotted, executed
 from accelnb.export.script_text.placement import Places
 from accelnb.export.steps.selection import Selection
 

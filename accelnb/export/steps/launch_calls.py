@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from accelnb.export.analysis.imported_names import Imported
-from accelnb.export.analysis.syntax import arguments_of, calls_in, dotted
 from accelnb.export.cells.notebook_file import ExportError
 from accelnb.export.cells.statements import Statement, span_of
+from accelnb.export.cells.syntax import arguments_of, calls_in, dotted
 from accelnb.options.config import ConfigError, LaunchConfig, from_mapping, options
 
 _LAUNCHERS = {

@@ -14,12 +14,12 @@ from accelnb.export.analysis.effect import Effect
 from accelnb.export.analysis.imported_names import Imported
 from accelnb.export.analysis.known_names import MAGICS_LEFT_OUT
 from accelnb.export.analysis.statement_effects import Effects
-from accelnb.export.analysis.syntax import SCOPES, calls_in, dotted
 from accelnb.export.analysis.value_sources import roots
+from accelnb.export.cells.hyper_parameters import not_an_option
 from accelnb.export.cells.ipython_syntax import CellCode, read_cell
 from accelnb.export.cells.notebook_file import Cell, ExportError
 from accelnb.export.cells.statements import Statement, cut
-from accelnb.export.script_text.hyper_parameters import not_an_option
+from accelnb.export.cells.syntax import SCOPES, calls_in, dotted
 from accelnb.export.steps.launch_calls import LaunchCalls
 from accelnb.jupyter.cell_names import CellNames, analyse
 from accelnb.options.config import CellOptions, LaunchConfig, from_mapping

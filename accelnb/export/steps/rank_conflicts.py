@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from accelnb.export.analysis.syntax import base_name, executed
 from accelnb.export.cells.notebook_file import ExportError
+from accelnb.export.cells.syntax import base_name, executed
 from accelnb.export.steps.program import Step
 from accelnb.export.steps.selection import Selection
 

@@ -6,8 +6,8 @@ import ast
 import re
 from dataclasses import dataclass
 
-from accelnb.export.analysis.syntax import assigned_name, is_literal
 from accelnb.export.cells.statements import Statement
+from accelnb.export.cells.syntax import assigned_name, is_literal
 
 _TAGS = ("parameters", "injected-parameters")  # papermill's own, and what it adds
 _SCALARS = (bool, int, float, str)
