@@ -23,18 +23,25 @@ _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 class CellNames:
     """The names that a cell reads before it has surely bound them, and those it binds.
 
-    `unbound` are those of them that nothing in the cell binds before, on no way through it;
-    `perhaps` are names that appear in a text only, as of a magic or a query, `surely` those
-    that are bound on every way through the cell. `imports` says where an import statement found
-    what it bound: name -> (module, attribute); for ``from module import *``, the name is ``*``.
+    `at_once` are those of them that it reads when it runs itself, and `unbound` those of these
+    that nothing in the cell binds before, on no way through it; the others are read `later`, by
+    the functions that it defines, when they are called. `perhaps` are names that appear in a
+    text only, as of a magic or a query, `surely` those that are bound on every way through the
+    cell. `imports` says where an import statement found what it bound: name -> (module,
+    attribute); for ``from module import *``, the name is ``*``.
     """
 
     needed: frozenset[str] = frozenset()
+    at_once: frozenset[str] = frozenset()
     unbound: frozenset[str] = frozenset()
     perhaps: frozenset[str] = frozenset()
     bound: frozenset[str] = frozenset()
     surely: frozenset[str] = frozenset()
     imports: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def later(self) -> frozenset[str]:
+        return self.needed - self.at_once
 
 
 def analyse(code: str, future: int = 0) -> CellNames:
@@ -69,16 +76,21 @@ def analyse(code: str, future: int = 0) -> CellNames:
         reader = type(reader)()
         reader.read_in_any_order(tree)
     later = {name for names in reader.later for name in names if name not in reader.surely}
-    needed = reader.needed | later
-    unbound = needed & (reader.unbound | (later - reader.bound))
     return CellNames(
-        frozenset(needed),
-        frozenset(unbound),
+        frozenset(reader.needed | later),
+        frozenset(reader.needed),
+        frozenset(reader.unbound),
         frozenset(reader.perhaps),
         frozenset(reader.bound),
         frozenset(reader.surely),
         tuple(reader.imports),
     )
+
+
+def parameters_of(arguments: ast.arguments) -> list[ast.arg]:
+    """Return the parameters of a function, those for all that is left over last."""
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    return named + [arg for arg in (arguments.vararg, arguments.kwarg) if arg is not None]
 
 
 def names_in_texts(code: types.CodeType) -> set[str]:
@@ -213,20 +225,12 @@ class _Reader(ast.NodeVisitor):
         self.visit(node.subject)
         self._branches([], *([case] for case in node.cases))
 
-    def visit_MatchAs(self, node: ast.MatchAs) -> None:
-        if node.pattern is not None:
-            self.visit(node.pattern)
-        if node.name:
-            self._bind(node.name)
-
-    def visit_MatchStar(self, node: ast.MatchStar) -> None:
-        if node.name:
-            self._bind(node.name)
-
-    def visit_MatchMapping(self, node: ast.MatchMapping) -> None:
+    def _visit_capture(self, node: ast.MatchAs | ast.MatchStar | ast.MatchMapping) -> None:
         self.generic_visit(node)
-        if node.rest:
-            self._bind(node.rest)
+        if name := node.rest if isinstance(node, ast.MatchMapping) else node.name:
+            self._bind(name)
+
+    visit_MatchAs = visit_MatchStar = visit_MatchMapping = _visit_capture
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
@@ -259,10 +263,8 @@ class _Reader(ast.NodeVisitor):
 
     def visit_arguments(self, node: ast.arguments) -> None:
         defaults = [*node.defaults, *(d for d in node.kw_defaults if d is not None)]
-        every = [*node.posonlyargs, *node.args, *node.kwonlyargs]
-        every += [arg for arg in (node.vararg, node.kwarg) if arg is not None]
         self.read(defaults)
-        for arg in every:
+        for arg in parameters_of(node):
             if arg.annotation is not None:
                 self._read_annotation(arg.annotation)
 
@@ -330,9 +332,7 @@ class _FutureReader(_Reader):
 
 def _free_names(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> set[str]:
     """Return the names that a function reads and neither it nor a function in it binds."""
-    args = function.args
-    own = {arg.arg for arg in [*args.posonlyargs, *args.args, *args.kwonlyargs]}
-    own |= {arg.arg for arg in (args.vararg, args.kwarg) if arg is not None}
+    own = {argument.arg for argument in parameters_of(function.args)}
     inside = _Reader()
     inside.read(function.body if isinstance(function.body, list) else [function.body])
     declared = {

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from accelnb.devices import DEVICES
 from accelnb.options.config import LaunchConfig, options
-from accelnb.options.config_file import FileValues, in_line
-from accelnb.options.yaml_fields import fields, line_of, text_of
+from accelnb.options.config_file import FileValues, fields, in_line, line_of, text_of
 
 if TYPE_CHECKING:
     import yaml

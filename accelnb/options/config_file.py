@@ -9,11 +9,13 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelnb.errors import AccelnbError
 from accelnb.options.config import ConfigError, LaunchConfig, Option, changed, options
-from accelnb.options.yaml_fields import fields, line_of, text_of
+
+if TYPE_CHECKING:
+    import yaml
 
 FILE = "accelnb.yaml"
 VERSION = 1
@@ -130,6 +132,55 @@ def in_line(path: Path, line: int) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ConfigError(f"{path.name}, line {line}: {error}", error.option) from None
+
+
+def fields(path: Path) -> Iterator[tuple[str, yaml.Node]]:
+    """Read the keys of a YAML file, each with the node of its value.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read or is not YAML of that kind; names the line.
+    """
+    import yaml
+
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path.name}: is not a text file in UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path.name}{line}: is not YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path.name}: is not YAML: {error}".splitlines()[0]) from None
+    if root is None:
+        return
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"{path.name}, line 1: must be lines such as procs: 4")
+    for key, node in root.value:
+        yield str(key.value), node
+
+
+def line_of(node: yaml.Node) -> int:
+    return node.start_mark.line + 1
+
+
+def text_of(name: str, node: yaml.Node) -> str | None:
+    """Return a value's text, None for an empty one. YAML itself would read `no` as false.
+
+    Raises
+    ------
+    ConfigError
+        The value is a list or a mapping.
+    """
+    import yaml
+
+    if not isinstance(node, yaml.ScalarNode):
+        kind = "list" if isinstance(node, yaml.SequenceNode) else "mapping"
+        raise ConfigError(f"{name}: must be one value, not a {kind}")
+    return None if node.tag == "tag:yaml.org,2002:null" else node.value
 
 
 def _known_option(name: str, known: Mapping[str, Option]) -> Option:
