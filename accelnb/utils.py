@@ -106,10 +106,6 @@ if TYPE_CHECKING:
     from accelnb.training.collectives import gather as gather
     from accelnb.training.collectives import gather_object as gather_object
     from accelnb.training.collectives import wait_for_everyone as wait_for_everyone
-    from accelnb.training.compilation import checkpoint_activations as checkpoint_activations
-    from accelnb.training.compilation import compile_regions as compile_regions
-    from accelnb.training.compilation import has_compiled_regions as has_compiled_regions
-    from accelnb.training.compilation import is_compiled_module as is_compiled_module
     from accelnb.training.configuration import AORecipeKwargs as AORecipeKwargs
     from accelnb.training.configuration import AutocastKwargs as AutocastKwargs
     from accelnb.training.configuration import DataLoaderConfiguration as DataLoaderConfiguration
@@ -161,6 +157,15 @@ if TYPE_CHECKING:
     )
     from accelnb.training.padding import pad_across_processes as pad_across_processes
     from accelnb.training.padding import pad_input_tensors as pad_input_tensors
+    from accelnb.training.parallel.activation_checkpointing import (
+        checkpoint_activations as checkpoint_activations,
+    )
+    from accelnb.training.parallel.compilation import compile_regions as compile_regions
+    from accelnb.training.parallel.compilation import has_compiled_regions as has_compiled_regions
+    from accelnb.training.parallel.compilation import is_compiled_module as is_compiled_module
+    from accelnb.training.parallel.unwrapping import (
+        extract_model_from_parallel as extract_model_from_parallel,
+    )
     from accelnb.training.precision import convert_outputs_to_fp32 as convert_outputs_to_fp32
     from accelnb.training.precision import (
         get_mixed_precision_context_manager as get_mixed_precision_context_manager,
@@ -187,9 +192,6 @@ if TYPE_CHECKING:
     from accelnb.training.rng import set_seed as set_seed
     from accelnb.training.rng import synchronize_rng_state as synchronize_rng_state
     from accelnb.training.rng import synchronize_rng_states as synchronize_rng_states
-    from accelnb.training.unwrapping import (
-        extract_model_from_parallel as extract_model_from_parallel,
-    )
 
 _NAMES = {
     "accelnb.training.available": """
@@ -225,8 +227,9 @@ _NAMES = {
         get_pretty_name is_port_in_use merge_dicts parse_choice_from_env parse_flag_from_env
         patch_environment purge_accelerate_environment recursive_getattr str_to_bool
     """,
-    "accelnb.training.compilation": """
-        checkpoint_activations compile_regions has_compiled_regions is_compiled_module
+    "accelnb.training.parallel.activation_checkpointing": "checkpoint_activations",
+    "accelnb.training.parallel.compilation": """
+        compile_regions has_compiled_regions is_compiled_module
     """,
     "accelnb.training.constants": """
         MODEL_NAME OPTIMIZER_NAME PROFILE_PATTERN_NAME RNG_STATE_NAME SAFE_MODEL_NAME
@@ -259,7 +262,7 @@ _NAMES = {
         GradScalerKwargs GradientAccumulationPlugin InitProcessGroupKwargs KwargsHandler
         ProfileKwargs ProjectConfiguration TorchDynamoPlugin
     """,
-    "accelnb.training.unwrapping": "extract_model_from_parallel",
+    "accelnb.training.parallel.unwrapping": "extract_model_from_parallel",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

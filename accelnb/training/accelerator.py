@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from accelnb.errors import AccelnbError
 from accelnb.training import arguments, memory, profiling
@@ -33,13 +32,14 @@ from accelnb.training.configuration import (
     TorchDynamoPlugin,
 )
 from accelnb.training.enums import DistributedType, DynamoBackend, LoggerType, RNGType
-from accelnb.training.gradients import GradientState
-from accelnb.training.optimizer import AcceleratedOptimizer
-from accelnb.training.parallel.choice import strategy_on
+from accelnb.training.gradients import Accumulation, GradientState
+from accelnb.training.parallel.mesh import Mesh
+from accelnb.training.parallel.parallelize import strategy_on
+from accelnb.training.parallel.plan import Plan
 from accelnb.training.precision import Precision
 from accelnb.training.preparation import PreparationMethods
+from accelnb.training.prepared import Preparation, Prepared
 from accelnb.training.process_control import ProcessControl
-from accelnb.training.scheduler import AcceleratedScheduler
 from accelnb.training.state import AcceleratorState, PartialState, chosen_precision
 from accelnb.training.tracking.base import GeneralTracker
 from accelnb.training.tracking.methods import TrackingMethods
@@ -171,17 +171,21 @@ class Accelerator(
             self.project_configuration.set_directories(project_dir)
         self._choose_trackers(log_with)
         process = PartialState(cpu, **group)
-        self.precision = Precision(
-            kind,
-            process.device.type,
-            handlers.get(AutocastKwargs, AutocastKwargs()),
-            handlers.get(AORecipeKwargs, AORecipeKwargs()),
+        self.mesh = Mesh.of_copies(process.device, process.num_processes, process.process_index)
+        self.plan = Plan(
+            strategy=strategy,
+            precision=Precision(
+                kind,
+                process.device.type,
+                handlers.get(AutocastKwargs, AutocastKwargs()),
+                handlers.get(AORecipeKwargs, AORecipeKwargs()),
+            ),
+            ddp=handlers.get(DistributedDataParallelKwargs, DistributedDataParallelKwargs()),
+            compilation=dynamo,
+            activation_checkpointing=activation_checkpointing,
         )
         self.scaler = self.precision.make_scaler(handlers.get(GradScalerKwargs))
-        together = process.num_processes if process.use_distributed and strategy == "ddp" else 1
-        self.strategy = strategy_on(
-            process.device, together, handlers.get(DistributedDataParallelKwargs)
-        )
+        self.strategy = strategy_on(self.mesh, self.plan)
 
         # From here on nothing is refused: what all Accelerators of a process share is changed.
         self.state = AcceleratorState(kind, cpu, dynamo, **group)
@@ -205,13 +209,16 @@ class Accelerator(
         self.dataloader_config = data
         self.step_scheduler_with_optimizer = step_scheduler_with_optimizer
         self.scheduler_steps_per_update = scheduler_steps_per_update
-        self.activation_checkpointing = activation_checkpointing
-        self.dynamo_plugin = dynamo
-        self.step = 0  # batches in the accumulation
-        self._models: list[nn.Module] = []
-        self._optimizers: list[AcceleratedOptimizer] = []
-        self._schedulers: list[AcceleratedScheduler] = []
-        self._dataloaders: list[Any] = []
+        self._accumulation = Accumulation()
+        self._prepared = Prepared()
+        self._preparation = Preparation(
+            self._prepared, self.mesh, self.plan, self.strategy, self.scaler, data
+        )
+        # These lists third-party code reads.
+        self._models = self._prepared.models
+        self._optimizers = self._prepared.optimizers
+        self._schedulers = self._prepared.schedulers
+        self._dataloaders = self._prepared.loaders
         self._custom_objects: list[Any] = []
 
     # ---- contexts ----
@@ -293,8 +300,7 @@ class Accelerator(
         >>> (model,) = accelerator.free_memory(model)
         """
         self._finish_saves()
-        for prepared in (self._models, self._optimizers, self._schedulers, self._dataloaders):
-            prepared.clear()
+        self._prepared.clear()
         self.step = 0
         return memory.release_memory(*objects)
 
@@ -302,7 +308,29 @@ class Accelerator(
         """Do what `free_memory` does."""
         return self.free_memory(*objects)
 
-    # ---- what the configuration says ----
+    # ---- where it is, and what the configuration says ----
+
+    @property
+    def step(self) -> int:
+        """Batches since the last optimizer step of an accumulation."""
+        return self._accumulation.step
+
+    @step.setter
+    def step(self, batches: int) -> None:
+        self._accumulation.step = batches
+
+    @property
+    def precision(self) -> Precision:
+        """What models compute in."""
+        return self.plan.precision
+
+    @property
+    def activation_checkpointing(self) -> bool:
+        return self.plan.activation_checkpointing
+
+    @property
+    def dynamo_plugin(self) -> TorchDynamoPlugin:
+        return self.plan.compilation
 
     @property
     def multi_device(self) -> bool:

@@ -19,6 +19,7 @@ from accelnb.training.debug_mode import (
 from accelnb.training.gradients import GradientState
 from accelnb.training.padding import pad_across_processes as pad_across_processes
 from accelnb.training.padding import pad_input_tensors as pad_input_tensors
+from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.pytree import TensorInformation
 from accelnb.training.reduction import reduce as reduce
 from accelnb.training.state import PartialState
@@ -198,6 +199,7 @@ class CollectiveMethods:
 
     device: torch.device
     gradient_state: GradientState
+    mesh: Mesh
     num_processes: int
     _triggered = False
 
@@ -246,7 +248,7 @@ class CollectiveMethods:
         """
         loader = self.gradient_state.active_dataloader
         debug_mode.check("gather_for_metrics")
-        return gather_for_metrics.gathered(input_data, loader, use_gather_object)
+        return gather_for_metrics.gathered(input_data, loader, use_gather_object, self.mesh)
 
     def reduce(self, tensor: Any, reduction: str = "sum", scale: float = 1.0) -> Any:
         """Combine the tensors of all ranks; see `accelnb.utils.reduce`."""

@@ -10,7 +10,7 @@ import torch
 
 from accelnb.errors import AccelnbError
 from accelnb.training.gradients import GradientState
-from accelnb.training.parallel.strategy import SingleProcess
+from accelnb.training.parallel.strategy import Strategy
 from accelnb.training.scaler import Scaler
 
 
@@ -26,7 +26,7 @@ class AcceleratedOptimizer(torch.optim.Optimizer):
     optimizer : torch.optim.Optimizer
         The one that was prepared.
     scaler : Scaler or None
-    strategy : SingleProcess
+    strategy : Strategy
         How its processes train together.
     step_was_skipped : bool
         Whether the last step was left out because gradients overflowed.
@@ -37,11 +37,11 @@ class AcceleratedOptimizer(torch.optim.Optimizer):
         optimizer: torch.optim.Optimizer,
         device_placement: bool = True,
         scaler: Scaler | None = None,
-        strategy: SingleProcess | None = None,
+        strategy: Strategy | None = None,
     ) -> None:
         self.optimizer = optimizer
         self.scaler = scaler
-        self.strategy = strategy or SingleProcess()
+        self.strategy = strategy or Strategy()
         self.gradient_state = GradientState()
         self.step_was_skipped = False
         arguments = inspect.signature(optimizer.zero_grad).parameters

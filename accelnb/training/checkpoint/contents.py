@@ -17,8 +17,8 @@ from accelnb.training.checkpoint.weights import (
     readable,
 )
 from accelnb.training.collective_errors import of_every_rank, together
+from accelnb.training.parallel.unwrapping import extract_model_from_parallel
 from accelnb.training.pytree import recursively_apply
-from accelnb.training.unwrapping import extract_model_from_parallel
 
 if TYPE_CHECKING:
     from accelnb.training.checkpoint.methods import CheckpointMethods
