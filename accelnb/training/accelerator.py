@@ -34,7 +34,7 @@ from accelnb.training.configuration import (
 from accelnb.training.enums import DistributedType, DynamoBackend, LoggerType, RNGType
 from accelnb.training.gradients import Accumulation, GradientState
 from accelnb.training.parallel.mesh import Mesh
-from accelnb.training.parallel.parallelize import strategy_on
+from accelnb.training.parallel.parallelize import strategy_for
 from accelnb.training.parallel.plan import Plan
 from accelnb.training.precision import Precision
 from accelnb.training.preparation import PreparationMethods
@@ -185,7 +185,7 @@ class Accelerator(
             activation_checkpointing=activation_checkpointing,
         )
         self.scaler = self.precision.make_scaler(handlers.get(GradScalerKwargs))
-        self.strategy = strategy_on(self.mesh, self.plan)
+        self.strategy = strategy_for(self.mesh, self.plan).on(self.mesh, self.plan)
 
         # From here on nothing is refused: what all Accelerators of a process share is changed.
         self.state = AcceleratorState(kind, cpu, dynamo, **group)

@@ -44,7 +44,7 @@ def apply_ddp(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     wrapped = DistributedDataParallel(
         model,
         device_ids=None if index is None else [index],
-        process_group=mesh.copies_group,
+        process_group=mesh.group("dp_replicate"),
         **plan.ddp.to_kwargs(),
     )
     _register_hook(wrapped, plan.ddp)
@@ -60,6 +60,7 @@ class DataParallel(Strategy):
     handler: DistributedDataParallelKwargs
 
     averages = True
+    apply = staticmethod(apply_ddp)
 
     @classmethod
     def on(cls, mesh: Mesh, plan: Plan) -> Strategy:
@@ -69,7 +70,7 @@ class DataParallel(Strategy):
         if not isinstance(model, DistributedDataParallel):
             return _is_frozen(model)
         # After an interrupt the process group may be a new one.
-        same_group = model.process_group is self.mesh.copies_group
+        same_group = model.process_group is self.mesh.group("dp_replicate")
         return same_group and model.__dict__.get("_handler") == self.handler
 
     def release(self, model: nn.Module) -> None:

@@ -37,7 +37,18 @@ class Strategy:
         """
         return cls()
 
-    # ---- a prepared model ----
+    # ---- a model ----
+
+    @staticmethod
+    def apply(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
+        """Return the model that trains together with those of the other processes.
+
+        Raises
+        ------
+        AccelnbError
+            It cannot.
+        """
+        return model
 
     def has_wrapped(self, model: nn.Module) -> bool:
         """Return whether a model that was prepared before can train as it is."""

@@ -92,6 +92,7 @@ class XlaProcesses(XlaProcess):
     """
 
     averages = averages_late = True
+    apply = staticmethod(apply_equal_weights)
 
     def __init__(self, num_processes: int) -> None:
         super().__init__()
