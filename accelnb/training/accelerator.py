@@ -17,7 +17,9 @@ from torch import nn
 from accelnb.errors import AccelnbError
 from accelnb.training import arguments, memory, profiling
 from accelnb.training.accumulation import AccumulationMethods
-from accelnb.training.checkpoint import CheckpointMethods
+from accelnb.training.checkpoint.checkpoints import Checkpoints
+from accelnb.training.checkpoint.contents import Training
+from accelnb.training.checkpoint.methods import CheckpointMethods
 from accelnb.training.collectives import CollectiveMethods
 from accelnb.training.configuration import (
     AORecipeKwargs,
@@ -33,7 +35,7 @@ from accelnb.training.configuration import (
     TorchDynamoPlugin,
 )
 from accelnb.training.enums import DistributedType, DynamoBackend, LoggerType, RNGType
-from accelnb.training.gradients import GradientState
+from accelnb.training.gradients import Accumulation, GradientState
 from accelnb.training.optimizer import AcceleratedOptimizer
 from accelnb.training.parallel.choice import strategy_on
 from accelnb.training.precision import Precision
@@ -43,6 +45,8 @@ from accelnb.training.scheduler import AcceleratedScheduler
 from accelnb.training.state import AcceleratorState, PartialState, chosen_precision
 from accelnb.training.tracking.base import GeneralTracker
 from accelnb.training.tracking.methods import TrackingMethods
+from accelnb.training.tracking.registry import filter_trackers
+from accelnb.training.tracking.trackers import Trackers
 
 
 class Accelerator(
@@ -169,7 +173,7 @@ class Accelerator(
         self.project_configuration = project_config or ProjectConfiguration()
         if project_dir is not None:
             self.project_configuration.set_directories(project_dir)
-        self._choose_trackers(log_with)
+        trackers = filter_trackers(log_with, self.project_configuration.logging_dir)
         process = PartialState(cpu, **group)
         self.precision = Precision(
             kind,
@@ -207,12 +211,25 @@ class Accelerator(
         self.scheduler_steps_per_update = scheduler_steps_per_update
         self.activation_checkpointing = activation_checkpointing
         self.dynamo_plugin = dynamo
-        self.step = 0  # batches in the accumulation
+        self._accumulation = Accumulation()
         self._models: list[nn.Module] = []
         self._optimizers: list[AcceleratedOptimizer] = []
         self._schedulers: list[AcceleratedScheduler] = []
         self._dataloaders: list[Any] = []
         self._custom_objects: list[Any] = []
+        training = Training(
+            process=self.state,
+            models=self._models,
+            optimizers=self._optimizers,
+            schedulers=self._schedulers,
+            loaders=self._dataloaders,
+            custom=self._custom_objects,
+            scaler=self.scaler,
+            gradients=self.gradient_state,
+            accumulation=self._accumulation,
+        )
+        CheckpointMethods.__init__(self, Checkpoints(training, self.project_configuration))
+        TrackingMethods.__init__(self, Trackers(trackers, self.project_configuration, self.state))
 
     # ---- contexts ----
 
@@ -274,7 +291,7 @@ class Accelerator(
             if self.state.made_group:
                 ending.callback(self.state.destroy_process_group)
             ending.callback(self._finish_saves)
-            self._finish_trackers()
+            self._trackers.finish()
 
     def free_memory(self, *objects: Any) -> list[None]:
         """Forget everything that was prepared and free its memory.
@@ -302,7 +319,16 @@ class Accelerator(
         """Do what `free_memory` does."""
         return self.free_memory(*objects)
 
-    # ---- what the configuration says ----
+    # ---- where it is, and what the configuration says ----
+
+    @property
+    def step(self) -> int:
+        """Batches since the last optimizer step of an accumulation."""
+        return self._accumulation.step
+
+    @step.setter
+    def step(self, batches: int) -> None:
+        self._accumulation.step = batches
 
     @property
     def multi_device(self) -> bool:
