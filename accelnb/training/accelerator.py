@@ -16,7 +16,9 @@ import torch
 from accelnb.errors import AccelnbError
 from accelnb.training import arguments, memory, profiling
 from accelnb.training.accumulation import AccumulationMethods
-from accelnb.training.checkpoint import CheckpointMethods
+from accelnb.training.checkpoint.checkpoints import Checkpoints
+from accelnb.training.checkpoint.contents import Training
+from accelnb.training.checkpoint.methods import CheckpointMethods
 from accelnb.training.collectives import CollectiveMethods
 from accelnb.training.configuration import (
     AORecipeKwargs,
@@ -43,6 +45,8 @@ from accelnb.training.process_control import ProcessControl
 from accelnb.training.state import AcceleratorState, PartialState, chosen_precision
 from accelnb.training.tracking.base import GeneralTracker
 from accelnb.training.tracking.methods import TrackingMethods
+from accelnb.training.tracking.registry import filter_trackers
+from accelnb.training.tracking.trackers import Trackers
 
 
 class Accelerator(
@@ -169,7 +173,7 @@ class Accelerator(
         self.project_configuration = project_config or ProjectConfiguration()
         if project_dir is not None:
             self.project_configuration.set_directories(project_dir)
-        self._choose_trackers(log_with)
+        trackers = filter_trackers(log_with, self.project_configuration.logging_dir)
         process = PartialState(cpu, **group)
         self.mesh = Mesh.of_copies(process.device, process.num_processes, process.process_index)
         self.plan = Plan(
@@ -220,6 +224,19 @@ class Accelerator(
         self._schedulers = self._prepared.schedulers
         self._dataloaders = self._prepared.loaders
         self._custom_objects: list[Any] = []
+        training = Training(
+            process=self.state,
+            models=self._models,
+            optimizers=self._optimizers,
+            schedulers=self._schedulers,
+            loaders=self._dataloaders,
+            custom=self._custom_objects,
+            scaler=self.scaler,
+            gradients=self.gradient_state,
+            accumulation=self._accumulation,
+        )
+        CheckpointMethods.__init__(self, Checkpoints(training, self.project_configuration))
+        TrackingMethods.__init__(self, Trackers(trackers, self.project_configuration, self.state))
 
     # ---- contexts ----
 
@@ -281,7 +298,7 @@ class Accelerator(
             if self.state.made_group:
                 ending.callback(self.state.destroy_process_group)
             ending.callback(self._finish_saves)
-            self._finish_trackers()
+            self._trackers.finish()
 
     def free_memory(self, *objects: Any) -> list[None]:
         """Forget everything that was prepared and free its memory.

@@ -197,10 +197,7 @@ def _refuse_unknown_rank(from_process: int, ranks: int) -> None:
 class CollectiveMethods:
     """The part of `Accelerator` that brings the ranks' values together."""
 
-    device: torch.device
-    gradient_state: GradientState
     mesh: Mesh
-    num_processes: int
     _triggered = False
 
     def gather(self, tensor: Any) -> Any:
@@ -246,7 +243,7 @@ class CollectiveMethods:
         >>> [len(accelerator.gather_for_metrics(batch)) for batch in loader]
         [5, 4]
         """
-        loader = self.gradient_state.active_dataloader
+        loader = GradientState().active_dataloader
         debug_mode.check("gather_for_metrics")
         return gather_for_metrics.gathered(input_data, loader, use_gather_object, self.mesh)
 
@@ -277,7 +274,7 @@ class CollectiveMethods:
         """Return whether any rank called `set_trigger` since the last time; all ranks call this."""
         debug_mode.check("check_trigger")
         triggered = self._triggered
-        if self.num_processes > 1:
+        if PartialState().num_processes > 1:
             triggered = any(said for (said,) in communication.all_gather_numbers([int(triggered)]))
         if triggered:
             self._triggered = False

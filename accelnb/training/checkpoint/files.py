@@ -56,8 +56,7 @@ def save(
     >>> load(path)
     {'numbers': [0, 1, 2]}
     """
-    state = PartialState()
-    if not (state.is_local_main_process if save_on_each_node else state.is_main_process):
+    if not writes_here(save_on_each_node):
         return
     obj = readable(obj)
     if isinstance(f, str | os.PathLike):
@@ -134,6 +133,12 @@ def first_line(error: BaseException) -> str:
 
 
 # ---- writing ----
+
+
+def writes_here(on_each_machine: bool) -> bool:
+    """Return whether this process writes what is written once, or once on each machine."""
+    process = PartialState()
+    return process.is_local_main_process if on_each_machine else process.is_main_process
 
 
 def write(obj: Any, path: Path) -> None:

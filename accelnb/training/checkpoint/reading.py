@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from accelnb.errors import AccelnbError
 from accelnb.training.checkpoint import file_names, rng_states
-from accelnb.training.checkpoint.contents import kind_of
+from accelnb.training.checkpoint.contents import Training, kind_of
 from accelnb.training.checkpoint.files import load
 from accelnb.training.checkpoint.manifest import Manifest, check_complete
 from accelnb.training.checkpoint.weights import (
@@ -21,9 +21,6 @@ from accelnb.training.checkpoint.weights import (
     shapes_of,
     without_ddp_prefix,
 )
-
-if TYPE_CHECKING:
-    from accelnb.training.checkpoint.methods import CheckpointMethods
 
 Pairs = list[tuple[Any, Any]]  # an object and the state for it
 
@@ -46,7 +43,7 @@ class States:
 
 
 def read_states(
-    accelerator: CheckpointMethods,
+    training: Training,
     folder: Path,
     location: torch.device,
     load_kwargs: dict[str, Any],
@@ -70,36 +67,36 @@ def read_states(
         return [(thing, read(file(i), **kwargs)) for i, thing in enumerate(things)]
 
     optimizers = pairs(
-        accelerator._optimizers,
+        training.optimizers,
         file_names.OPTIMIZER,
         lambda i: file_names.numbered(file_names.OPTIMIZER, i),
         where=location,
     )
     schedulers = pairs(
-        accelerator._schedulers,
+        training.schedulers,
         file_names.SCHEDULER,
         lambda i: file_names.numbered(file_names.SCHEDULER, i),
     )
     for kind, found in (("optimizer", optimizers), ("scheduler", schedulers)):
         _check_kinds(folder, kind, found, manifest)
 
-    rank = accelerator.process_index
+    rank = training.process.process_index
     own = folder / file_names.random_states(rank)
     rng = read(own.name) if own.exists() else None
     if rng is not None:
         _about(own, lambda: rng_states.check(rng))
     step = manifest.step if manifest else (rng or {}).get("step", 0)
-    as_many = manifest is None or manifest.num_processes == accelerator.num_processes
+    as_many = manifest is None or manifest.num_processes == training.process.num_processes
     gradients = file_names.gradients(rank)
     return States(
         optimizers=optimizers,
         schedulers=schedulers,
-        loaders=_read_loaders(accelerator, folder, read, as_many),
-        custom=pairs(accelerator._custom_objects, "custom_checkpoint.pkl", file_names.custom),
-        scaler=_read_scaler(accelerator.scaler, folder, read),
+        loaders=_read_loaders(training, folder, read, as_many),
+        custom=pairs(training.custom, "custom_checkpoint.pkl", file_names.custom),
+        scaler=_read_scaler(training.scaler, folder, read),
         rng=rng,
         gradients=read(gradients) if as_many and (folder / gradients).exists() else None,
-        step=step if as_many or step % accelerator.gradient_state.num_steps == 0 else 0,
+        step=step if as_many or step % training.gradients.num_steps == 0 else 0,
     )
 
 
@@ -195,13 +192,13 @@ def _check_optimizer(path: Path, optimizer: Any, state: Any) -> None:
 
 
 def _read_loaders(
-    accelerator: CheckpointMethods, folder: Path, read: Callable[[str], Any], as_many: bool
+    training: Training, folder: Path, read: Callable[[str], Any], as_many: bool
 ) -> Pairs:
-    loaders = [(i, x) for i, x in enumerate(accelerator._dataloaders) if hasattr(x, "state_dict")]
+    loaders = [(i, x) for i, x in enumerate(training.loaders) if hasattr(x, "state_dict")]
     _check_number(folder, file_names.LOADER, len(loaders))
     found = []
     for index, loader in loaders:
-        own = file_names.loader_of_rank(index, accelerator.process_index)
+        own = file_names.loader_of_rank(index, training.process.process_index)
         name = (
             own
             if as_many and (folder / own).exists()

@@ -16,7 +16,7 @@ from torch import nn
 
 from accelnb.errors import AccelnbError
 from accelnb.training.checkpoint import file_names
-from accelnb.training.checkpoint.files import first_line, flush, load, write
+from accelnb.training.checkpoint.files import first_line, flush, load, write, writes_here
 from accelnb.training.checkpoint.weights import (
     clean_state_dict_for_safetensors,
     differences,
@@ -24,7 +24,10 @@ from accelnb.training.checkpoint.weights import (
     read_safetensors,
     shapes_in,
     shapes_of,
+    unwrapped,
+    weights_of,
 )
+from accelnb.training.collective_errors import together
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B", re.IGNORECASE)
 _INDEX = ".index.json"
@@ -67,6 +70,29 @@ def split(state: Mapping[str, torch.Tensor], limit: int) -> list[list[str]]:
         shards[-1].append(name)
         held += tensor.nbytes
     return shards
+
+
+def save_model(
+    model: nn.Module,
+    save_directory: str | os.PathLike[str],
+    max_shard_size: int | str,
+    safe_serialization: bool,
+    on_each_machine: bool,
+) -> None:
+    """Save a model's weights, from the main process or one of each machine. A collective."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise AccelnbError(
+            f"this {type(model).__name__} has parameters without values (meta device), and "
+            "cannot be saved"
+        )
+    state = weights_of(unwrapped(model))
+    folder = Path(save_directory).expanduser()
+
+    def write_here() -> None:
+        if writes_here(on_each_machine):
+            write_model(state, folder, max_shard_size, safe_serialization)
+
+    together(write_here)
 
 
 def write_model(

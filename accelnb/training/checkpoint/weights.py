@@ -12,6 +12,7 @@ from torch import nn
 
 from accelnb.devices import records
 from accelnb.errors import AccelnbError
+from accelnb.training.parallel.unwrapping import extract_model_from_parallel
 from accelnb.training.pytree import recursively_apply
 
 
@@ -95,6 +96,11 @@ def clean_state_dict_for_safetensors(state_dict: Mapping[str, Any]) -> dict[str,
         owners.add(storage)
         cleaned[name] = tensor
     return cleaned
+
+
+def unwrapped(model: Any) -> nn.Module:
+    """Return the model itself, whose weights have its own names."""
+    return extract_model_from_parallel(model, keep_torch_compile=False)
 
 
 def weights_of(model: nn.Module) -> dict[str, Any]:

@@ -18,8 +18,7 @@ from torch.utils.data import (
 )
 
 from accelnb.errors import AccelnbError
-from accelnb.training.data.batch_exchange import announced
-from accelnb.training.data.dispatcher import DataLoaderDispatcher
+from accelnb.training.data.dispatcher import DataLoaderDispatcher, announced
 from accelnb.training.data.iterable_datasets import IterableDatasetShard
 from accelnb.training.data.samplers import (
     BatchSamplerShard,
