@@ -234,6 +234,7 @@ class Accelerator(
             scaler=self.scaler,
             gradients=self.gradient_state,
             accumulation=self._accumulation,
+            strategy=self.strategy,
         )
         CheckpointMethods.__init__(self, Checkpoints(training, self.project_configuration))
         TrackingMethods.__init__(self, Trackers(trackers, self.project_configuration, self.state))

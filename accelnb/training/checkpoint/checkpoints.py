@@ -22,7 +22,7 @@ from accelnb.training.checkpoint.folder import checked_target, full_path, recove
 from accelnb.training.checkpoint.manifest import Manifest
 from accelnb.training.checkpoint.reading import check_optimizers, read_states, read_weights
 from accelnb.training.checkpoint.saving import begin
-from accelnb.training.checkpoint.weights import unwrapped, weights_of
+from accelnb.training.checkpoint.weights import readable, unwrapped
 from accelnb.training.collective_errors import attempt, of_every_rank, together
 from accelnb.training.configuration import ProjectConfiguration
 
@@ -58,6 +58,11 @@ class Checkpoints:
         self._training.custom.extend(objects)
 
     # ---- saving ----
+
+    def weights_of(self, model: nn.Module, unwrap: bool = True) -> dict[str, Any]:
+        """Return a model's whole state dict; a collective if the model is sharded."""
+        inner = unwrapped(model) if unwrap else model
+        return readable(self._training.strategy.state_dict(inner))
 
     def save(
         self, output_dir: _Given, safe_serialization: bool, asynchronous: bool
@@ -109,7 +114,7 @@ class Checkpoints:
 
     def _weights_for(self, folder: str) -> list[dict[str, Any]]:
         models = self._training.models
-        weights = [weights_of(unwrapped(model)) for model in models]
+        weights = [self.weights_of(model) for model in models]
         for hook in self.before_save.values():
             hook(list(models), weights, folder)
         return weights

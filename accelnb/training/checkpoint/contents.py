@@ -21,6 +21,7 @@ from accelnb.training.checkpoint.weights import (
 )
 from accelnb.training.collective_errors import of_every_rank, together
 from accelnb.training.gradients import Accumulation, GradientState
+from accelnb.training.parallel.strategy import Strategy
 from accelnb.training.pytree import recursively_apply
 from accelnb.training.state import PartialState
 
@@ -38,6 +39,7 @@ class Training:
     scaler: torch.amp.GradScaler | None
     gradients: GradientState
     accumulation: Accumulation
+    strategy: Strategy
 
 
 def contents(

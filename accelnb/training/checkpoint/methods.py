@@ -13,7 +13,6 @@ from torch.utils.hooks import RemovableHandle
 from accelnb.training.checkpoint import files, shards
 from accelnb.training.checkpoint.background import PendingSave
 from accelnb.training.checkpoint.checkpoints import Checkpoints
-from accelnb.training.checkpoint.weights import unwrapped, weights_of
 
 
 class CheckpointMethods:
@@ -151,7 +150,7 @@ class CheckpointMethods:
 
     def get_state_dict(self, model: nn.Module, unwrap: bool = True) -> dict[str, Any]:
         """Return a model's whole state dict; with `unwrap` under the model's own names."""
-        return weights_of(unwrapped(model) if unwrap else model)
+        return self._checkpoints.weights_of(model, unwrap)
 
     def save_model(
         self,
@@ -185,7 +184,12 @@ class CheckpointMethods:
         """
         on_each_machine = self._checkpoints.project.save_on_each_node
         shards.save_model(
-            model, save_directory, max_shard_size, safe_serialization, on_each_machine
+            model,
+            self._checkpoints.weights_of,
+            save_directory,
+            max_shard_size,
+            safe_serialization,
+            on_each_machine,
         )
 
     def save(self, obj: Any, f: Any, safe_serialization: bool = False) -> None:

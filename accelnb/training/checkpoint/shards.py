@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,6 @@ from accelnb.training.checkpoint.weights import (
     read_safetensors,
     shapes_in,
     shapes_of,
-    unwrapped,
-    weights_of,
 )
 from accelnb.training.collective_errors import together
 
@@ -74,6 +72,7 @@ def split(state: Mapping[str, torch.Tensor], limit: int) -> list[list[str]]:
 
 def save_model(
     model: nn.Module,
+    weights_of: Callable[[nn.Module], dict[str, Any]],
     save_directory: str | os.PathLike[str],
     max_shard_size: int | str,
     safe_serialization: bool,
@@ -85,7 +84,7 @@ def save_model(
             f"this {type(model).__name__} has parameters without values (meta device), and "
             "cannot be saved"
         )
-    state = weights_of(unwrapped(model))
+    state = weights_of(model)
     folder = Path(save_directory).expanduser()
 
     def write_here() -> None:

@@ -103,20 +103,6 @@ def unwrapped(model: Any) -> nn.Module:
     return extract_model_from_parallel(model, keep_torch_compile=False)
 
 
-def weights_of(model: nn.Module) -> dict[str, Any]:
-    """Return the whole state dict of an unwrapped model; a collective if it is sharded."""
-    from torch.distributed.tensor import DTensor
-
-    if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
-        # Tied tensors are one object only before they are detached.
-        return readable(model.state_dict(keep_vars=_may_be_opaque()))
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-    return get_model_state_dict(
-        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
-    )
-
-
 def readable(data: Any) -> Any:
     """Return the structure detached, and on the CPU where torch does not see a tensor's memory.
 
