@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -71,8 +71,7 @@ class ProcessControl:
         if self.is_local_main_process:
             print(*args, **kwargs)
 
-    @contextmanager
-    def main_process_first(self) -> Iterator[None]:
+    def main_process_first(self) -> AbstractContextManager[None]:
         """Let the main process run a block before the others, as for a download.
 
         Examples
@@ -82,14 +81,11 @@ class ProcessControl:
         >>> with accelerator.main_process_first():
         ...     data = "downloaded by the main process, found by the others"
         """
-        with self._first(self.is_main_process):
-            yield
+        return self._first(self.is_main_process)
 
-    @contextmanager
-    def local_main_process_first(self) -> Iterator[None]:
+    def local_main_process_first(self) -> AbstractContextManager[None]:
         """Let one process of each machine run a block before the others there."""
-        with self._first(self.is_local_main_process):
-            yield
+        return self._first(self.is_local_main_process)
 
     @contextmanager
     def _first(self, goes_first: bool) -> Iterator[None]:

@@ -17,7 +17,6 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from accelnb.errors import AccelnbError
 from accelnb.training.checkpoint import shards
 from accelnb.training.checkpoint.files import first_line, replace_file, write_safetensors
-from accelnb.training.checkpoint.weights import read_safetensors
 
 _METADATA = ".metadata"
 _OTHER_FILES = (".bin", ".pt", ".pth", ".ckpt")  # that somebody may expect to get
@@ -120,8 +119,7 @@ def _of_files(source: Path, key: str | None) -> dict[str, torch.Tensor]:
         )
     state: dict[str, torch.Tensor] = {}
     for file in shards.files_of(source):
-        is_safe = file.suffix == ".safetensors"
-        state |= read_safetensors(file) if is_safe else shards.read_pickled(file)
+        state |= shards.weights_in(file)
     return _below(state, key, source) if key else state
 
 

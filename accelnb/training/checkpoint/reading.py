@@ -15,9 +15,9 @@ from accelnb.training.checkpoint import file_names, rng_states
 from accelnb.training.checkpoint.contents import Training, kind_of
 from accelnb.training.checkpoint.files import load
 from accelnb.training.checkpoint.manifest import Manifest, check_complete
+from accelnb.training.checkpoint.shards import weights_in
 from accelnb.training.checkpoint.weights import (
     differences,
-    read_safetensors,
     shapes_of,
     without_ddp_prefix,
 )
@@ -123,12 +123,9 @@ def read_weights(
     read = []
     for index, model in enumerate(models):
         path = folder / file_names.numbered(file_names.MODEL, index)
-        if path.exists():
-            state = read_safetensors(path, location)
-        else:
+        if not path.exists():
             path = folder / file_names.numbered(file_names.MODEL_PICKLED, index)
-            state = load(path, map_location=location)
-        state = without_ddp_prefix(state, model)
+        state = without_ddp_prefix(weights_in(path, location), model)
         fatal, _ = differences(model, shapes_of(state), strict)
         if fatal:
             raise AccelnbError(f"{path} is not of this {type(model).__name__}: {fatal}")
