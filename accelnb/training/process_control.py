@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,7 +71,8 @@ class ProcessControl:
         if self.is_local_main_process:
             print(*args, **kwargs)
 
-    def main_process_first(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def main_process_first(self) -> Iterator[None]:
         """Let the main process run a block before the others, as for a download.
 
         Examples
@@ -81,11 +82,14 @@ class ProcessControl:
         >>> with accelerator.main_process_first():
         ...     data = "downloaded by the main process, found by the others"
         """
-        return self._first(self.is_main_process)
+        with self._first(self.is_main_process):
+            yield
 
-    def local_main_process_first(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def local_main_process_first(self) -> Iterator[None]:
         """Let one process of each machine run a block before the others there."""
-        return self._first(self.is_local_main_process)
+        with self._first(self.is_local_main_process):
+            yield
 
     @contextmanager
     def _first(self, goes_first: bool) -> Iterator[None]:

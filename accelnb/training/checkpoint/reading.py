@@ -75,7 +75,7 @@ def read_states(
     own = folder / file_names.random_states(rank)
     rng = read(own.name) if own.exists() else None
     if rng is not None:
-        _about(own, lambda: rng_states.check(rng))
+        rng_states.check(rng, own)
     step = manifest.step if manifest else (rng or {}).get("step", 0)
     as_many = manifest is None or manifest.num_processes == training.process.num_processes
     gradients = file_names.gradients(rank)
@@ -208,10 +208,3 @@ def _read_scaler(
     if not isinstance(state, dict) or not scaler.state_dict().keys() <= state.keys():
         raise AccelnbError(f"{folder / file_names.SCALER} holds no state of a scaler")
     return state
-
-
-def _about(path: Path, check: Callable[[], None]) -> None:
-    try:
-        check()
-    except AccelnbError as error:
-        raise AccelnbError(f"{path} {error}") from None
