@@ -81,20 +81,18 @@ def contents(
 
 def _shared(training: Training, weights: list[dict[str, Any]], safe: bool) -> dict[str, Any]:
     files: dict[str, Any] = {}
+    model = file_names.MODEL if safe else file_names.MODEL_PICKLED
     for index, state in enumerate(weights):
         if safe:  # the names of tied ones are added when the file is written
             clean_state_dict_for_safetensors(state)
-        files[
-            file_names.numbered(file_names.MODEL if safe else file_names.MODEL_PICKLED, index)
-        ] = state
+        files[file_names.numbered(model, index)] = state
     for name, things in (
         (file_names.OPTIMIZER, training.optimizers),
         (file_names.SCHEDULER, training.schedulers),
+        (file_names.CUSTOM, training.custom),
     ):
         for index, thing in enumerate(things):
             files[file_names.numbered(name, index)] = thing.state_dict()
-    for index, thing in enumerate(training.custom):
-        files[file_names.custom(index)] = thing.state_dict()
     if training.scaler is not None:
         files[file_names.SCALER] = training.scaler.state_dict()
     return files
