@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 from accelnb.errors import AccelnbError
 from accelnb.training.enums import DistributedType
@@ -82,7 +81,7 @@ class LocalSGD:
 
     def __enter__(self) -> LocalSGD:
         if self.enabled:
-            self._alone = cast(DistributedDataParallel, self.model).no_sync()
+            self._alone = cast(Any, self.model).no_sync()
             self._alone.__enter__()
         return self
 
