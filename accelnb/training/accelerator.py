@@ -187,6 +187,7 @@ class Accelerator(
             ddp=handlers.get(DistributedDataParallelKwargs, DistributedDataParallelKwargs()),
             compilation=dynamo,
             activation_checkpointing=activation_checkpointing,
+            device_placement=device_placement,
         )
         self.scaler = self.precision.make_scaler(handlers.get(GradScalerKwargs))
         self.strategy = strategy_for(self.mesh, self.plan).on(self.mesh, self.plan)
