@@ -1,7 +1,7 @@
 """`Accelerator`: run a raw PyTorch training loop on any device and any number of processes.
 
-The class coordinates. What it does with data, precision, checkpoints and so on is in the
-modules of those names, and its methods for them come from there.
+Its constructor makes the parts, each of which is told all that it needs. What they offer is in the
+classes that `Accelerator` derives from, which only pass it on.
 """
 
 from __future__ import annotations

@@ -112,7 +112,8 @@ def _array_types() -> list[Any]:
 def _why_refused(f: Any, error: Exception) -> str:
     found = _FORBIDDEN.search(str(error))
     if found is None:
-        return f"{f} cannot be read, it seems damaged or holds more than plain data: {_last(error)}"
+        said = last_line(error)
+        return f"{f} cannot be read, it seems damaged or holds more than plain data: {said}"
     name = found.group(1)
     return (
         f"{f} holds a {name}, which is not plain data: if you trust it, allow it by "
@@ -121,7 +122,7 @@ def _why_refused(f: Any, error: Exception) -> str:
     )
 
 
-def _last(error: Exception) -> str:
+def last_line(error: BaseException) -> str:
     """Return the line of torch's long text that says what happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("Check the documentation", "(1)"))]

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from accelnb.errors import AccelnbError
 from accelnb.training.checkpoint import shards
-from accelnb.training.checkpoint.files import first_line, replace_file, write_safetensors
+from accelnb.training.checkpoint.files import first_line, last_line, replace_file, write_safetensors
 
 _METADATA = ".metadata"
 _OTHER_FILES = (".bin", ".pt", ".pth", ".ckpt")  # that somebody may expect to get
@@ -141,8 +141,9 @@ def _of_dcp(folder: Path, key: str | None) -> dict[str, torch.Tensor]:
     except AccelnbError:
         raise
     except (Exception, CheckpointException) as error:  # of many kinds for a missing or cut file
-        said = (str(error) or type(error).__name__).strip().splitlines()[-1]
-        raise AccelnbError(f"{folder} cannot be read, it seems damaged: {said}") from error
+        raise AccelnbError(
+            f"{folder} cannot be read, it seems damaged: {last_line(error)}"
+        ) from error
     return {name: tensor for name, (_, tensor) in wanted.items()}
 
 

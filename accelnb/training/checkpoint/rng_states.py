@@ -38,7 +38,8 @@ def capture(device: torch.device) -> dict[str, Any]:
     """
     states: dict[str, Any] = {_PYTHON: random.getstate(), _TORCH: torch.get_rng_state()}
     if numpy_random is not None:
-        name, keys, *rest = numpy_random.get_state()
+        state: Any = numpy_random.get_state()
+        name, keys, *rest = state
         states[_NUMPY] = (name, torch.from_numpy(keys.astype("int64")), *rest)
     if device.type != "cpu":
         states[_of_device(device)] = random_of(device.type).get_rng_state()

@@ -340,13 +340,14 @@ class PreparedLoader(DataLoader[Any]):
         whose state that is.
         """
         order = replayed(self._order_source(), resumed, PartialState().process_index)
+        inner: Any = self._inner
         keep = min(keep, skip)
         if not self.is_iterable:
             return read_indexed(self, self._feed, order, skip, keep)
         if resumed is not None and self._goes_on_inside(resumed, skip):
-            self._inner.load_state_dict(resumed["inner"])
+            inner.load_state_dict(resumed["inner"])
             skip = keep = 0
-        return read_samples(self, self._inner, order, skip, keep, self._expected_remainder())
+        return read_samples(self, inner, order, skip, keep, self._expected_remainder())
 
     def _goes_on_inside(self, resumed: dict[str, Any] | None, skip: int) -> bool:
         """Return whether torchdata's loader goes on by itself after the first `skip` batches."""
