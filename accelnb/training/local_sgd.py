@@ -81,8 +81,9 @@ class LocalSGD:
 
     def __enter__(self) -> LocalSGD:
         if self.enabled:
-            self._alone = cast(Any, self.model).no_sync()
-            self._alone.__enter__()
+            alone: AbstractContextManager[Any] = cast(Any, self.model).no_sync()
+            alone.__enter__()
+            self._alone = alone
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -52,9 +51,7 @@ class Preparation:
     data: DataLoaderConfiguration
 
     def model(self, model: nn.Module, placed: bool, evaluation_mode: bool) -> nn.Module:
-        plan = dataclasses.replace(
-            self.plan, device_placement=placed, evaluation_mode=evaluation_mode
-        )
+        plan = replace(self.plan, device_placement=placed, evaluation_mode=evaluation_mode)
         known = self.prepared.models
         if getattr(model, "_is_accelerate_prepared", False):
             its_own = extract_model_from_parallel(model)
@@ -101,7 +98,7 @@ class Preparation:
     def loader(
         self, loader: DataLoader[Any], placed: bool, rng_types: list[str], slice_fn: Any
     ) -> Any:
-        known, config = self.prepared.loaders, self.data
+        known = self.prepared.loaders
         if getattr(loader, "_is_accelerate_prepared", False):
             if not isinstance(loader, PreparedLoader) or loader.divides_for(self.mesh.data_shares):
                 return _noted(loader, known)
@@ -109,17 +106,11 @@ class Preparation:
         prepared: Any = prepare_data_loader(
             loader,
             self.mesh.device,
-            split_batches=config.split_batches,
             put_on_device=placed,
             rng_types=list(rng_types),
-            dispatch_batches=config.dispatch_batches,
-            even_batches=config.even_batches,
             slice_fn_for_dispatch=slice_fn,
-            use_seedable_sampler=config.use_seedable_sampler,
-            data_seed=config.data_seed,
-            non_blocking=config.non_blocking,
-            use_stateful_dataloader=config.use_stateful_dataloader,
             mesh=self.mesh,
+            **{f.name: getattr(self.data, f.name) for f in fields(DataLoaderConfiguration)},
         )
         prepared._is_accelerate_prepared = True
         known.append(prepared)

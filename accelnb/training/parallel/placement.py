@@ -28,13 +28,7 @@ def apply_placement(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
 
 
 def check_device_map(model: nn.Module, mesh: Mesh) -> None:
-    """Refuse a model that lies on several devices where each rank has one.
-
-    Raises
-    ------
-    AccelnbError
-        It does.
-    """
+    """Refuse a model that lies on several devices where each rank has one."""
     if mesh.size > 1 and lies_on_several_devices(model):
         raise AccelnbError(
             "a model that was loaded over several devices (device_map='auto') cannot train on "
