@@ -42,16 +42,52 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0.dev0"
 
+_HOMES = {
+    "Accelerator": "accelnb.training.accelerator",
+    "AcceleratorState": "accelnb.training.state",
+    "AccelnbError": "accelnb.errors",
+    "AutocastKwargs": "accelnb.training.configuration",
+    "ConfigError": "accelnb.options.config",
+    "DDPCommunicationHookType": "accelnb.training.enums",
+    "DataLoaderConfiguration": "accelnb.training.configuration",
+    "DistributedDataParallelKwargs": "accelnb.training.configuration",
+    "DistributedType": "accelnb.training.enums",
+    "GeneralTracker": "accelnb.training.tracking.base",
+    "GradScalerKwargs": "accelnb.training.configuration",
+    "GradientState": "accelnb.training.gradients",
+    "InitProcessGroupKwargs": "accelnb.training.configuration",
+    "LaunchConfig": "accelnb.options.config",
+    "LocalSGD": "accelnb.training.local_sgd",
+    "PartialState": "accelnb.training.state",
+    "ProfileKwargs": "accelnb.training.configuration",
+    "RankError": "accelnb.engine.failure",
+    "distributed": "accelnb.notebook.launch_functions",
+    "find_executable_batch_size": "accelnb.training.memory",
+    "get_logger": "accelnb.training.logs",
+    "last_run": "accelnb.notebook.variables",
+    "launch": "accelnb.notebook.launch_functions",
+    "notebook_launcher": "accelnb.notebook.launch_functions",
+    "pull": "accelnb.notebook.variables",
+    "push": "accelnb.notebook.variables",
+    "skip_first_batches": "accelnb.training.data.prepare",
+    "stream": "accelnb.training.streaming",
+    "synchronize_rng_states": "accelnb.training.rng",
+}
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: `import accelnb` alone stays instant."""
-    from accelnb.lazy_names import lazy_name
+    if name not in _HOMES:
+        raise AttributeError(f"module 'accelnb' has no attribute {name!r}")
+    from importlib import import_module
 
-    return lazy_name(__name__, name)
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__getattr__("__all__")})
+    return sorted([*globals(), *__all__])
 
 
 def load_ipython_extension(shell: Any) -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from accelnb.lazy_names import lazy_name
-
 if TYPE_CHECKING:
     from accelnb.training.accelerate_names import check_os_kernel as check_os_kernel
     from accelnb.training.accelerate_names import clear_environment as clear_environment
@@ -108,10 +106,6 @@ if TYPE_CHECKING:
     from accelnb.training.collectives import gather as gather
     from accelnb.training.collectives import gather_object as gather_object
     from accelnb.training.collectives import wait_for_everyone as wait_for_everyone
-    from accelnb.training.compilation import checkpoint_activations as checkpoint_activations
-    from accelnb.training.compilation import compile_regions as compile_regions
-    from accelnb.training.compilation import has_compiled_regions as has_compiled_regions
-    from accelnb.training.compilation import is_compiled_module as is_compiled_module
     from accelnb.training.configuration import AORecipeKwargs as AORecipeKwargs
     from accelnb.training.configuration import AutocastKwargs as AutocastKwargs
     from accelnb.training.configuration import DataLoaderConfiguration as DataLoaderConfiguration
@@ -163,6 +157,15 @@ if TYPE_CHECKING:
     )
     from accelnb.training.padding import pad_across_processes as pad_across_processes
     from accelnb.training.padding import pad_input_tensors as pad_input_tensors
+    from accelnb.training.parallel.activation_checkpointing import (
+        checkpoint_activations as checkpoint_activations,
+    )
+    from accelnb.training.parallel.compilation import compile_regions as compile_regions
+    from accelnb.training.parallel.compilation import has_compiled_regions as has_compiled_regions
+    from accelnb.training.parallel.compilation import is_compiled_module as is_compiled_module
+    from accelnb.training.parallel.unwrapping import (
+        extract_model_from_parallel as extract_model_from_parallel,
+    )
     from accelnb.training.precision import convert_outputs_to_fp32 as convert_outputs_to_fp32
     from accelnb.training.precision import (
         get_mixed_precision_context_manager as get_mixed_precision_context_manager,
@@ -189,15 +192,91 @@ if TYPE_CHECKING:
     from accelnb.training.rng import set_seed as set_seed
     from accelnb.training.rng import synchronize_rng_state as synchronize_rng_state
     from accelnb.training.rng import synchronize_rng_states as synchronize_rng_states
-    from accelnb.training.unwrapping import (
-        extract_model_from_parallel as extract_model_from_parallel,
-    )
+
+_NAMES = {
+    "accelnb.training.available": """
+        compare_versions is_4bit_bnb_available is_8bit_bnb_available is_aim_available
+        is_amdsmi_available is_bf16_available is_bnb_available is_boto3_available
+        is_clearml_available is_comet_ml_available is_cuda_available is_datasets_available
+        is_deepspeed_available is_dvclive_available is_fp16_available is_fp8_available
+        is_hpu_available is_import_timer_available is_lomo_available is_matplotlib_available
+        is_mlflow_available is_mlu_available is_mps_available is_msamp_available
+        is_musa_available is_neuron_available is_npu_available is_numpy_available
+        is_package_available is_pandas_available is_peft_available is_pippy_available
+        is_pynvml_available is_pytest_available is_rich_available is_rocm_available
+        is_sagemaker_available is_schedulefree_available is_sdaa_available
+        is_swanlab_available is_tensorboard_available is_timm_available
+        is_torch_distributed_available is_torch_version is_torch_xla_available
+        is_torchao_available is_torchdata_available is_torchdata_stateful_dataloader_available
+        is_torchvision_available is_tqdm_available is_trackio_available
+        is_transformer_engine_available is_transformers_available is_triton_available
+        is_wandb_available is_weights_only_available is_xccl_available is_xpu_available
+    """,
+    "accelnb.training.debug_mode": "DistributedOperationException",
+    "accelnb.training.checkpoint.files": "load save",
+    "accelnb.training.checkpoint.shards": "load_checkpoint_in_model",
+    "accelnb.training.checkpoint.weights": """
+        clean_state_dict_for_safetensors find_tied_parameters
+    """,
+    "accelnb.training.collectives": """
+        broadcast broadcast_object_list copy_tensor_to_devices gather gather_object
+        wait_for_everyone
+    """,
+    "accelnb.training.accelerate_names": """
+        check_os_kernel clear_environment convert_bytes get_free_port get_int_from_env
+        get_pretty_name is_port_in_use merge_dicts parse_choice_from_env parse_flag_from_env
+        patch_environment purge_accelerate_environment recursive_getattr str_to_bool
+    """,
+    "accelnb.training.parallel.activation_checkpointing": "checkpoint_activations",
+    "accelnb.training.parallel.compilation": """
+        compile_regions has_compiled_regions is_compiled_module
+    """,
+    "accelnb.training.constants": """
+        MODEL_NAME OPTIMIZER_NAME PROFILE_PATTERN_NAME RNG_STATE_NAME SAFE_MODEL_NAME
+        SAFE_WEIGHTS_INDEX_NAME SAFE_WEIGHTS_NAME SAFE_WEIGHTS_PATTERN_NAME SAMPLER_NAME
+        SCALER_NAME SCHEDULER_NAME STR_OPERATION_TO_FUNC TORCH_DISTRIBUTED_OPERATION_TYPES
+        WEIGHTS_INDEX_NAME WEIGHTS_NAME WEIGHTS_PATTERN_NAME
+    """,
+    "accelnb.training.enums": """
+        DDPCommunicationHookType DistributedType DynamoBackend LoggerType PrecisionType
+        RNGType
+    """,
+    "accelnb.training.memory": """
+        clear_device_cache find_executable_batch_size release_memory should_reduce_batch_size
+    """,
+    "accelnb.training.pytree": """
+        TensorInformation concatenate convert_to_fp32 find_batch_size find_device
+        get_data_structure get_shape honor_type ignorant_find_batch_size initialize_tensors
+        is_namedtuple is_tensor_information is_torch_tensor listify recursively_apply
+        send_to_device slice_tensors
+    """,
+    "accelnb.training.padding": """
+        CannotPadNestedTensorWarning pad_across_processes pad_input_tensors
+    """,
+    "accelnb.training.precision": "convert_outputs_to_fp32 get_mixed_precision_context_manager",
+    "accelnb.training.progress": "tqdm",
+    "accelnb.training.reduction": "reduce",
+    "accelnb.training.rng": "set_seed synchronize_rng_state synchronize_rng_states",
+    "accelnb.training.configuration": """
+        AORecipeKwargs AutocastKwargs DataLoaderConfiguration DistributedDataParallelKwargs
+        GradScalerKwargs GradientAccumulationPlugin InitProcessGroupKwargs KwargsHandler
+        ProfileKwargs ProjectConfiguration TorchDynamoPlugin
+    """,
+    "accelnb.training.parallel.unwrapping": "extract_model_from_parallel",
+}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     """Import a name when it is first used: `import accelnb.utils` alone imports no torch."""
-    return lazy_name(__name__, name)
+    if name not in _HOMES:
+        raise AttributeError(f"module 'accelnb.utils' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__getattr__("__all__")})
+    return sorted([*globals(), *__all__])

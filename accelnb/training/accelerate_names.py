@@ -71,27 +71,28 @@ def patch_environment(**kwargs: Any) -> Iterator[None]:
     False
     """
     values = {name.upper(): str(value) for name, value in kwargs.items()}
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
+    with _put_back(values.__contains__):
+        os.environ.update(values)
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager
 def clear_environment() -> Iterator[None]:
     """Take all environment variables away for a block; what it sets is gone afterwards."""
-    before = dict(os.environ)
-    os.environ.clear()
+    with _put_back(lambda name: True):
+        os.environ.clear()
+        yield
+
+
+@contextmanager
+def _put_back(is_concerned: Callable[[str], bool]) -> Iterator[None]:
+    """Make some of the environment variables after a block what they were before it."""
+    before = {name: value for name, value in os.environ.items() if is_concerned(name)}
     try:
         yield
     finally:
-        os.environ.clear()
+        for name in filter(is_concerned, list(os.environ)):
+            del os.environ[name]
         os.environ.update(before)
 
 
@@ -116,19 +117,10 @@ def purge_accelerate_environment(func_or_cls: Any) -> Any:
 def _purged(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        before = _accelerate_variables()
-        try:
+        with _put_back(lambda name: name.startswith("ACCELERATE_")):
             return function(*args, **kwargs)
-        finally:
-            for name in _accelerate_variables():
-                del os.environ[name]
-            os.environ.update(before)
 
     return call
-
-
-def _accelerate_variables() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if k.startswith("ACCELERATE_")}
 
 
 # ---- ports and the system ----

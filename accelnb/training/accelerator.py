@@ -1,7 +1,7 @@
 """`Accelerator`: run a raw PyTorch training loop on any device and any number of processes.
 
-The class coordinates. What it does with data, precision, checkpoints and so on is in the
-modules of those names, and its methods for them come from there.
+Its constructor makes the parts, each of which is told all that it needs. What they offer is in the
+classes that `Accelerator` derives from, which only pass it on.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from accelnb.errors import AccelnbError
 from accelnb.training import arguments, memory, profiling
 from accelnb.training.accumulation import AccumulationMethods
-from accelnb.training.checkpoint import CheckpointMethods
+from accelnb.training.checkpoint.checkpoints import Checkpoints
+from accelnb.training.checkpoint.contents import Training
+from accelnb.training.checkpoint.methods import CheckpointMethods
 from accelnb.training.collectives import CollectiveMethods
 from accelnb.training.configuration import (
     AORecipeKwargs,
@@ -33,16 +34,19 @@ from accelnb.training.configuration import (
     TorchDynamoPlugin,
 )
 from accelnb.training.enums import DistributedType, DynamoBackend, LoggerType, RNGType
-from accelnb.training.gradients import GradientState
-from accelnb.training.optimizer import AcceleratedOptimizer
-from accelnb.training.parallel.choice import strategy_on
+from accelnb.training.gradients import Accumulation, GradientState
+from accelnb.training.parallel.mesh import Mesh
+from accelnb.training.parallel.parallelize import strategy_for
+from accelnb.training.parallel.plan import Plan
 from accelnb.training.precision import Precision
 from accelnb.training.preparation import PreparationMethods
+from accelnb.training.prepared import Preparation, Prepared
 from accelnb.training.process_control import ProcessControl
-from accelnb.training.scheduler import AcceleratedScheduler
 from accelnb.training.state import AcceleratorState, PartialState, chosen_precision
 from accelnb.training.tracking.base import GeneralTracker
 from accelnb.training.tracking.methods import TrackingMethods
+from accelnb.training.tracking.registry import filter_trackers
+from accelnb.training.tracking.trackers import Trackers
 
 
 class Accelerator(
@@ -169,19 +173,24 @@ class Accelerator(
         self.project_configuration = project_config or ProjectConfiguration()
         if project_dir is not None:
             self.project_configuration.set_directories(project_dir)
-        self._choose_trackers(log_with)
+        trackers = filter_trackers(log_with, self.project_configuration.logging_dir)
         process = PartialState(cpu, **group)
-        self.precision = Precision(
-            kind,
-            process.device.type,
-            handlers.get(AutocastKwargs, AutocastKwargs()),
-            handlers.get(AORecipeKwargs, AORecipeKwargs()),
+        self.mesh = Mesh.of_copies(process.device, process.num_processes, process.process_index)
+        self.plan = Plan(
+            strategy=strategy,
+            precision=Precision(
+                kind,
+                process.device.type,
+                handlers.get(AutocastKwargs, AutocastKwargs()),
+                handlers.get(AORecipeKwargs, AORecipeKwargs()),
+            ),
+            ddp=handlers.get(DistributedDataParallelKwargs, DistributedDataParallelKwargs()),
+            compilation=dynamo,
+            activation_checkpointing=activation_checkpointing,
+            device_placement=device_placement,
         )
         self.scaler = self.precision.make_scaler(handlers.get(GradScalerKwargs))
-        together = process.num_processes if process.use_distributed and strategy == "ddp" else 1
-        self.strategy = strategy_on(
-            process.device, together, handlers.get(DistributedDataParallelKwargs)
-        )
+        self.strategy = strategy_for(self.mesh, self.plan).on(self.mesh, self.plan)
 
         # From here on nothing is refused: what all Accelerators of a process share is changed.
         self.state = AcceleratorState(kind, cpu, dynamo, **group)
@@ -205,14 +214,31 @@ class Accelerator(
         self.dataloader_config = data
         self.step_scheduler_with_optimizer = step_scheduler_with_optimizer
         self.scheduler_steps_per_update = scheduler_steps_per_update
-        self.activation_checkpointing = activation_checkpointing
-        self.dynamo_plugin = dynamo
-        self.step = 0  # batches in the accumulation
-        self._models: list[nn.Module] = []
-        self._optimizers: list[AcceleratedOptimizer] = []
-        self._schedulers: list[AcceleratedScheduler] = []
-        self._dataloaders: list[Any] = []
+        self._accumulation = Accumulation()
+        self._prepared = Prepared()
+        self._preparation = Preparation(
+            self._prepared, self.mesh, self.plan, self.strategy, self.scaler, data
+        )
+        # These lists third-party code reads.
+        self._models = self._prepared.models
+        self._optimizers = self._prepared.optimizers
+        self._schedulers = self._prepared.schedulers
+        self._dataloaders = self._prepared.loaders
         self._custom_objects: list[Any] = []
+        training = Training(
+            process=self.state,
+            models=self._models,
+            optimizers=self._optimizers,
+            schedulers=self._schedulers,
+            loaders=self._dataloaders,
+            custom=self._custom_objects,
+            scaler=self.scaler,
+            gradients=self.gradient_state,
+            accumulation=self._accumulation,
+            strategy=self.strategy,
+        )
+        CheckpointMethods.__init__(self, Checkpoints(training, self.project_configuration))
+        TrackingMethods.__init__(self, Trackers(trackers, self.project_configuration, self.state))
 
     # ---- contexts ----
 
@@ -274,7 +300,7 @@ class Accelerator(
             if self.state.made_group:
                 ending.callback(self.state.destroy_process_group)
             ending.callback(self._finish_saves)
-            self._finish_trackers()
+            self._trackers.finish()
 
     def free_memory(self, *objects: Any) -> list[None]:
         """Forget everything that was prepared and free its memory.
@@ -293,8 +319,7 @@ class Accelerator(
         >>> (model,) = accelerator.free_memory(model)
         """
         self._finish_saves()
-        for prepared in (self._models, self._optimizers, self._schedulers, self._dataloaders):
-            prepared.clear()
+        self._prepared.clear()
         self.step = 0
         return memory.release_memory(*objects)
 
@@ -302,7 +327,29 @@ class Accelerator(
         """Do what `free_memory` does."""
         return self.free_memory(*objects)
 
-    # ---- what the configuration says ----
+    # ---- where it is, and what the configuration says ----
+
+    @property
+    def step(self) -> int:
+        """Batches since the last optimizer step of an accumulation."""
+        return self._accumulation.step
+
+    @step.setter
+    def step(self, batches: int) -> None:
+        self._accumulation.step = batches
+
+    @property
+    def precision(self) -> Precision:
+        """What models compute in."""
+        return self.plan.precision
+
+    @property
+    def activation_checkpointing(self) -> bool:
+        return self.plan.activation_checkpointing
+
+    @property
+    def dynamo_plugin(self) -> TorchDynamoPlugin:
+        return self.plan.compilation
 
     @property
     def multi_device(self) -> bool:

@@ -11,27 +11,32 @@ from torch import nn
 
 from accelnb.errors import AccelnbError
 from accelnb.training.arguments import accumulation_steps
-from accelnb.training.gradients import GradientState
-from accelnb.training.optimizer import AcceleratedOptimizer
-from accelnb.training.parallel.strategy import SingleProcess
+from accelnb.training.gradients import Accumulation, GradientState
+from accelnb.training.parallel.strategy import Strategy
+from accelnb.training.prepared import Prepared
 from accelnb.training.scaler import Scaler
 
 
 class AccumulationMethods:
     """The part of `Accelerator` that a training step calls.
 
+    The work is done here and not in a part of its own, for a step shall not cost more calls.
+
     Attributes
     ----------
-    step : int
-        Batches since the last optimizer step of an accumulation.
+    gradient_state : GradientState
+        Whether the batch in hand ends an accumulation.
+    scaler : Scaler or None
+        Of fp16 gradients.
+    strategy : Strategy
+        How the processes train one model.
     """
 
     gradient_state: GradientState
     scaler: Scaler | None
-    step: int
-    strategy: SingleProcess
-    use_distributed: bool
-    _optimizers: list[AcceleratedOptimizer]
+    strategy: Strategy
+    _accumulation: Accumulation
+    _prepared: Prepared
 
     def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
         """Use instead of ``loss.backward()``: scales for accumulation and fp16.
@@ -60,14 +65,14 @@ class AccumulationMethods:
         In it, gradients of `models` are averaged over the ranks, and optimizers and schedulers
         step, only with the last batch of an accumulation and the last of the loader.
         """
-        state = self.gradient_state
+        state, accumulation = self.gradient_state, self._accumulation
         if state.sync_with_dataloader and state.end_of_dataloader:
-            self.step = 0
+            accumulation.step = 0
             state.sync_gradients = True
         else:
-            self.step += 1
-            state.sync_gradients = self.step % state.num_steps == 0
-        if state.sync_gradients or state.plugin.sync_each_batch or not self.use_distributed:
+            accumulation.step += 1
+            state.sync_gradients = accumulation.step % state.num_steps == 0
+        if state.sync_gradients or state.plugin.sync_each_batch or not self.strategy.averages:
             return nullcontext()
         return self._without_sync(models)
 
@@ -106,15 +111,15 @@ class AccumulationMethods:
     @property
     def optimizer_step_was_skipped(self) -> bool:
         """Whether an optimizer's last step was left out because fp16 gradients overflowed."""
-        return any(optimizer.step_was_skipped for optimizer in self._optimizers)
+        return any(optimizer.step_was_skipped for optimizer in self._prepared.optimizers)
 
     def unscale_gradients(self, optimizer: Any = None) -> None:
         """Divide fp16 gradients by the scale, of all prepared optimizers or those given."""
         if self.scaler is None:
             return
         given = optimizer if isinstance(optimizer, list | tuple) else [optimizer]
-        chosen = self._optimizers if optimizer is None else given
-        for known in self._optimizers:
+        chosen = self._prepared.optimizers if optimizer is None else given
+        for known in self._prepared.optimizers:
             if any(known is o or known.optimizer is o for o in chosen):
                 known.unscale()
 
@@ -129,13 +134,13 @@ class AccumulationMethods:
         Call it when `sync_gradients` is set: before, gradients are not yet averaged.
         """
         clipped = self._complete(parameters)
-        return nn.utils.clip_grad_norm_(clipped, max_norm, norm_type=norm_type)
+        return self.strategy.clip_norm(clipped, max_norm, norm_type=norm_type)
 
     def clip_grad_value_(
         self, parameters: torch.Tensor | Iterable[torch.Tensor], clip_value: float
     ) -> None:
         """Use instead of ``torch.nn.utils.clip_grad_value_``."""
-        nn.utils.clip_grad_value_(self._complete(parameters), clip_value)
+        self.strategy.clip_value(self._complete(parameters), clip_value)
 
     def _complete(
         self, parameters: torch.Tensor | Iterable[torch.Tensor]
@@ -147,7 +152,7 @@ class AccumulationMethods:
         listed = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
         if not as_they_are:
             wanted = {id(parameter) for parameter in listed}
-            for optimizer in self._optimizers:
+            for optimizer in self._prepared.optimizers:
                 owned = (p for group in optimizer.param_groups for p in group["params"])
                 if any(id(parameter) in wanted for parameter in owned):
                     optimizer.unscale()

@@ -20,6 +20,7 @@ from accelnb.training.configuration import (
     KwargsHandler,
     ProfileKwargs,
 )
+from accelnb.training.parallel.parallelize import STRATEGIES
 
 
 def handlers_by_type(handlers: Iterable[KwargsHandler]) -> dict[type, Any]:
@@ -67,8 +68,9 @@ def accumulation_steps(value: Any) -> int:
 def strategy() -> str:
     """Return how the processes train one model: as the launch says, or by DDP."""
     chosen = os.environ.get(environment.STRATEGY, "ddp")
-    if chosen not in ("ddp", "none"):
-        raise AccelnbError(f"{environment.STRATEGY}={chosen}: choose one of ddp, none")
+    if chosen not in STRATEGIES:
+        choices = ", ".join(STRATEGIES)
+        raise AccelnbError(f"{environment.STRATEGY}={chosen}: choose one of {choices}")
     return chosen
 
 

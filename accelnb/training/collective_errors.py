@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 from accelnb.errors import AccelnbError
 from accelnb.training.communication import all_gather_objects
-from accelnb.training.process_control import ProcessControl
+from accelnb.training.state import PartialState
 
 T = TypeVar("T")
 
 
-def together(control: ProcessControl, action: Callable[[], T]) -> T:
+def together(action: Callable[[], T]) -> T:
     """Run an action on every rank; return this rank's result once all have succeeded.
 
     Raises
@@ -21,7 +21,7 @@ def together(control: ProcessControl, action: Callable[[], T]) -> T:
         It failed on another rank. What failed on this one is raised as it is.
     """
     result, failure = attempt(action)
-    for rank, said in enumerate(of_every_rank(control, failure and _text(failure))):
+    for rank, said in enumerate(of_every_rank(failure and _text(failure))):
         if said and failure is None:
             raise AccelnbError(f"rank {rank}: {said}")
     if failure is not None:
@@ -37,9 +37,9 @@ def attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
         return None, error
 
 
-def of_every_rank(control: ProcessControl, value: Any) -> list[Any]:
+def of_every_rank(value: Any) -> list[Any]:
     """Return every rank's value. They are small: they are pickled."""
-    return all_gather_objects(value) if control.use_distributed else [value]
+    return all_gather_objects(value) if PartialState().use_distributed else [value]
 
 
 def _text(failure: Exception) -> str:

@@ -19,6 +19,7 @@ from accelnb.training.debug_mode import (
 from accelnb.training.gradients import GradientState
 from accelnb.training.padding import pad_across_processes as pad_across_processes
 from accelnb.training.padding import pad_input_tensors as pad_input_tensors
+from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.pytree import TensorInformation
 from accelnb.training.reduction import reduce as reduce
 from accelnb.training.state import PartialState
@@ -196,9 +197,7 @@ def _refuse_unknown_rank(from_process: int, ranks: int) -> None:
 class CollectiveMethods:
     """The part of `Accelerator` that brings the ranks' values together."""
 
-    device: torch.device
-    gradient_state: GradientState
-    num_processes: int
+    mesh: Mesh
     _triggered = False
 
     def gather(self, tensor: Any) -> Any:
@@ -244,9 +243,9 @@ class CollectiveMethods:
         >>> [len(accelerator.gather_for_metrics(batch)) for batch in loader]
         [5, 4]
         """
-        loader = self.gradient_state.active_dataloader
+        loader = GradientState().active_dataloader
         debug_mode.check("gather_for_metrics")
-        return gather_for_metrics.gathered(input_data, loader, use_gather_object)
+        return gather_for_metrics.gathered(input_data, loader, use_gather_object, self.mesh)
 
     def reduce(self, tensor: Any, reduction: str = "sum", scale: float = 1.0) -> Any:
         """Combine the tensors of all ranks; see `accelnb.utils.reduce`."""
@@ -275,7 +274,7 @@ class CollectiveMethods:
         """Return whether any rank called `set_trigger` since the last time; all ranks call this."""
         debug_mode.check("check_trigger")
         triggered = self._triggered
-        if self.num_processes > 1:
+        if PartialState().num_processes > 1:
             triggered = any(said for (said,) in communication.all_gather_numbers([int(triggered)]))
         if triggered:
             self._triggered = False

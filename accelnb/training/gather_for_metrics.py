@@ -10,6 +10,7 @@ import torch
 
 from accelnb.training import communication, debug_mode
 from accelnb.training.gradients import ActiveLoader
+from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.pytree import (
     honor_type,
     is_namedtuple,
@@ -17,14 +18,13 @@ from accelnb.training.pytree import (
     rebuilt_mapping,
     recursively_apply,
 )
-from accelnb.training.state import PartialState
 
 # Row counts that the message about sizes always has place for. So it has one length on all
 # ranks, also where they give different structures, and this is found out.
 _PLACES = 14
 
 
-def gathered(data: Any, loader: ActiveLoader | None, as_objects: bool) -> Any:
+def gathered(data: Any, loader: ActiveLoader | None, as_objects: bool, mesh: Mesh) -> Any:
     """Return the structure with the samples of all ranks, without repeated ones.
 
     Parameters
@@ -36,6 +36,8 @@ def gathered(data: Any, loader: ActiveLoader | None, as_objects: bool) -> Any:
         That of the batch in hand, if there is one.
     as_objects
         Whether tensors travel as objects, which need not fit together.
+    mesh
+        How the ranks share the data: of those with the same part the first counts.
 
     Raises
     ------
@@ -45,22 +47,22 @@ def gathered(data: Any, loader: ActiveLoader | None, as_objects: bool) -> Any:
     """
     length, kept = _batch(loader)
     if as_objects or not _is_all_tensors(data):
-        parts = _gather_objects(_cut_objects(data, length, kept, as_objects))
+        parts = _gather_objects(_cut_objects(data, length, kept, as_objects), mesh)
         return _joined(parts, as_objects)
     cut = recursively_apply(lambda tensor: _cut(tensor, length, kept), data)
-    return gather_rows(cut)
+    return _gather_rows(cut, mesh)
 
 
-def gather_rows(data: Any) -> Any:
-    """Return the structure with the tensors of all ranks concatenated, rank 0's first.
+def _gather_rows(data: Any, mesh: Mesh) -> Any:
+    """Return the structure with the tensors of the ranks concatenated, rank 0's first.
 
     First dimensions may differ between ranks, and be 0. Scalars count as one row.
     """
     tensors = [_at_least_1d(tensor) for tensor in communication.tensors_in(data)]
-    if PartialState().num_processes > 1 and tensors:
+    if mesh.data_shares > 1 and tensors:
         sizes = _exchange_sizes(data, tensors)
         tensors = [
-            _all_gather_rows(tensor, [rank[i] for rank in sizes])
+            _all_gather_rows(tensor, [rank[i] for rank in sizes], mesh.first_with_each_share)
             for i, tensor in enumerate(tensors)
         ]
     return communication.with_tensors(data, tensors)
@@ -77,14 +79,14 @@ def _exchange_sizes(data: Any, tensors: list[torch.Tensor]) -> list[list[int]]:
     return [numbers[1:] for numbers in everyone]
 
 
-def _all_gather_rows(tensor: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+def _all_gather_rows(tensor: torch.Tensor, sizes: list[int], chosen: list[int]) -> torch.Tensor:
     most = max(sizes)
-    if min(sizes) == most:
+    if min(sizes) == most and len(chosen) == len(sizes):
         return communication.all_gather(tensor).flatten(0, 1)
     padded = tensor.new_zeros(most, *tensor.shape[1:])
     padded[: len(tensor)] = tensor.detach()
     received = communication.all_gather(padded)
-    return torch.cat([part[:size] for part, size in zip(received, sizes, strict=True)])
+    return torch.cat([received[rank][: sizes[rank]] for rank in chosen])
 
 
 def _batch(loader: ActiveLoader | None) -> tuple[int, int]:
@@ -137,11 +139,13 @@ def _cut_objects(value: Any, length: int, kept: int, as_objects: bool) -> Any:
     return value
 
 
-def _gather_objects(data: Any) -> list[Any]:
-    if PartialState().num_processes == 1:
+def _gather_objects(data: Any, mesh: Mesh) -> list[Any]:
+    if mesh.data_shares == 1:
         return [data]
     # Another rank has no use for a tensor on this one's device.
-    return communication.all_gather_objects(recursively_apply(lambda t: t.detach().cpu(), data))
+    everything = recursively_apply(lambda t: t.detach().cpu(), data)
+    received = communication.all_gather_objects(everything)
+    return [received[rank] for rank in mesh.first_with_each_share]
 
 
 def _joined(parts: list[Any], as_objects: bool) -> Any:

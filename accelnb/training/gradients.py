@@ -17,6 +17,19 @@ class ActiveLoader(Protocol):
     batch_samples: int | None  # samples in the batch in hand, if known
 
 
+class Accumulation:
+    """How far one Accelerator is in an accumulation.
+
+    Attributes
+    ----------
+    step : int
+        Batches since the last optimizer step.
+    """
+
+    def __init__(self) -> None:
+        self.step = 0
+
+
 class GradientState:
     """Whether the batch in hand ends an accumulation. All instances of a process share it.
 

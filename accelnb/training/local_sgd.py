@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 from accelnb.errors import AccelnbError
 from accelnb.training.enums import DistributedType
@@ -82,8 +81,9 @@ class LocalSGD:
 
     def __enter__(self) -> LocalSGD:
         if self.enabled:
-            self._alone = cast(DistributedDataParallel, self.model).no_sync()
-            self._alone.__enter__()
+            alone: AbstractContextManager[Any] = cast(Any, self.model).no_sync()
+            alone.__enter__()
+            self._alone = alone
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import torch
 
 from accelnb.errors import AccelnbError
 from accelnb.training.gradients import GradientState
-from accelnb.training.parallel.strategy import SingleProcess
+from accelnb.training.parallel.strategy import Strategy
 from accelnb.training.scaler import Scaler
+
+
+def _of_the_optimizer(name: str) -> Any:
+    return property(
+        attrgetter(f"optimizer.{name}"), lambda self, value: setattr(self.optimizer, name, value)
+    )
 
 
 class AcceleratedOptimizer(torch.optim.Optimizer):
@@ -26,7 +33,7 @@ class AcceleratedOptimizer(torch.optim.Optimizer):
     optimizer : torch.optim.Optimizer
         The one that was prepared.
     scaler : Scaler or None
-    strategy : SingleProcess
+    strategy : Strategy
         How its processes train together.
     step_was_skipped : bool
         Whether the last step was left out because gradients overflowed.
@@ -37,11 +44,11 @@ class AcceleratedOptimizer(torch.optim.Optimizer):
         optimizer: torch.optim.Optimizer,
         device_placement: bool = True,
         scaler: Scaler | None = None,
-        strategy: SingleProcess | None = None,
+        strategy: Strategy | None = None,
     ) -> None:
         self.optimizer = optimizer
         self.scaler = scaler
-        self.strategy = strategy or SingleProcess()
+        self.strategy = strategy or Strategy()
         self.gradient_state = GradientState()
         self.step_was_skipped = False
         arguments = inspect.signature(optimizer.zero_grad).parameters
@@ -91,29 +98,9 @@ class AcceleratedOptimizer(torch.optim.Optimizer):
 
     # ---- the optimizer's own ----
 
-    @property
-    def state(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.optimizer.state
-
-    @state.setter
-    def state(self, value: Any) -> None:
-        self.optimizer.state = value
-
-    @property
-    def param_groups(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.optimizer.param_groups
-
-    @param_groups.setter
-    def param_groups(self, value: Any) -> None:
-        self.optimizer.param_groups = value
-
-    @property
-    def defaults(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.optimizer.defaults
-
-    @defaults.setter
-    def defaults(self, value: Any) -> None:
-        self.optimizer.defaults = value
+    state: Any = _of_the_optimizer("state")
+    param_groups: Any = _of_the_optimizer("param_groups")
+    defaults: Any = _of_the_optimizer("defaults")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         self.optimizer.add_param_group(param_group)

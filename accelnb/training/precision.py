@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
 from accelnb.devices import DEVICES, Device
 from accelnb.errors import AccelnbError
@@ -84,18 +83,6 @@ class Precision:
         given = (handler or GradScalerKwargs()).to_kwargs()
         return Scaler(self.device_type, **given)
 
-    def apply_to(self, model: nn.Module) -> None:
-        """Make a model compute in this precision, instead of any before.
-
-        It returns fp32, unless the `AutocastKwargs` leave outputs as they were computed.
-        """
-        restore_forward(model)
-        if not self.is_mixed:
-            return
-        if self.kind == "fp8":
-            _convert_to_fp8(model, self.fp8_recipe)
-        model.forward = _ForwardInPrecision(model.forward, self)
-
     def _check_fp8(self) -> None:
         # A TPU does not even emulate it.
         if self._device.kind == "XLA" and (why := self._device.why_not("fp8")):
@@ -117,28 +104,6 @@ class Precision:
         raise AccelnbError(f"mixed_precision={self.kind}: {why}")
 
 
-class _ForwardInPrecision:
-    """A model's ``forward`` in mixed precision. It can be pickled."""
-
-    def __init__(self, forward: Callable[..., Any], precision: Precision) -> None:
-        functools.update_wrapper(self, forward)  # its signature is that of the original
-        self.forward = forward
-        self.precision = precision
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self.precision.autocast():
-            outputs = self.forward(*args, **kwargs)
-        if self.precision.autocast_handler.outputs == "compute":
-            return outputs
-        return convert_to_fp32(outputs)
-
-
-def restore_forward(model: nn.Module) -> None:
-    """Undo `Precision.apply_to`, but for fp8 layers."""
-    if isinstance(model.__dict__.get("forward"), _ForwardInPrecision):
-        del model.__dict__["forward"]
-
-
 def convert_outputs_to_fp32(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make a function return fp32 where it returned tensors of fp16 or bf16."""
 
@@ -156,29 +121,3 @@ def get_mixed_precision_context_manager(
     state = AcceleratorState()
     kind = state.mixed_precision if native_amp else "no"
     return Precision(kind, state.device.type).autocast(autocast_kwargs)
-
-
-def _convert_to_fp8(model: nn.Module, recipe: AORecipeKwargs) -> None:
-    """Replace linear layers by torchao's, in place.
-
-    The first and the last stay as they are, for they decide accuracy most, and so do those whose
-    sizes are no multiples of 16, which the matrix product needs.
-    """
-    from torchao.float8 import (  # pyright: ignore[reportMissingImports]
-        Float8LinearConfig,
-        convert_to_float8_training,
-    )
-
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    kept = {linears[0], linears[-1]} if linears else set()
-
-    def in_the_middle(module: nn.Module, name: str) -> bool:
-        if type(module) is not nn.Linear or name in kept:  # torchao's own is a subclass
-            return False
-        return module.in_features % 16 == 0 and module.out_features % 16 == 0
-
-    convert_to_float8_training(
-        model,
-        config=recipe.config or Float8LinearConfig(),
-        module_filter_fn=recipe.module_filter_func or in_the_middle,
-    )

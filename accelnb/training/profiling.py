@@ -44,7 +44,7 @@ def profiled(handler: ProfileKwargs, process: ProcessControl) -> Iterator[torch.
         folder.mkdir(parents=True, exist_ok=True)
         _write_trace(profiler, folder / f"profile_{process.process_index}.json")
 
-    together(process, write)  # then one rank can read them all
+    together(write)  # then one rank can read them all
 
 
 def _write_trace(profiler: torch.profiler.profile, path: str | os.PathLike[str]) -> None:

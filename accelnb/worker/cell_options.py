@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
-import torch.distributed as dist
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-
 from accelnb.options import environment
+from accelnb.training.parallel.mesh import device_mesh
 
 
 class CellOptions:
@@ -26,8 +23,7 @@ class CellOptions:
     def __init__(self, namespace: dict[str, Any], device: str) -> None:
         self._namespace = namespace
         self._device = device
-        self._group: Any = None
-        self._meshes: dict[Any, DeviceMesh] = {}  # made on that group
+        self._mesh: Any = None  # the one that a cell got last
 
     def apply(self, settings: dict[str, Any]) -> None:
         """Set what the cell's code will read. All ranks of a mesh must call this."""
@@ -37,16 +33,7 @@ class CellOptions:
         if dimensions is None:  # only some ranks run this cell: what they have stays
             return
         if dimensions:
-            self._namespace["mesh"] = self._mesh_of(dimensions)
-        elif any(self._namespace.get("mesh") is mesh for mesh in self._meshes.values()):
+            names, sizes = zip(*dimensions, strict=True)
+            self._namespace["mesh"] = self._mesh = device_mesh(self._device, names, sizes)
+        elif self._mesh is not None and self._namespace.get("mesh") is self._mesh:
             del self._namespace["mesh"]
-
-    def _mesh_of(self, dimensions: Sequence[Sequence[Any]]) -> DeviceMesh:
-        names, sizes = zip(*dimensions, strict=True)
-        if self._group is not dist.group.WORLD:  # after an interrupt, say
-            self._group = dist.group.WORLD
-            self._meshes.clear()
-        if (names, sizes) not in self._meshes:
-            mesh = init_device_mesh(self._device, sizes, mesh_dim_names=names)
-            self._meshes[names, sizes] = mesh
-        return self._meshes[names, sizes]

@@ -13,14 +13,14 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from accelnb import AccelnbError
-from accelnb.training.compilation import (
-    checkpoint_activations,
+from accelnb.training.configuration import TorchDynamoPlugin
+from accelnb.training.parallel.activation_checkpointing import checkpoint_activations
+from accelnb.training.parallel.compilation import (
     compile_model,
     compile_regions,
     has_compiled_regions,
     is_compiled_module,
 )
-from accelnb.training.configuration import TorchDynamoPlugin
 
 DEPTH = 12
 

@@ -13,7 +13,6 @@ import pytest
 
 import accelnb.utils
 from accelnb import AccelnbError
-from accelnb.lazy_names import homes
 from accelnb.training import accelerate_names, available
 
 
@@ -33,7 +32,7 @@ def test_type_checkers_see_the_names_where_they_are():
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert seen == homes("accelnb.utils")
+    assert seen == accelnb.utils._HOMES
 
 
 def test_importing_it_imports_nothing_heavy():

@@ -2,17 +2,16 @@
 
 A checkpoint is a folder. What happens to it, from the outside in:
 
-- What the Accelerator offers: `methods` for the whole state, `weight_methods` for weights alone.
+- What the Accelerator offers: `methods`. Its part `checkpoints` does it, step by step.
 - Saving: `contents` collects the objects, `saving` goes through the steps (`background` while
   training goes on), `folder` puts the checkpoint in its place as a whole, `numbering` chooses that
   place where checkpoints are numbered by themselves.
 - Loading: `reading` reads and checks everything, and only then `applying` changes anything.
-- What both use: `names` of files, `manifest` of what is there, `files` to read and write one,
+- What both use: `file_names`, `manifest` of what is there, `files` to read and write one,
   `rng_states`, and `weights` with `shards` for those of models.
 """
 
 from accelnb.training.checkpoint.files import load, save
-from accelnb.training.checkpoint.methods import CheckpointMethods
 from accelnb.training.checkpoint.shards import load_checkpoint_in_model
 from accelnb.training.checkpoint.weights import (
     clean_state_dict_for_safetensors,
@@ -20,7 +19,6 @@ from accelnb.training.checkpoint.weights import (
 )
 
 __all__ = [
-    "CheckpointMethods",
     "clean_state_dict_for_safetensors",
     "find_tied_parameters",
     "load",

@@ -6,26 +6,44 @@ import copy
 import hashlib
 import io
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 
 from accelnb.training.checkpoint import file_names, rng_states
 from accelnb.training.checkpoint.weights import (
     clean_state_dict_for_safetensors,
     memory_of,
     readable,
+    unwrapped,
 )
 from accelnb.training.collective_errors import of_every_rank, together
+from accelnb.training.gradients import Accumulation, GradientState
+from accelnb.training.parallel.strategy import Strategy
 from accelnb.training.pytree import recursively_apply
-from accelnb.training.unwrapping import extract_model_from_parallel
+from accelnb.training.state import PartialState
 
-if TYPE_CHECKING:
-    from accelnb.training.checkpoint.methods import CheckpointMethods
+
+@dataclass
+class Training:
+    """What a checkpoint is of. The lists are those of the Accelerator, and grow with them."""
+
+    process: PartialState
+    models: list[nn.Module]
+    optimizers: list[Any]
+    schedulers: list[Any]
+    loaders: list[Any]
+    custom: list[Any]  # objects registered by the user
+    scaler: torch.amp.GradScaler | None
+    gradients: GradientState
+    accumulation: Accumulation
+    strategy: Strategy
 
 
 def contents(
-    accelerator: CheckpointMethods,
+    training: Training,
     weights: list[dict[str, Any]],
     writes_shared: bool,
     safe_serialization: bool,
@@ -39,10 +57,10 @@ def contents(
     writes_shared
         Whether this rank also writes what all ranks have in common.
     """
-    loaders = together(accelerator, lambda: _loader_states(accelerator))
+    loaders = together(lambda: _loader_states(training))
     # Rank 0's state of a loader stands for those that equal it.
-    digests = of_every_rank(accelerator, [_digest(state) for state in loaders.values()])
-    rank = accelerator.process_index
+    digests = of_every_rank([_digest(state) for state in loaders.values()])
+    rank = training.process.process_index
     differing = {
         file_names.loader_of_rank(index, rank): state
         for place, (index, state) in enumerate(loaders.items())
@@ -50,60 +68,52 @@ def contents(
     }
 
     def collect() -> dict[str, Any]:
-        files = _of_rank(accelerator) | differing
+        files = _of_rank(training) | differing
         if not writes_shared:
             return readable(files)
         common = {
             file_names.numbered(file_names.LOADER, index): state for index, state in loaders.items()
         }
-        return readable(files | common | _shared(accelerator, weights, safe_serialization))
+        return readable(files | common | _shared(training, weights, safe_serialization))
 
-    return together(accelerator, collect)
+    return together(collect)
 
 
-def _shared(
-    accelerator: CheckpointMethods, weights: list[dict[str, Any]], safe: bool
-) -> dict[str, Any]:
+def _shared(training: Training, weights: list[dict[str, Any]], safe: bool) -> dict[str, Any]:
     files: dict[str, Any] = {}
+    model = file_names.MODEL if safe else file_names.MODEL_PICKLED
     for index, state in enumerate(weights):
         if safe:  # the names of tied ones are added when the file is written
             clean_state_dict_for_safetensors(state)
-        files[
-            file_names.numbered(file_names.MODEL if safe else file_names.MODEL_PICKLED, index)
-        ] = state
+        files[file_names.numbered(model, index)] = state
     for name, things in (
-        (file_names.OPTIMIZER, accelerator._optimizers),
-        (file_names.SCHEDULER, accelerator._schedulers),
+        (file_names.OPTIMIZER, training.optimizers),
+        (file_names.SCHEDULER, training.schedulers),
+        (file_names.CUSTOM, training.custom),
     ):
         for index, thing in enumerate(things):
             files[file_names.numbered(name, index)] = thing.state_dict()
-    for index, thing in enumerate(accelerator._custom_objects):
-        files[file_names.custom(index)] = thing.state_dict()
-    if accelerator.scaler is not None:
-        files[file_names.SCALER] = accelerator.scaler.state_dict()
+    if training.scaler is not None:
+        files[file_names.SCALER] = training.scaler.state_dict()
     return files
 
 
-def _of_rank(accelerator: CheckpointMethods) -> dict[str, Any]:
-    rank = accelerator.process_index
-    states = {"step": accelerator.step, **rng_states.capture(accelerator.device)}
+def _of_rank(training: Training) -> dict[str, Any]:
+    rank = training.process.process_index
+    states = {"step": training.accumulation.step, **rng_states.capture(training.process.device)}
     files: dict[str, Any] = {file_names.random_states(rank): states}
-    if accelerator.step % accelerator.gradient_state.num_steps:  # within an accumulation
+    if training.accumulation.step % training.gradients.num_steps:  # within an accumulation
         files[file_names.gradients(rank)] = [
             {name: p.grad for name, p in unwrapped(model).named_parameters() if p.grad is not None}
-            for model in accelerator._models
+            for model in training.models
         ]
     return files
 
 
-def unwrapped(model: Any) -> torch.nn.Module:
-    return extract_model_from_parallel(model, keep_torch_compile=False)
-
-
-def _loader_states(accelerator: CheckpointMethods) -> dict[int, Any]:
+def _loader_states(training: Training) -> dict[int, Any]:
     return {
         index: loader.state_dict()
-        for index, loader in enumerate(accelerator._dataloaders)
+        for index, loader in enumerate(training.loaders)
         if hasattr(loader, "state_dict")
     }
 
@@ -114,11 +124,11 @@ def _digest(state: Any) -> bytes:
     return hashlib.sha256(written.getvalue()).digest()
 
 
-def kinds(accelerator: CheckpointMethods) -> dict[str, list[str]]:
+def kinds(training: Training) -> dict[str, list[str]]:
     """Return the names of the classes of the optimizers and schedulers."""
     return {
-        "optimizer": [kind_of(thing, "optimizer") for thing in accelerator._optimizers],
-        "scheduler": [kind_of(thing, "scheduler") for thing in accelerator._schedulers],
+        "optimizer": [kind_of(thing, "optimizer") for thing in training.optimizers],
+        "scheduler": [kind_of(thing, "scheduler") for thing in training.schedulers],
     }
 
 

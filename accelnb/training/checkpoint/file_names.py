@@ -11,6 +11,7 @@ MODEL = constants.SAFE_WEIGHTS_NAME
 MODEL_PICKLED = constants.WEIGHTS_NAME
 OPTIMIZER = f"{constants.OPTIMIZER_NAME}.bin"
 SCHEDULER = f"{constants.SCHEDULER_NAME}.bin"
+CUSTOM = "custom_checkpoint.pkl"  # numbered from 0
 LOADER = "dl_state_dict.bin"
 SCALER = constants.SCALER_NAME
 MANIFEST = "checkpoint.json"  # not one of Accelerate's: what the checkpoint consists of
@@ -32,11 +33,7 @@ def numbered(name: str, index: int) -> str:
     ['optimizer.bin', 'optimizer_1.bin']
     """
     stem, dot, ending = name.partition(".")
-    return f"{stem}_{index}{dot}{ending}" if index else name
-
-
-def custom(index: int) -> str:
-    return f"custom_checkpoint_{index}.pkl"
+    return f"{stem}_{index}{dot}{ending}" if index or name == CUSTOM else name
 
 
 def random_states(rank: int) -> str:

@@ -56,8 +56,7 @@ def save(
     >>> load(path)
     {'numbers': [0, 1, 2]}
     """
-    state = PartialState()
-    if not (state.is_local_main_process if save_on_each_node else state.is_main_process):
+    if not writes_here(save_on_each_node):
         return
     obj = readable(obj)
     if isinstance(f, str | os.PathLike):
@@ -113,7 +112,8 @@ def _array_types() -> list[Any]:
 def _why_refused(f: Any, error: Exception) -> str:
     found = _FORBIDDEN.search(str(error))
     if found is None:
-        return f"{f} cannot be read, it seems damaged or holds more than plain data: {_last(error)}"
+        said = last_line(error)
+        return f"{f} cannot be read, it seems damaged or holds more than plain data: {said}"
     name = found.group(1)
     return (
         f"{f} holds a {name}, which is not plain data: if you trust it, allow it by "
@@ -122,7 +122,7 @@ def _why_refused(f: Any, error: Exception) -> str:
     )
 
 
-def _last(error: Exception) -> str:
+def last_line(error: BaseException) -> str:
     """Return the line of torch's long text that says what happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("Check the documentation", "(1)"))]
@@ -134,6 +134,12 @@ def first_line(error: BaseException) -> str:
 
 
 # ---- writing ----
+
+
+def writes_here(on_each_machine: bool) -> bool:
+    """Return whether this process writes what is written once, or once on each machine."""
+    process = PartialState()
+    return process.is_local_main_process if on_each_machine else process.is_main_process
 
 
 def write(obj: Any, path: Path) -> None:

@@ -7,18 +7,23 @@ import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from accelnb.errors import AccelnbError
-
-if TYPE_CHECKING:
-    import torch
+from accelnb.training.checkpoint import shards
+from accelnb.training.checkpoint.files import first_line, last_line, replace_file, write_safetensors
 
 _METADATA = ".metadata"
 _OTHER_FILES = (".bin", ".pt", ".pth", ".ckpt")  # that somebody may expect to get
 _OF_TRAINING = ("optim", "optimizer", "optimizers", "scheduler", "lr_scheduler", "dataloader")
 # What the description of a checkpoint consists of; anything else in it would be code to run.
 _PLAIN = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
+_PLAIN_OF_TORCH = (torch.dtype, torch.memory_format, torch.layout)
 _PLAIN_NAMES = frozenset(
     {
         ("builtins", "set"),
@@ -80,15 +85,11 @@ def merge_weights(
     if not state:
         raise AccelnbError(f"{source} holds no tensors")
     if target.suffix == ".safetensors":
-        from accelnb.training.checkpoint.files import replace_file, write_safetensors
-
         if not target.resolve().parent.is_dir():
             raise AccelnbError(f"{target} cannot be written: there is no such folder")
         replace_file(target.resolve(), lambda path: write_safetensors(state, path))
     else:
-        from accelnb.training.checkpoint.shards import write_model
-
-        write_model(state, target, max_shard_size, True)
+        shards.write_model(state, target, max_shard_size, True)
     return len(state)
 
 
@@ -109,9 +110,6 @@ def _sharded_folder(source: Path) -> Path | None:
 
 
 def _of_files(source: Path, key: str | None) -> dict[str, torch.Tensor]:
-    from accelnb.training.checkpoint import shards
-    from accelnb.training.checkpoint.weights import read_safetensors
-
     if not source.exists():
         raise AccelnbError(f"{source}: no such checkpoint")
     if any(source.glob("*.distcp")):
@@ -121,17 +119,11 @@ def _of_files(source: Path, key: str | None) -> dict[str, torch.Tensor]:
         )
     state: dict[str, torch.Tensor] = {}
     for file in shards.files_of(source):
-        is_safe = file.suffix == ".safetensors"
-        state |= read_safetensors(file) if is_safe else shards.read_pickled(file)
+        state |= shards.weights_in(file)
     return _below(state, key, source) if key else state
 
 
 def _of_dcp(folder: Path, key: str | None) -> dict[str, torch.Tensor]:
-    import torch
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.api import CheckpointException
-    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-
     _check_plain(folder / _METADATA)
     reader = dcp.FileSystemReader(folder)
     try:
@@ -149,8 +141,9 @@ def _of_dcp(folder: Path, key: str | None) -> dict[str, torch.Tensor]:
     except AccelnbError:
         raise
     except (Exception, CheckpointException) as error:  # of many kinds for a missing or cut file
-        said = (str(error) or type(error).__name__).strip().splitlines()[-1]
-        raise AccelnbError(f"{folder} cannot be read, it seems damaged: {said}") from error
+        raise AccelnbError(
+            f"{folder} cannot be read, it seems damaged: {last_line(error)}"
+        ) from error
     return {name: tensor for name, (_, tensor) in wanted.items()}
 
 
@@ -185,15 +178,9 @@ class _PlainUnpickler(pickle.Unpickler):
             of_checkpoint = module in _PLAIN and isinstance(found, type)
             if (of_checkpoint and found.__module__ == module) or (module, name) in _PLAIN_NAMES:
                 return found
-            if module == "torch" and _is_plain_of_torch(found):
+            if module == "torch" and isinstance(found, _PLAIN_OF_TORCH):
                 return found
         raise AccelnbError(f"{module}.{name}")
-
-
-def _is_plain_of_torch(value: Any) -> bool:
-    import torch
-
-    return isinstance(value, torch.dtype | torch.memory_format | torch.layout)
 
 
 def _check_plain(path: Path) -> None:
@@ -206,5 +193,6 @@ def _check_plain(path: Path) -> None:
             f"{path} holds a {error}, which no checkpoint needs: it is not read"
         ) from None
     except Exception as error:  # unpickling damaged bytes can raise anything
-        said = (str(error) or type(error).__name__).partition("\n")[0]
-        raise AccelnbError(f"{path} cannot be read, it seems damaged: {said}") from None
+        raise AccelnbError(
+            f"{path} cannot be read, it seems damaged: {first_line(error)}"
+        ) from None

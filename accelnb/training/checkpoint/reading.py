@@ -5,25 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from accelnb.errors import AccelnbError
 from accelnb.training.checkpoint import file_names, rng_states
-from accelnb.training.checkpoint.contents import kind_of
+from accelnb.training.checkpoint.contents import Training, kind_of
 from accelnb.training.checkpoint.files import load
 from accelnb.training.checkpoint.manifest import Manifest, check_complete
+from accelnb.training.checkpoint.shards import weights_in
 from accelnb.training.checkpoint.weights import (
     differences,
-    read_safetensors,
     shapes_of,
     without_ddp_prefix,
 )
-
-if TYPE_CHECKING:
-    from accelnb.training.checkpoint.methods import CheckpointMethods
 
 Pairs = list[tuple[Any, Any]]  # an object and the state for it
 
@@ -46,7 +43,7 @@ class States:
 
 
 def read_states(
-    accelerator: CheckpointMethods,
+    training: Training,
     folder: Path,
     location: torch.device,
     load_kwargs: dict[str, Any],
@@ -65,41 +62,32 @@ def read_states(
     def read(name: str, where: Any = "cpu") -> Any:
         return load(folder / name, **{"map_location": where, **load_kwargs})
 
-    def pairs(things: Sequence[Any], name: str, file: Callable[[int], str], **kwargs: Any) -> Pairs:
+    def pairs(things: Sequence[Any], name: str, where: Any = "cpu") -> Pairs:
         _check_number(folder, name, len(things))
-        return [(thing, read(file(i), **kwargs)) for i, thing in enumerate(things)]
+        return [(x, read(file_names.numbered(name, i), where)) for i, x in enumerate(things)]
 
-    optimizers = pairs(
-        accelerator._optimizers,
-        file_names.OPTIMIZER,
-        lambda i: file_names.numbered(file_names.OPTIMIZER, i),
-        where=location,
-    )
-    schedulers = pairs(
-        accelerator._schedulers,
-        file_names.SCHEDULER,
-        lambda i: file_names.numbered(file_names.SCHEDULER, i),
-    )
+    optimizers = pairs(training.optimizers, file_names.OPTIMIZER, location)
+    schedulers = pairs(training.schedulers, file_names.SCHEDULER)
     for kind, found in (("optimizer", optimizers), ("scheduler", schedulers)):
         _check_kinds(folder, kind, found, manifest)
 
-    rank = accelerator.process_index
+    rank = training.process.process_index
     own = folder / file_names.random_states(rank)
     rng = read(own.name) if own.exists() else None
     if rng is not None:
-        _about(own, lambda: rng_states.check(rng))
+        rng_states.check(rng, own)
     step = manifest.step if manifest else (rng or {}).get("step", 0)
-    as_many = manifest is None or manifest.num_processes == accelerator.num_processes
+    as_many = manifest is None or manifest.num_processes == training.process.num_processes
     gradients = file_names.gradients(rank)
     return States(
         optimizers=optimizers,
         schedulers=schedulers,
-        loaders=_read_loaders(accelerator, folder, read, as_many),
-        custom=pairs(accelerator._custom_objects, "custom_checkpoint.pkl", file_names.custom),
-        scaler=_read_scaler(accelerator.scaler, folder, read),
+        loaders=_read_loaders(training, folder, read, as_many),
+        custom=pairs(training.custom, file_names.CUSTOM),
+        scaler=_read_scaler(training.scaler, folder, read),
         rng=rng,
         gradients=read(gradients) if as_many and (folder / gradients).exists() else None,
-        step=step if as_many or step % accelerator.gradient_state.num_steps == 0 else 0,
+        step=step if as_many or step % training.gradients.num_steps == 0 else 0,
     )
 
 
@@ -135,12 +123,9 @@ def read_weights(
     read = []
     for index, model in enumerate(models):
         path = folder / file_names.numbered(file_names.MODEL, index)
-        if path.exists():
-            state = read_safetensors(path, location)
-        else:
+        if not path.exists():
             path = folder / file_names.numbered(file_names.MODEL_PICKLED, index)
-            state = load(path, map_location=location)
-        state = without_ddp_prefix(state, model)
+        state = without_ddp_prefix(weights_in(path, location), model)
         fatal, _ = differences(model, shapes_of(state), strict)
         if fatal:
             raise AccelnbError(f"{path} is not of this {type(model).__name__}: {fatal}")
@@ -150,11 +135,11 @@ def read_weights(
 
 def _check_number(folder: Path, name: str, number: int) -> None:
     found = file_names.count(folder, name)
-    kind = name.partition(".")[0]
     if name == file_names.LOADER and not found:
         return
-    custom = kind == "custom_checkpoint"
+    custom = name == file_names.CUSTOM
     if found != number and (number or custom):
+        kind = name.partition(".")[0]
         what = "objects registered for checkpointing" if custom else f"{kind}s"
         raise AccelnbError(
             f"{folder} has {found} {what}, and {number} are here: prepare and register as many as "
@@ -195,18 +180,15 @@ def _check_optimizer(path: Path, optimizer: Any, state: Any) -> None:
 
 
 def _read_loaders(
-    accelerator: CheckpointMethods, folder: Path, read: Callable[[str], Any], as_many: bool
+    training: Training, folder: Path, read: Callable[[str], Any], as_many: bool
 ) -> Pairs:
-    loaders = [(i, x) for i, x in enumerate(accelerator._dataloaders) if hasattr(x, "state_dict")]
+    loaders = [(i, x) for i, x in enumerate(training.loaders) if hasattr(x, "state_dict")]
     _check_number(folder, file_names.LOADER, len(loaders))
     found = []
     for index, loader in loaders:
-        own = file_names.loader_of_rank(index, accelerator.process_index)
-        name = (
-            own
-            if as_many and (folder / own).exists()
-            else file_names.numbered(file_names.LOADER, index)
-        )
+        name = file_names.loader_of_rank(index, training.process.process_index)
+        if not as_many or not (folder / name).exists():
+            name = file_names.numbered(file_names.LOADER, index)
         if (folder / name).exists():
             found.append((loader, read(name)))
     return found
@@ -226,10 +208,3 @@ def _read_scaler(
     if not isinstance(state, dict) or not scaler.state_dict().keys() <= state.keys():
         raise AccelnbError(f"{folder / file_names.SCALER} holds no state of a scaler")
     return state
-
-
-def _about(path: Path, check: Callable[[], None]) -> None:
-    try:
-        check()
-    except AccelnbError as error:
-        raise AccelnbError(f"{path} {error}") from None

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from accelnb.errors import AccelnbError
 from accelnb.training.rng import random_of
+
+try:
+    from numpy import random as numpy_random
+except ImportError:  # torch does without
+    numpy_random = None
 
 _PYTHON = "random_state"
 _NUMPY = "numpy_random_seed"
@@ -31,16 +37,17 @@ def capture(device: torch.device) -> dict[str, Any]:
     True
     """
     states: dict[str, Any] = {_PYTHON: random.getstate(), _TORCH: torch.get_rng_state()}
-    if numpy := _numpy():
-        name, keys, *rest = numpy.random.get_state()
+    if numpy_random is not None:
+        state: Any = numpy_random.get_state()
+        name, keys, *rest = state
         states[_NUMPY] = (name, torch.from_numpy(keys.astype("int64")), *rest)
     if device.type != "cpu":
         states[_of_device(device)] = random_of(device.type).get_rng_state()
     return states
 
 
-def check(states: Any) -> None:
-    """Try the states on other generators.
+def check(states: Any, path: Path) -> None:
+    """Try the states that were read from `path` on other generators.
 
     Raises
     ------
@@ -48,20 +55,15 @@ def check(states: Any) -> None:
         They are none.
     """
     try:
-        random.Random().setstate(states[_PYTHON])
-        torch.Generator().set_state(states[_TORCH])
-        if (numpy := _numpy()) and _NUMPY in states:
-            numpy.random.RandomState().set_state(_for_numpy(states[_NUMPY]))
+        scratch = numpy_random and numpy_random.RandomState()
+        _set(states, random.Random(), torch.Generator(), scratch)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise AccelnbError(f"holds no states of random number generators: {error}") from None
+        raise AccelnbError(f"{path} holds no states of random number generators: {error}") from None
 
 
 def restore(states: dict[str, Any], device: torch.device) -> None:
     """Go on with the random numbers that would have come after `capture`."""
-    random.setstate(states[_PYTHON])
-    torch.set_rng_state(states[_TORCH])
-    if (numpy := _numpy()) and _NUMPY in states:
-        numpy.random.set_state(_for_numpy(states[_NUMPY]))
+    _set(states, random, torch.default_generator, numpy_random)
     own = states.get(_of_device(device))
     if isinstance(own, list):  # Accelerate saves those of all devices of the machine
         index = device.index or 0
@@ -74,14 +76,10 @@ def _of_device(device: torch.device) -> str:
     return _NAMES.get(device.type, f"torch_{device.type}_manual_seed")
 
 
-def _for_numpy(state: Any) -> tuple[Any, ...]:
-    name, keys, *rest = state
-    return name, keys.numpy() if isinstance(keys, torch.Tensor) else keys, *rest
-
-
-def _numpy() -> Any:
-    try:
-        import numpy
-    except ImportError:
-        return None
-    return numpy
+def _set(states: Any, python: Any, of_torch: torch.Generator, of_numpy: Any) -> None:
+    python.setstate(states[_PYTHON])
+    of_torch.set_state(states[_TORCH])
+    if of_numpy is not None and _NUMPY in states:
+        name, keys, *rest = states[_NUMPY]
+        keys = keys.numpy() if isinstance(keys, torch.Tensor) else keys
+        of_numpy.set_state((name, keys, *rest))

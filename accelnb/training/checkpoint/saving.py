@@ -12,7 +12,7 @@ from accelnb.training.checkpoint.files import flush, warn_if_refused, write
 from accelnb.training.checkpoint.manifest import Manifest
 from accelnb.training.checkpoint.numbering import delete_oldest
 from accelnb.training.collective_errors import of_every_rank, together
-from accelnb.training.process_control import ProcessControl
+from accelnb.training.state import PartialState
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Save:
             folder.discard(self.target, self.token)
 
 
-def begin(control: ProcessControl, target: Path, limit: int | None, numbered: bool) -> Save:
+def begin(process: PartialState, target: Path, limit: int | None, numbered: bool) -> Save:
     """Make the folder that this save writes into. A collective.
 
     Parameters
@@ -79,7 +79,7 @@ def begin(control: ProcessControl, target: Path, limit: int | None, numbered: bo
     numbered
         Whether everything beside the target is of this project, also what is left of other saves.
     """
-    token = of_every_rank(control, secrets.token_hex(8))[0]
+    token = of_every_rank(secrets.token_hex(8))[0]
 
     def make() -> None:
         if numbered:
@@ -87,12 +87,12 @@ def begin(control: ProcessControl, target: Path, limit: int | None, numbered: bo
                 folder.tidy(target.with_name(left.name[1:].partition(".")[0]))
         folder.make_staging(target, token)
 
-    together(control, lambda: make() if control.is_main_process else None)
+    together(lambda: make() if process.is_main_process else None)
     shared = folder.staging(target, token).is_dir()
-    rank, local = control.process_index, control.local_process_index
-    owners = of_every_rank(control, 0 if shared else rank - local)
+    rank, local = process.process_index, process.local_process_index
+    owners = of_every_rank(0 if shared else rank - local)
     writers = [other for other, owner in enumerate(owners) if owner == owners[rank]]
     save = Save(target, token, rank, writers, limit)
     if set(owners) != {0}:  # some ranks do not see rank 0's disk
-        together(control, lambda: make() if save.owns_folder and rank else None)
+        together(lambda: make() if save.owns_folder and rank else None)
     return save

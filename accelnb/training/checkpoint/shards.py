@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from accelnb.errors import AccelnbError
 from accelnb.training.checkpoint import file_names
-from accelnb.training.checkpoint.files import first_line, flush, load, write
+from accelnb.training.checkpoint.files import first_line, flush, load, write, writes_here
 from accelnb.training.checkpoint.weights import (
     clean_state_dict_for_safetensors,
     differences,
@@ -25,6 +25,7 @@ from accelnb.training.checkpoint.weights import (
     shapes_in,
     shapes_of,
 )
+from accelnb.training.collective_errors import together
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B", re.IGNORECASE)
 _INDEX = ".index.json"
@@ -69,6 +70,30 @@ def split(state: Mapping[str, torch.Tensor], limit: int) -> list[list[str]]:
     return shards
 
 
+def save_model(
+    model: nn.Module,
+    weights_of: Callable[[nn.Module], dict[str, Any]],
+    save_directory: str | os.PathLike[str],
+    max_shard_size: int | str,
+    safe_serialization: bool,
+    on_each_machine: bool,
+) -> None:
+    """Save a model's weights, from the main process or one of each machine. A collective."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise AccelnbError(
+            f"this {type(model).__name__} has parameters without values (meta device), and "
+            "cannot be saved"
+        )
+    state = weights_of(model)
+    folder = Path(save_directory).expanduser()
+
+    def write_here() -> None:
+        if writes_here(on_each_machine):
+            write_model(state, folder, max_shard_size, safe_serialization)
+
+    together(write_here)
+
+
 def write_model(
     state: Mapping[str, Any], folder: Path, max_shard_size: int | str, safe_serialization: bool
 ) -> None:
@@ -98,8 +123,9 @@ def write_model(
         for file, part in parts.items():
             write(part, new / file)
         if len(files) > 1:
-            kept = merged if safe_serialization else {}
-            _write_index(new / (name + _INDEX), parts, kept)
+            left_out = merged if safe_serialization else {}
+            where = {k: file for file, part in parts.items() for k in part if k not in left_out}
+            _write_index(new / (name + _INDEX), where, sum(t.nbytes for t in tensors.values()))
         for path in list(new.iterdir()):
             os.replace(path, folder / path.name)
         _delete_others(folder, name, {*files, *([name + _INDEX] if len(files) > 1 else [])})
@@ -118,14 +144,7 @@ def _named(name: str, shards: list[list[str]]) -> dict[str, list[str]]:
     return {f"{stem}-{i + 1:05d}-of-{total:05d}.{ending}": shard for i, shard in enumerate(shards)}
 
 
-def _write_index(path: Path, parts: dict[str, dict[str, Any]], left_out: dict[str, str]) -> None:
-    where = {key: file for file, part in parts.items() for key in part if key not in left_out}
-    total = sum(
-        value.nbytes
-        for part in parts.values()
-        for key, value in part.items()
-        if isinstance(value, torch.Tensor) and key not in merged_names(part)
-    )
+def _write_index(path: Path, where: dict[str, str], total: int) -> None:
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
     path.write_text(json.dumps(index, indent=2) + "\n")
     flush(path)
@@ -182,19 +201,21 @@ def load_checkpoint_in_model(
     if other:
         warnings.warn(f"{checkpoint}: {other}", stacklevel=2)
     for file in files:
-        state = read_safetensors(file) if file.suffix == ".safetensors" else read_pickled(file)
-        model.load_state_dict(state, strict=False)
+        model.load_state_dict(weights_in(file), strict=False)
 
 
 def _shapes_in(file: Path) -> dict[str, Any]:
     if file.suffix != ".safetensors":
-        return shapes_of(read_pickled(file))
+        return shapes_of(weights_in(file))
     shapes, merged = shapes_in(file)
     return shapes | {name: shapes[kept] for name, kept in merged.items()}
 
 
-def read_pickled(file: Path) -> dict[str, Any]:
-    state = load(file, map_location="cpu")
+def weights_in(file: Path, location: torch.device | str = "cpu") -> dict[str, Any]:
+    """Return the state dict that a file of either format holds."""
+    if file.suffix == ".safetensors":
+        return read_safetensors(file, location)
+    state = load(file, map_location=location)
     if not isinstance(state, dict):
         raise AccelnbError(f"{file} holds no weights, but a {type(state).__name__}")
     return state

@@ -12,6 +12,7 @@ from torch import nn
 
 from accelnb.devices import records
 from accelnb.errors import AccelnbError
+from accelnb.training.parallel.unwrapping import extract_model_from_parallel
 from accelnb.training.pytree import recursively_apply
 
 
@@ -97,18 +98,9 @@ def clean_state_dict_for_safetensors(state_dict: Mapping[str, Any]) -> dict[str,
     return cleaned
 
 
-def weights_of(model: nn.Module) -> dict[str, Any]:
-    """Return the whole state dict of an unwrapped model; a collective if it is sharded."""
-    from torch.distributed.tensor import DTensor
-
-    if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
-        # Tied tensors are one object only before they are detached.
-        return readable(model.state_dict(keep_vars=_may_be_opaque()))
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-    return get_model_state_dict(
-        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
-    )
+def unwrapped(model: Any) -> nn.Module:
+    """Return the model itself, whose weights have its own names."""
+    return extract_model_from_parallel(model, keep_torch_compile=False)
 
 
 def readable(data: Any) -> Any:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import Any
 
 from torch.utils.data import DataLoader
 
 from accelnb.errors import AccelnbError
-from accelnb.training.data.epoch_position import replayed
-from accelnb.training.data.index_feed import Note
+from accelnb.training.data.index_feed import IndexFeed, Note
 from accelnb.training.data.iterable_datasets import CountingCollate
-from accelnb.training.state import PartialState
-
-if TYPE_CHECKING:
-    from accelnb.training.data.prepared_loader import PreparedLoader
 
 _ARGUMENTS = (
     "num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context",
@@ -28,58 +24,54 @@ def kept_arguments(loader: DataLoader[Any]) -> dict[str, Any]:
     return {name: getattr(loader, name) for name in _ARGUMENTS if hasattr(loader, name)}
 
 
-def read(
-    loader: PreparedLoader, skip: int, resumed: dict[str, Any] | None, keep: int = 0
+def read_indexed(
+    loader: DataLoader[Any],
+    feed: IndexFeed,
+    order: AbstractContextManager[None],
+    skip: int,
+    keep: int,
 ) -> Generator[tuple[Any, Note]]:
-    """Yield what `loader` loads in this process, without the first `skip` batches.
+    """Yield the batches whose indices `feed` gives a loader, without the first `skip`.
 
-    The first `keep` of these are not left out.
-    With `resumed` the order is that of the epoch whose state that is.
+    Parameters
+    ----------
+    order
+        Within it the order is drawn.
+    keep
+        How many of the first are not left out.
     """
-    read = _read_samples if loader.is_iterable else _read_indexed
-    return read(loader, skip, resumed, min(keep, skip))
-
-
-def _read_indexed(
-    loader: PreparedLoader, skip: int, resumed: Any, keep: int
-) -> Generator[tuple[Any, Note]]:
-    with replayed(loader._order_source(), resumed, PartialState().process_index):
-        loader._feed.skip, loader._feed.keep = skip, keep
+    with order:
+        feed.skip, feed.keep = skip, keep
         iterator = DataLoader.__iter__(loader)
-        drawn = loader._feed.latest
+        drawn = feed.latest
         drawn.draw()
     for batch in iterator:
         yield batch, drawn.arrived()
 
 
-def _read_samples(
-    loader: PreparedLoader, skip: int, resumed: Any, keep: int
+def read_samples(
+    loader: DataLoader[Any],
+    inner: Any,
+    order: AbstractContextManager[None],
+    skip: int,
+    keep: int,
+    remainder: int,
 ) -> Generator[tuple[Any, Note]]:
-    inner = loader._inner
-    if inner is not None and goes_on_inside(loader, resumed, skip):
-        inner.load_state_dict(resumed["inner"])
-        skip = keep = 0
-    with replayed(loader._order_source(), resumed, PartialState().process_index):
+    """Yield batches of an iterable dataset, as `read_indexed` does; `inner` is torchdata's loader.
+
+    What is left out has to be read: nobody else knows where it ends.
+    """
+    with order:
         iterator = _counting_iterator(loader) if inner is None else iter(inner)
         kept = list(itertools.islice(iterator, keep))
-        # What is left out has to be read: nobody else knows where it ends.
         for _ in itertools.islice(iterator, skip - keep):
             pass
-    remainder = loader._expected_remainder()
     for data, samples, duplicates in itertools.chain(kept, iterator):
         state = None if inner is None else inner.state_dict()
         yield data, Note(samples, duplicates, remainder, inner=state)
 
 
-def goes_on_inside(loader: PreparedLoader, resumed: Any, skip: int) -> bool:
-    """Return whether torchdata's loader goes on by itself after the first `skip` batches."""
-    if loader._inner is None or resumed is None or resumed["inner"] is None:
-        return False
-    same_ranks = resumed["num_processes"] == loader._ranks()
-    return same_ranks and resumed["batches"] * loader._read_per_round == skip
-
-
-def _counting_iterator(loader: PreparedLoader) -> Iterator[Any]:
+def _counting_iterator(loader: DataLoader[Any]) -> Iterator[Any]:
     collate = loader.collate_fn
     loader.collate_fn = CountingCollate(collate, loader._auto_collation)
     try:
@@ -88,7 +80,7 @@ def _counting_iterator(loader: PreparedLoader) -> Iterator[Any]:
         loader.collate_fn = collate
 
 
-def inner_loader(loader: PreparedLoader) -> Any:
+def inner_loader(loader: DataLoader[Any]) -> Any:
     """Return torchdata's loader of the same batches, which can save the dataset's own place.
 
     Raises

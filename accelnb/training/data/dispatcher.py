@@ -8,11 +8,10 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 
 from accelnb.errors import AccelnbError
-from accelnb.training.communication import wire_device
-from accelnb.training.data.batch_exchange import announced, received, sending
-from accelnb.training.data.batch_iterator import goes_on_inside, read
+from accelnb.training.communication import broadcast_object, wire_device
 from accelnb.training.data.index_feed import Note
 from accelnb.training.data.iterable_datasets import looked_ahead
 from accelnb.training.data.prepared_loader import PreparedLoader
@@ -20,6 +19,8 @@ from accelnb.training.pytree import (
     concatenate,
     get_data_structure,
     ignorant_find_batch_size,
+    is_tensor_information,
+    recursively_apply,
     slice_tensors,
 )
 from accelnb.training.state import PartialState
@@ -143,7 +144,7 @@ class DataLoaderDispatcher(PreparedLoader):
             sent
             for rank, place in enumerate(self._places)
             if rank != 0 and (part := parts[place]) is not None
-            for sent in sending(part[0], rank, device)
+            for sent in _sending(part[0], rank, device)
         ]
         for work, _ in begun:
             work.wait()
@@ -154,9 +155,9 @@ class DataLoaderDispatcher(PreparedLoader):
     def _rounds(self, skip: int, resumed: Any) -> Iterator[list[_Batch | None]]:
         """Yield the parts of each round."""
         each = self._read_per_round
-        batches = read(self, skip * each, resumed, keep=each if skip else 0)
+        batches = self._read(skip * each, resumed, keep=each if skip else 0)
         first: list[_Batch] = []
-        if skip and not goes_on_inside(self, resumed, skip * each):
+        if skip and not self._goes_on_inside(resumed, skip * each):
             first = self._skipped_round(batches, resumed)
         while together := list(itertools.islice(batches, each)):
             first = first or together
@@ -234,7 +235,7 @@ class DataLoaderDispatcher(PreparedLoader):
             if not said.parts:
                 return
             if (structure := said.parts[place]) is not None:
-                yield received(structure[0], device), said.notes[place]
+                yield _received(structure[0], device), said.notes[place]
             if all(note.end for note in said.notes):
                 return
 
@@ -263,3 +264,43 @@ def _completed(data: Any, missing: int, first: Any) -> Any:
         pieces.append(piece)
         missing -= ignorant_find_batch_size(piece) or missing
     return concatenate(pieces)
+
+
+# ---- between the ranks ----
+
+
+def announced(message: Any) -> Any:
+    """Return what rank 0 passes, on every rank."""
+    if not dist.is_initialized():
+        return message
+    return broadcast_object(message, from_process=0)
+
+
+def _sending(part: Any, rank: int, device: torch.device) -> list[Any]:
+    """Begin to send the tensors of a part; return what to wait for, with what to keep alive."""
+    begun: list[Any] = []
+
+    def send(tensor: torch.Tensor) -> None:
+        content = _bytes(tensor.detach().to(device).contiguous())
+        if content.numel():
+            begun.append((dist.isend(content, rank), content))
+
+    recursively_apply(send, part)
+    return begun
+
+
+def _received(structure: Any, device: torch.device) -> Any:
+    """Return the part of which rank 0 announced the structure."""
+
+    def receive(info: Any) -> torch.Tensor:
+        tensor = torch.empty(info.shape, dtype=info.dtype, device=device)
+        if tensor.numel():
+            dist.recv(_bytes(tensor), src=0)
+        return tensor
+
+    return recursively_apply(receive, structure, test_type=is_tensor_information)
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    # Not every backend knows every dtype.
+    return tensor.reshape(-1).view(torch.uint8)

@@ -13,7 +13,8 @@ from accelnb.training.data.batch_iterator import kept_arguments
 from accelnb.training.data.prepared_loader import PreparedLoader
 from accelnb.training.data.samplers import SkipBatchSampler, batch_sampler_of
 from accelnb.training.data.sharded_loader import SkipDataLoader
-from accelnb.training.data.sharding import Division, data_places
+from accelnb.training.data.sharding import Division
+from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.state import PartialState
 
 
@@ -33,6 +34,7 @@ def prepare_data_loader(
     non_blocking: bool = False,
     use_stateful_dataloader: bool = False,
     torch_device_mesh: Any = None,
+    mesh: Mesh | None = None,
 ) -> PreparedLoader:
     """Return a loader of this rank's part of the data.
 
@@ -67,6 +69,8 @@ def prepare_data_loader(
         After `load_state_dict`, go on in the epoch behind what was handed out.
     torch_device_mesh
         Ranks that differ only in ``tp``, ``cp``, ``sp`` or ``pp`` get the same batches.
+    mesh
+        An Accelerator's, instead.
 
     Raises
     ------
@@ -86,19 +90,9 @@ def prepare_data_loader(
     """
     if isinstance(dataloader, PreparedLoader):
         return dataloader
-    state = PartialState()
-    places = data_places(torch_device_mesh, state.num_processes)
-    if torch_device_mesh is not None:
-        num_processes, process_index = max(places) + 1, places[state.process_index]
-    division = Division(
-        num_processes=state.num_processes if num_processes is None else num_processes,
-        process_index=state.process_index if process_index is None else process_index,
-        split_batches=split_batches,
-        even_batches=even_batches,
-        places=places,
-        use_seedable_sampler=use_seedable_sampler,
-        data_seed=data_seed,
-    )
+    if mesh is None:
+        mesh = _mesh_of(torch_device_mesh, num_processes, process_index)
+    division = Division(mesh, split_batches, even_batches, use_seedable_sampler, data_seed)
     division.check(dataloader)
     if dispatch_batches and not put_on_device:
         raise AccelnbError("dispatch_batches=True: it needs put_on_device=True")
@@ -121,6 +115,17 @@ def prepare_data_loader(
     if iterable:
         return division.of_samples(dataloader, given)
     return division.of_indices(dataloader, given)
+
+
+def _mesh_of(torch_mesh: Any, num_processes: int | None, process_index: int | None) -> Mesh:
+    state = PartialState()
+    if torch_mesh is not None:
+        return Mesh.of_torch(torch_mesh, state.device, state.process_index)
+    return Mesh.of_copies(
+        state.device,
+        state.num_processes if num_processes is None else num_processes,
+        state.process_index if process_index is None else process_index,
+    )
 
 
 def undivided(loader: PreparedLoader) -> DataLoader[Any]:

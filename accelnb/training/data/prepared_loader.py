@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from accelnb.errors import AccelnbError
-from accelnb.training.data.batch_iterator import inner_loader, read
+from accelnb.training.data.batch_iterator import inner_loader, read_indexed, read_samples
 from accelnb.training.data.device_placement import placement
 from accelnb.training.data.epoch_position import (
     Progress,
@@ -18,6 +18,7 @@ from accelnb.training.data.epoch_position import (
     checked_state,
     current_order,
     order_source,
+    replayed,
     restore_order,
 )
 from accelnb.training.data.index_feed import IndexFeed, Note
@@ -205,16 +206,6 @@ class PreparedLoader(DataLoader[Any]):
         """Return the sampler of single indices, None if there is none."""
         return getattr(self._own_sampler, "sampler", None)
 
-    def set_sampler(self, sampler: Any) -> None:
-        """Take single indices from another sampler."""
-        own = self._own_sampler
-        if own is not self.sampler:
-            self.__dict__["sampler"] = sampler  # torch allows no other way once it is made
-        while own is not None:
-            if hasattr(own, "sampler"):
-                own.sampler = sampler
-            own = getattr(own, "batch_sampler", None)
-
     def set_epoch(self, epoch: int) -> None:
         """Tell the samplers and the dataset which epoch comes next."""
         self.iteration = epoch
@@ -338,7 +329,32 @@ class PreparedLoader(DataLoader[Any]):
 
     def _handed_out(self, skip: int, resumed: dict[str, Any] | None) -> Generator[tuple[Any, Note]]:
         """Yield this rank's batches, each with its `Note`."""
-        return read(self, skip, resumed)
+        return self._read(skip, resumed)
+
+    def _read(
+        self, skip: int, resumed: dict[str, Any] | None, keep: int = 0
+    ) -> Generator[tuple[Any, Note]]:
+        """Yield what this process loads itself, without the first `skip` batches.
+
+        The first `keep` of these are not left out. With `resumed` the order is that of the epoch
+        whose state that is.
+        """
+        order = replayed(self._order_source(), resumed, PartialState().process_index)
+        inner: Any = self._inner
+        keep = min(keep, skip)
+        if not self.is_iterable:
+            return read_indexed(self, self._feed, order, skip, keep)
+        if resumed is not None and self._goes_on_inside(resumed, skip):
+            inner.load_state_dict(resumed["inner"])
+            skip = keep = 0
+        return read_samples(self, inner, order, skip, keep, self._expected_remainder())
+
+    def _goes_on_inside(self, resumed: dict[str, Any] | None, skip: int) -> bool:
+        """Return whether torchdata's loader goes on by itself after the first `skip` batches."""
+        if self._inner is None or resumed is None or resumed["inner"] is None:
+            return False
+        same_ranks = resumed["num_processes"] == self._ranks()
+        return same_ranks and resumed["batches"] * self._read_per_round == skip
 
     def _synchronize(self) -> None:
         kinds = [

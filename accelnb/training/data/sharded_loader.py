@@ -6,7 +6,6 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from accelnb.training.communication import wire_device
-from accelnb.training.data.batch_iterator import read
 from accelnb.training.data.index_feed import Note
 from accelnb.training.data.iterable_datasets import looked_ahead, until_all_end
 from accelnb.training.data.prepared_loader import PreparedLoader
@@ -35,7 +34,7 @@ class DataLoaderShard(PreparedLoader):
         self._agree = _agree
 
     def _handed_out(self, skip: int, resumed: dict[str, Any] | None) -> Generator[tuple[Any, Note]]:
-        batches = read(self, skip, resumed)
+        batches = self._read(skip, resumed)
         return self._with_end(batches) if self.is_iterable else batches
 
     def _with_end(self, batches: Iterator[tuple[Any, Note]]) -> Generator[tuple[Any, Note]]:

@@ -18,8 +18,7 @@ from torch.utils.data import (
 )
 
 from accelnb.errors import AccelnbError
-from accelnb.training.data.batch_exchange import announced
-from accelnb.training.data.dispatcher import DataLoaderDispatcher
+from accelnb.training.data.dispatcher import DataLoaderDispatcher, announced
 from accelnb.training.data.iterable_datasets import IterableDatasetShard
 from accelnb.training.data.samplers import (
     BatchSamplerShard,
@@ -28,44 +27,31 @@ from accelnb.training.data.samplers import (
     check_divisible,
 )
 from accelnb.training.data.sharded_loader import DataLoaderShard
+from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.state import PartialState
 
-# Ranks along these dimensions of a mesh compute on the same samples.
-_SAME_DATA = ("tp", "cp", "sp", "pp")
 _COPIED = (BatchSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
-
-
-def data_places(mesh: Any, num_processes: int) -> list[int]:
-    """Return for each rank which part of the data it gets."""
-    if mesh is None:
-        return list(range(num_processes))
-    places = [0] * num_processes
-    names = mesh.mesh_dim_names
-    for coordinate in torch.cartesian_prod(*map(torch.arange, mesh.mesh.shape)).tolist():
-        at = coordinate if isinstance(coordinate, list) else [coordinate]
-        place = 0
-        for name, size, number in zip(names, mesh.mesh.shape, at, strict=True):
-            if name not in _SAME_DATA:
-                place = place * size + number
-        places[int(mesh.mesh[tuple(at)])] = place
-    return places
 
 
 @dataclass
 class Division:
-    """Among how many ranks data is divided, which this is, and how.
+    """Among which ranks data is divided, and how; the fields are of `prepare_data_loader`."""
 
-    The fields are arguments of `prepare_data_loader`; `places` says for each rank of the process
-    group which part it gets.
-    """
-
-    num_processes: int
-    process_index: int
+    mesh: Mesh
     split_batches: bool
     even_batches: bool
-    places: list[int]
     use_seedable_sampler: bool
     data_seed: int | None
+
+    @property
+    def num_processes(self) -> int:
+        """Among how many: ranks with the same data count as one."""
+        return self.mesh.data_shares
+
+    @property
+    def process_index(self) -> int:
+        """Which of these this rank is."""
+        return self.mesh.data_share
 
     def check(self, loader: DataLoader[Any]) -> None:
         """Refuse a loader whose batches cannot be divided."""
@@ -105,7 +91,7 @@ class Division:
             split_batches=self.split_batches,
             slice_fn=slice_fn,
             even_batches=self.even_batches,
-            _places=self.places,
+            _places=self.mesh.shares_of(PartialState().num_processes),
             **given,
         )
 
@@ -161,7 +147,7 @@ class Division:
     def _are_the_group(self) -> bool:
         """Whether all ranks of the process group do the same now, so that they can agree."""
         state = PartialState()
-        return state.use_distributed and len(set(self.places)) == self.num_processes
+        return state.use_distributed and self.mesh.size == state.num_processes
 
     def _indexing(self, loader: DataLoader[Any], batches: Any) -> dict[str, Any]:
         """Return the arguments that bring a batch sampler to where `loader` has its own."""

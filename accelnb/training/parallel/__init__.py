@@ -1,1 +1,5 @@
-"""How several processes train one model. Each strategy wraps the model; `prepare` picks one."""
+"""How processes train one model: a `Plan` applied on a `Mesh` by `parallelize`.
+
+A `Strategy` is what the Accelerator asks of the result. A new one is a module here and a line in
+`parallelize.STRATEGIES`, and a choice of the option in ``options/config.py``.
+"""

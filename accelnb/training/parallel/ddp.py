@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.distributed.algorithms.join import Join
@@ -17,42 +16,62 @@ from torch.nn.parallel import DistributedDataParallel
 from accelnb.errors import AccelnbError
 from accelnb.training.configuration import DistributedDataParallelKwargs
 from accelnb.training.enums import DDPCommunicationHookType as Hook
-from accelnb.training.parallel.strategy import SingleProcess
+from accelnb.training.parallel.mesh import Mesh
+from accelnb.training.parallel.plan import Plan
+from accelnb.training.parallel.strategy import Strategy, is_sharded
 
 
-class DataParallelStrategy(SingleProcess):
-    """Wrap models in DDP, with its options and communication hooks."""
+def apply_ddp(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
+    """Wrap a model in DDP, with its options and communication hooks.
 
-    def __init__(self, device: torch.device, handler: DistributedDataParallelKwargs | None) -> None:
-        self._device = device
-        self._handler = handler or DistributedDataParallelKwargs()
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        if _is_frozen(model):
-            return model  # frozen: DDP refuses it, and there is nothing to average
-        if isinstance(model, DistributedDataParallel):
-            raise AccelnbError(
-                "the model is a DistributedDataParallel already: give prepare() the model itself"
-            )
-        if _is_sharded(model):
-            raise AccelnbError(
-                "the model is sharded already (its weights are DTensors), which DDP cannot wrap: "
-                "choose strategy none, as in %%distributed --strategy none"
-            )
-        index = self._device.index
-        wrapped = DistributedDataParallel(
-            model, device_ids=None if index is None else [index], **self._handler.to_kwargs()
+    Raises
+    ------
+    AccelnbError
+        DDP cannot wrap it, or has no such hook.
+    """
+    if _is_frozen(model):
+        return model  # frozen: DDP refuses it, and there is nothing to average
+    if isinstance(model, DistributedDataParallel):
+        raise AccelnbError(
+            "the model is a DistributedDataParallel already: give prepare() the model itself"
         )
-        _register_hook(wrapped, self._handler)
-        vars(wrapped)["_handler"] = self._handler
-        return wrapped
+    if is_sharded(model):
+        raise AccelnbError(
+            "the model is sharded already (its weights are DTensors), which DDP cannot wrap: "
+            "choose strategy none, as in %%distributed --strategy none"
+        )
+    index = mesh.device.index
+    wrapped = DistributedDataParallel(
+        model,
+        device_ids=None if index is None else [index],
+        process_group=mesh.group("dp_replicate"),
+        **plan.ddp.to_kwargs(),
+    )
+    _register_hook(wrapped, plan.ddp)
+    vars(wrapped)["_handler"] = plan.ddp
+    return wrapped
+
+
+@dataclass
+class DataParallel(Strategy):
+    """Models are wrapped by DDP, which averages gradients while the backward pass runs."""
+
+    mesh: Mesh
+    handler: DistributedDataParallelKwargs
+
+    averages = True
+    apply = staticmethod(apply_ddp)
+
+    @classmethod
+    def on(cls, mesh: Mesh, plan: Plan) -> Strategy:
+        return cls(mesh, plan.ddp)
 
     def has_wrapped(self, model: nn.Module) -> bool:
         if not isinstance(model, DistributedDataParallel):
             return _is_frozen(model)
         # After an interrupt the process group may be a new one.
-        same_group = model.process_group is dist.group.WORLD
-        return same_group and model.__dict__.get("_handler") == self._handler
+        same_group = model.process_group is self.mesh.group("dp_replicate")
+        return same_group and model.__dict__.get("_handler") == self.handler
 
     def release(self, model: nn.Module) -> None:
         if isinstance(model, DistributedDataParallel):  # it may live on: in a traceback, say
@@ -81,13 +100,6 @@ class DataParallelStrategy(SingleProcess):
 
 def _is_frozen(model: nn.Module) -> bool:
     return not any(parameter.requires_grad for parameter in model.parameters())
-
-
-def _is_sharded(model: nn.Module) -> bool:
-    tensor = sys.modules.get("torch.distributed.tensor")  # slow to import; not there: no DTensors
-    if tensor is None:
-        return False
-    return any(isinstance(parameter, tensor.DTensor) for parameter in model.parameters())
 
 
 def _register_hook(model: DistributedDataParallel, handler: DistributedDataParallelKwargs) -> None:

@@ -1,7 +1,8 @@
-"""What a strategy does for the Accelerator, and the one for a single process."""
+"""What the Accelerator asks of the way in which processes train a model together."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -9,19 +10,44 @@ from typing import Any
 import torch
 from torch import nn
 
+from accelnb.training.parallel.mesh import Mesh
+from accelnb.training.parallel.plan import Plan
 
-class SingleProcess:
-    """Train on one device: nothing is wrapped. Also what other strategies refine."""
 
-    # Whether gradients are averaged by `average_gradients`, not in the backward pass.
+class Strategy:
+    """How processes train one model together. This one trains its own, and asks no other.
+
+    Other strategies refine it. What each has done to a model it reads from the model, which may
+    come from another Accelerator.
+    """
+
+    # Whether the gradients of several processes are averaged.
+    averages = False
+    # Whether that is done by `average_gradients`, not in the backward pass.
     averages_late = False
 
-    def place(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """Return the model, moved to a device."""
-        return model.to(device)
+    @classmethod
+    def on(cls, mesh: Mesh, plan: Plan) -> Strategy:
+        """Return the strategy for the models of a plan on a mesh.
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """Return the model that trains together with those of the other processes."""
+        Raises
+        ------
+        AccelnbError
+            It cannot train there.
+        """
+        return cls()
+
+    # ---- a model ----
+
+    @staticmethod
+    def apply(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
+        """Return the model that trains together with those of the other processes.
+
+        Raises
+        ------
+        AccelnbError
+            It cannot.
+        """
         return model
 
     def has_wrapped(self, model: nn.Module) -> bool:
@@ -29,7 +55,18 @@ class SingleProcess:
         return True
 
     def release(self, model: nn.Module) -> None:
-        """Undo what `wrap` did to the model inside, so that it can be wrapped anew."""
+        """Undo what was done to the model inside, so that it can be prepared anew."""
+
+    def state_dict(self, model: nn.Module) -> dict[str, Any]:
+        """Return the whole state dict of an unwrapped model; a collective if it is sharded."""
+        if not is_sharded(model):
+            return model.state_dict()
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return get_model_state_dict(model, options=options)
+
+    # ---- a step ----
 
     def no_sync(self, model: nn.Module) -> AbstractContextManager[Any]:
         """Return a context in which gradients stay on this process."""
@@ -46,6 +83,10 @@ class SingleProcess:
     def average_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         """Average the gradients of an optimizer, unless that was done since the backward pass."""
 
+    # Torch's own functions, as attributes: a step shall not cost another call.
+    clip_norm = staticmethod(nn.utils.clip_grad_norm_)
+    clip_value = staticmethod(nn.utils.clip_grad_value_)
+
     def step(self, optimizer: torch.optim.Optimizer, closure: Callable[[], Any] | None) -> Any:
         """Have an optimizer step with averaged gradients; return what its closure does."""
         return optimizer.step(closure)
@@ -53,3 +94,11 @@ class SingleProcess:
     def join(self, joinables: Sequence[Any], enable: bool) -> AbstractContextManager[Any]:
         """Return a context in which processes that ran out of batches wait for the others."""
         return nullcontext()
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Return whether a model's weights are DTensors."""
+    tensor = sys.modules.get("torch.distributed.tensor")  # slow to import; not there: no DTensors
+    if tensor is None:
+        return False
+    return any(isinstance(parameter, tensor.DTensor) for parameter in model.parameters())

@@ -21,12 +21,27 @@ from torch import nn
 from accelnb.devices import DEVICES
 from accelnb.errors import AccelnbError
 from accelnb.training import communication
-from accelnb.training.parallel.strategy import SingleProcess
+from accelnb.training.parallel.mesh import Mesh
+from accelnb.training.parallel.plan import Plan
+from accelnb.training.parallel.strategy import Strategy
 
 _EQUAL = "_accelnb_made_equal"  # a mark on models
 
 
-class XlaProcess(SingleProcess):
+def apply_equal_weights(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
+    """Give a model the weights that it has on rank 0, as DDP does when it wraps one."""
+    import torch_xla
+
+    torch_xla.sync()  # what only some ranks have recorded must not be in one program with it
+    with torch.no_grad():
+        for tensor in itertools.chain(model.parameters(), model.buffers()):
+            tensor.copy_(communication.broadcast(tensor, from_process=0))
+    torch_xla.sync()
+    vars(model)[_EQUAL] = True
+    return model
+
+
+class XlaProcess(Strategy):
     """Train on what torch_xla gives this process: a device, or several as one (SPMD).
 
     Raises
@@ -51,15 +66,8 @@ class XlaProcess(SingleProcess):
                 "first"
             ) from None
 
-    def place(self, model: nn.Module, device: torch.device) -> nn.Module:
-        # A model gets new parameters when it comes to this device, but in this mode of torch. So
-        # optimizers that were made before go on with the model's, and tied weights stay tied.
-        before = torch.__future__.get_swap_module_params_on_conversion()
-        torch.__future__.set_swap_module_params_on_conversion(True)
-        try:
-            return model.to(device)
-        finally:
-            torch.__future__.set_swap_module_params_on_conversion(before)
+    def state_dict(self, model: nn.Module) -> dict[str, Any]:
+        return model.state_dict(keep_vars=True)  # tied ones are one object until they are detached
 
     def step(self, optimizer: torch.optim.Optimizer, closure: Callable[[], Any] | None) -> Any:
         import torch_xla
@@ -83,7 +91,8 @@ class XlaProcesses(XlaProcess):
         The devices of the processes are not connected, or objects cannot go between them.
     """
 
-    averages_late = True
+    averages = averages_late = True
+    apply = staticmethod(apply_equal_weights)
 
     def __init__(self, num_processes: int) -> None:
         super().__init__()
@@ -105,16 +114,9 @@ class XlaProcesses(XlaProcess):
         self._averaged: set[int] = set()  # optimizers, by id, since the last backward pass
         self._local: Counter[int] = Counter()  # parameters in no_sync, by id
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        import torch_xla
-
-        torch_xla.sync()  # what only some ranks have recorded must not be in one program with it
-        with torch.no_grad():
-            for tensor in itertools.chain(model.parameters(), model.buffers()):
-                tensor.copy_(communication.broadcast(tensor, from_process=0))
-        torch_xla.sync()
-        vars(model)[_EQUAL] = True
-        return model
+    @classmethod
+    def on(cls, mesh: Mesh, plan: Plan) -> Strategy:
+        return cls(mesh.size)
 
     def has_wrapped(self, model: nn.Module) -> bool:
         return _EQUAL in vars(model)

@@ -143,15 +143,15 @@ def _plain_value(value: Any) -> Any:
     return value.item() if count == 1 and hasattr(value, "item") else value
 
 
-def numbers_only(tracker: str, values: Mapping[str, Any]) -> dict[str, int | float]:
-    """Return those of the values that are numbers; warn once of each other name."""
-    numbers = {}
+def of_kinds(tracker: str, values: Mapping[str, Any], *kinds: type) -> dict[str, Any]:
+    """Return those of the values that are of these kinds; warn once of each other name."""
+    kept = {}
     for name, value in plain(values).items():
-        if isinstance(value, int | float):
-            numbers[name] = value
+        if isinstance(value, kinds):
+            kept[name] = value
         else:
             warn_dropped(tracker, name, value)
-    return numbers
+    return kept
 
 
 def warn_dropped(tracker: str, name: str, value: Any) -> None:

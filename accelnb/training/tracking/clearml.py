@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from accelnb.errors import AccelnbError
-from accelnb.training.tracking.base import numbers_only, on_main_process
+from accelnb.training.tracking.base import of_kinds, on_main_process
 from accelnb.training.tracking.package import PackageTracker, load
 
 
@@ -60,7 +60,7 @@ class ClearMLTracker(PackageTracker):
         `kwargs` are those of ``report_scalar`` or ``report_single_value``.
         """
         reports = self.task.get_logger()
-        for name, value in numbers_only(self.name, values).items():
+        for name, value in of_kinds(self.name, values, int, float).items():
             if step is None:
                 reports.report_single_value(name=name, value=value, **kwargs)
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from accelnb.training.tracking.base import on_main_process, plain, warn_dropped
+from accelnb.training.tracking.base import of_kinds, on_main_process
 from accelnb.training.tracking.package import PackageTracker, load
 
 
@@ -44,15 +44,13 @@ class CometMLTracker(PackageTracker):
         """
         if step is not None:
             self.writer.set_step(step)
-        for name, value in plain(values).items():
+        for name, value in of_kinds(self.name, values, int, float, str, dict).items():
             if isinstance(value, int | float):
                 self.writer.log_metric(name, value, step=step, **kwargs)
             elif isinstance(value, str):
                 self.writer.log_other(name, value, **kwargs)
-            elif isinstance(value, dict):
-                self.writer.log_metrics(value, step=step, **kwargs)
             else:
-                warn_dropped(self.name, name, value)
+                self.writer.log_metrics(value, step=step, **kwargs)
 
     @on_main_process
     def finish(self) -> None:

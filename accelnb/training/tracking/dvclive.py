@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from accelnb.training.tracking.base import GeneralTracker, on_main_process, plain, warn_dropped
+from accelnb.training.tracking.base import GeneralTracker, of_kinds, on_main_process, plain
 from accelnb.training.tracking.package import load
 
 
@@ -47,11 +47,8 @@ class DVCLiveTracker(GeneralTracker):
         """Log numbers and strings; `kwargs` are those of ``Live.log_metric``."""
         if step is not None:
             self.live.step = step
-        for name, value in plain(values).items():
-            if isinstance(value, int | float | str):
-                self.live.log_metric(name, value, **kwargs)
-            else:
-                warn_dropped(self.name, name, value)
+        for name, value in of_kinds(self.name, values, int, float, str).items():
+            self.live.log_metric(name, value, **kwargs)
         self.live.next_step()
 
     @on_main_process

@@ -11,7 +11,7 @@ from accelnb.options import environment
 from accelnb.training.tracking.base import (
     GeneralTracker,
     logger,
-    numbers_only,
+    of_kinds,
     on_main_process,
     plain,
 )
@@ -110,7 +110,7 @@ class MLflowTracker(GeneralTracker):
     @on_main_process
     def log(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
         """Log numbers; `kwargs` are those of ``mlflow.log_metrics``."""
-        load("mlflow").log_metrics(numbers_only(self.name, values), step=step, **kwargs)
+        load("mlflow").log_metrics(of_kinds(self.name, values, int, float), step=step, **kwargs)
 
     @on_main_process
     def log_figure(self, figure: Any, artifact_file: str, **save_kwargs: Any) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from accelnb.training.tracking.base import on_main_process, plain, warn_dropped
-from accelnb.training.tracking.package import PackageTracker, load
+from accelnb.training.tracking.package import ImageRunTracker
 
 
-class SwanLabTracker(PackageTracker):
+class SwanLabTracker(ImageRunTracker):
     """Logs to SwanLab; with ``mode="offline"`` into a local folder.
 
     Parameters
@@ -19,23 +19,7 @@ class SwanLabTracker(PackageTracker):
         Of ``swanlab.init``.
     """
 
-    name = "swanlab"
-    requires_logging_directory = False
-    main_process_only = False
-
-    run: Any  # from start() on
-
-    @on_main_process
-    def start(self) -> None:
-        self.run = load("swanlab").init(**{"project": self.run_name, **self.init_kwargs})
-
-    @property
-    def tracker(self) -> Any:
-        return self.run
-
-    @on_main_process
-    def store_init_configuration(self, values: dict[str, Any]) -> None:
-        self.run.config.update(plain(values))
+    name = package = "swanlab"
 
     @on_main_process
     def log(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
@@ -47,14 +31,3 @@ class SwanLabTracker(PackageTracker):
             else:
                 taken[name] = value
         self.run.log(taken, step=step, **kwargs)
-
-    @on_main_process
-    def log_images(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
-        """Log for each name a list of arrays or PIL images."""
-        image = load("swanlab").Image
-        for name, images in values.items():
-            self.log({name: [image(one) for one in images]}, step=step, **kwargs)
-
-    @on_main_process
-    def finish(self) -> None:
-        self.run.finish()

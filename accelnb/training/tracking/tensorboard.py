@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from accelnb.training.tracking.base import on_main_process, plain, warn_dropped
+from accelnb.training.tracking.base import of_kinds, on_main_process, plain
 from accelnb.training.tracking.package import PackageTracker, load
 
 _HPARAM = (bool, int, float, str, type(None))
@@ -68,15 +68,13 @@ class TensorBoardTracker(PackageTracker):
 
         `kwargs` are those of ``add_scalar``, ``add_text`` or ``add_scalars``.
         """
-        for name, value in plain(values).items():
+        for name, value in of_kinds(self.name, values, int, float, str, dict).items():
             if isinstance(value, int | float):
                 self.writer.add_scalar(name, value, global_step=step, **kwargs)
             elif isinstance(value, str):
                 self.writer.add_text(name, value, global_step=step, **kwargs)
-            elif isinstance(value, dict):
-                self.writer.add_scalars(name, value, global_step=step, **kwargs)
             else:
-                warn_dropped(self.name, name, value)
+                self.writer.add_scalars(name, value, global_step=step, **kwargs)
         self.writer.flush()
 
     @on_main_process

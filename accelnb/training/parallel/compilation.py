@@ -1,23 +1,29 @@
-"""Models compiled by torch.compile, whole or block by block, and activations computed again.
+"""Models compiled by torch.compile, whole or block by block.
 
-Both change a model in place: it keeps its class, its modules and the keys of its state_dict, so
+They are changed in place: a model keeps its class, its modules and the keys of its state_dict, so
 there is nothing to unwrap. A copy of it, and what is read back from a pickle, is not compiled.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
 
-from accelnb.errors import AccelnbError
 from accelnb.training.configuration import TorchDynamoPlugin
 from accelnb.training.enums import DynamoBackend
+from accelnb.training.parallel.activation_checkpointing import is_checkpointed
+from accelnb.training.parallel.blocks import is_stack, repeated_blocks
+from accelnb.training.parallel.mesh import Mesh
+from accelnb.training.parallel.plan import Plan
+
+
+def apply_compilation(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
+    """Compile a model, if that is asked for."""
+    return compile_model(model, plan.compilation)
 
 
 def compile_model(model: nn.Module, plugin: TorchDynamoPlugin) -> nn.Module:
@@ -30,7 +36,7 @@ def compile_model(model: nn.Module, plugin: TorchDynamoPlugin) -> nn.Module:
     Examples
     --------
     >>> import torch
-    >>> from accelnb.training.compilation import compile_model
+    >>> from accelnb.training.parallel.compilation import compile_model
     >>> from accelnb.utils import TorchDynamoPlugin
     >>> model = compile_model(torch.nn.Linear(2, 1), TorchDynamoPlugin(backend="eager"))
     >>> list(model.state_dict())
@@ -92,75 +98,9 @@ def has_compiled_regions(module: nn.Module) -> bool:
     return any(_is_compiled(part) for part in module.modules() if part is not module)
 
 
-def checkpoint_activations(
-    model: nn.Module,
-    blocks: type[nn.Module] | tuple[type[nn.Module], ...] | None = None,
-    context_fn: Callable[[], Any] | None = None,
-) -> nn.Module:
-    """Compute the activations of a model's blocks again in the backward pass; return the model.
-
-    It saves the memory of what lies within the blocks, for about a third more computation. Call
-    it before the model is compiled or sharded. The model is changed in place.
-
-    Parameters
-    ----------
-    blocks
-        The classes to do it for; by default the blocks that the model repeats.
-    context_fn
-        Of ``torch.utils.checkpoint.checkpoint``, to keep some activations all the same.
-
-    Raises
-    ------
-    AccelnbError
-        The model has no such blocks.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from accelnb.training.compilation import checkpoint_activations
-    >>> blocks = [torch.nn.TransformerEncoderLayer(8, 2, 16) for _ in range(4)]
-    >>> model = checkpoint_activations(torch.nn.Sequential(*blocks))
-    >>> list(model.state_dict())[0]
-    '0.self_attn.in_proj_weight'
-    """
-    if blocks is None:
-        chosen = list(repeated_blocks(model))
-    else:
-        chosen = [part for part in model.modules() if isinstance(part, blocks)]
-    if not chosen:
-        what = "repeated blocks" if blocks is None else "modules of these classes"
-        raise AccelnbError(
-            f"activation checkpointing: this {type(model).__name__} has no {what}; name the "
-            "classes of its blocks: checkpoint_activations(model, blocks=...)"
-        )
-    options = {"use_reentrant": False} | ({"context_fn": context_fn} if context_fn else {})
-    for block in chosen:
-        if not _is_checkpointed(block):
-            # A partial of a bound method: a copy of the model gets one of its own.
-            block.forward = functools.partial(checkpoint, block.forward, **options)
-    return model
-
-
-def repeated_blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the blocks of all stacks of equal blocks in a module, not those within blocks."""
-    if _is_stack(module):
-        yield from module.children()
-        return
-    for child in module.children():
-        yield from repeated_blocks(child)
-
-
-def _is_stack(module: nn.Module) -> bool:
-    if not isinstance(module, nn.ModuleList | nn.Sequential):
-        return False
-    children = list(module.children())
-    # Layers without parts, such as a list of nn.Linear, are no blocks.
-    return len({type(child) for child in children}) == 1 and any(children[0].children())
-
-
 def _regions(module: nn.Module) -> Iterator[nn.Module]:
     """Yield what to compile, each for itself: repeated blocks, and the parts that have none."""
-    if _is_stack(module):
+    if is_stack(module):
         yield from module.children()
         return
     for child in module.children():
@@ -186,13 +126,8 @@ def _is_compiled(module: nn.Module) -> bool:
     return module._compiled_call_impl is not None or is_compiled_module(module)
 
 
-def _is_checkpointed(module: nn.Module) -> bool:
-    forward = module.__dict__.get("forward")
-    return isinstance(forward, functools.partial) and forward.func is checkpoint
-
-
 def _compile_in_place(module: nn.Module, options: dict[str, Any]) -> None:
-    if not _is_of_torch(module) and not _is_checkpointed(module):
+    if not _is_of_torch(module) and not is_checkpointed(module):
         module.compile(**options)
         return
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from accelnb.training.precision import restore_forward
+from accelnb.training.parallel.mixed_precision import restore_forward
 
 
 def extract_model_from_parallel(

@@ -1,0 +1,191 @@
+"""`Checkpoints`: the steps of saving a training, and of going on from what was saved."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from accelnb.devices import records
+from accelnb.errors import AccelnbError
+from accelnb.training.checkpoint import numbering
+from accelnb.training.checkpoint.applying import apply
+from accelnb.training.checkpoint.background import PendingSave
+from accelnb.training.checkpoint.contents import Training, contents, copied, kinds
+from accelnb.training.checkpoint.folder import checked_target, full_path, recover
+from accelnb.training.checkpoint.manifest import Manifest
+from accelnb.training.checkpoint.reading import check_optimizers, read_states, read_weights
+from accelnb.training.checkpoint.saving import begin
+from accelnb.training.checkpoint.weights import readable, unwrapped
+from accelnb.training.collective_errors import attempt, of_every_rank, together
+from accelnb.training.configuration import ProjectConfiguration
+
+_Given = str | os.PathLike[str] | None
+
+
+class Checkpoints:
+    """Saves and loads a training. Every rank calls its methods.
+
+    Attributes
+    ----------
+    project : ProjectConfiguration
+        Where checkpoints lie that are numbered by themselves.
+    before_save, before_load : OrderedDict
+        Hooks for models, by their handles' numbers.
+    """
+
+    def __init__(self, training: Training, project: ProjectConfiguration) -> None:
+        self.project = project
+        self.before_save: OrderedDict[int, Callable[..., None]] = OrderedDict()
+        self.before_load: OrderedDict[int, Callable[..., None]] = OrderedDict()
+        self._training = training
+        self._pending: PendingSave | None = None
+
+    def register(self, objects: tuple[Any, ...]) -> None:
+        """Save and load these too."""
+        for index, thing in enumerate(objects):
+            if not hasattr(thing, "state_dict") or not hasattr(thing, "load_state_dict"):
+                raise AccelnbError(
+                    f"object {index}, a {type(thing).__name__}, cannot be registered for "
+                    "checkpointing: it needs the methods state_dict and load_state_dict"
+                )
+        self._training.custom.extend(objects)
+
+    # ---- saving ----
+
+    def weights_of(self, model: nn.Module, unwrap: bool = True) -> dict[str, Any]:
+        """Return a model's whole state dict; a collective if the model is sharded."""
+        inner = unwrapped(model) if unwrap else model
+        return readable(self._training.strategy.state_dict(inner))
+
+    def save(
+        self, output_dir: _Given, safe_serialization: bool, asynchronous: bool
+    ) -> str | PendingSave:
+        """Save everything; return where, or what is still being written."""
+        self.finish()
+        training, project, process = self._training, self.project, self._training.process
+        numbered = project.automatic_checkpoint_naming
+        target = together(lambda: self._target(output_dir))
+        save = begin(process, target, project.total_limit if numbered else None, numbered)
+        try:
+            weights = together(lambda: self._weights_for(str(save.new_folder)))
+            writes_shared = process.is_main_process or (
+                project.save_on_each_node and save.owns_folder
+            )
+            mine = contents(training, weights, writes_shared, safe_serialization)
+            step = training.accumulation.step
+            manifest = Manifest(save.token, process.num_processes, step, kinds(training))
+            if asynchronous:
+                copies = together(lambda: copied(mine))
+                self._pending = PendingSave(save, copies, manifest)
+            else:
+                together(lambda: save.write(mine))
+                together(lambda: save.complete(manifest))
+        except BaseException:
+            save.discard()
+            raise
+        project.iteration += 1
+        return self._pending or str(target)
+
+    def finish(self) -> None:
+        """Wait for a checkpoint that is still being written; raise what went wrong with it."""
+        if self._pending is None:
+            return
+        _, failure = attempt(lambda pending=self._pending: together(pending.wait))
+        self._pending = None
+        if failure is not None:
+            raise failure
+
+    def _target(self, output_dir: _Given) -> Path:
+        if self.project.automatic_checkpoint_naming:
+            return checked_target(numbering.next_checkpoint(self.project))
+        if output_dir is None:
+            raise AccelnbError(
+                "save_state() needs output_dir, or automatic_checkpoint_naming of a "
+                "ProjectConfiguration"
+            )
+        return checked_target(output_dir)
+
+    def _weights_for(self, folder: str) -> list[dict[str, Any]]:
+        models = self._training.models
+        weights = [self.weights_of(model) for model in models]
+        for hook in self.before_save.values():
+            hook(list(models), weights, folder)
+        return weights
+
+    # ---- loading ----
+
+    def load(
+        self,
+        input_dir: _Given,
+        load_kwargs: dict[str, Any],
+        map_location: str | None,
+        strict: bool,
+    ) -> None:
+        """Read and check everything, then load it."""
+        self.finish()
+        training = self._training
+        location = self._location(map_location)
+        folder = self._found(input_dir)
+        states = together(lambda: read_states(training, folder, location, load_kwargs))
+        weights = together(lambda: self._weights_from(folder, location, strict))
+        # After the weights: of another model these tell more.
+        together(lambda: check_optimizers(states.optimizers, folder))
+        apply(training, states, weights)
+        self._follow_number_of(folder)
+        has_random_states = of_every_rank(states.rng is not None)
+        lacking = [str(rank) for rank, has in enumerate(has_random_states) if not has]
+        if lacking and training.process.is_main_process:
+            warnings.warn(
+                f"{folder} has no random states for rank {', '.join(lacking)}: there "
+                "they stay as they are",
+                stacklevel=3,
+            )
+
+    def _location(self, map_location: str | None) -> torch.device:
+        if map_location not in (None, "cpu", "on_device"):
+            raise AccelnbError(f"map_location={map_location}: choose 'cpu' or 'on_device'")
+        process = self._training.process
+        several_devices = process.use_distributed and process.device.type != "cpu"
+        chosen = map_location or ("on_device" if several_devices else "cpu")
+        direct = chosen == "on_device" and not records(process.device.type)
+        return process.device if direct else torch.device("cpu")
+
+    def _found(self, input_dir: _Given) -> Path:
+        process, project = self._training.process, self.project
+        if input_dir is not None:
+            folder = full_path("input_dir", input_dir)
+            together(lambda: recover(folder) if process.is_local_main_process else None)
+            return folder
+        if not project.automatic_checkpoint_naming:
+            raise AccelnbError(
+                "load_state() needs input_dir, or automatic_checkpoint_naming of a "
+                "ProjectConfiguration"
+            )
+        latest = together(
+            lambda: numbering.latest_checkpoint(project) if process.is_main_process else None
+        )
+        name = of_every_rank(latest and latest.name)[0]
+        return numbering.checkpoints_folder(project) / name
+
+    def _weights_from(
+        self, folder: Path, location: torch.device, strict: bool
+    ) -> list[tuple[nn.Module, dict[str, Any]]]:
+        models = list(self._training.models)
+        for hook in self.before_load.values():
+            hook(models, str(folder))
+        return read_weights([unwrapped(model) for model in models], folder, location, strict)
+
+    def _follow_number_of(self, folder: Path) -> None:
+        project = self.project
+        if not project.automatic_checkpoint_naming or project.project_dir is None:
+            return
+        home = numbering.checkpoints_folder(project)
+        if home.resolve() == folder.resolve().parent:
+            project.iteration = of_every_rank(numbering.following_number(home))[0]
