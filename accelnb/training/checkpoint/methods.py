@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Literal, overload
 
@@ -12,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from accelnb.training.checkpoint import files, shards
 from accelnb.training.checkpoint.background import PendingSave
-from accelnb.training.checkpoint.checkpoints import Checkpoints
+from accelnb.training.checkpoint.checkpoints import Checkpoints, Hooks
 from accelnb.training.checkpoint.weights import unwrapped, weights_of
 
 
@@ -21,6 +20,9 @@ class CheckpointMethods:
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
+        # Third-party code reads these.
+        self._save_model_state_pre_hook = checkpoints.before_save
+        self._load_model_state_pre_hook = checkpoints.before_load
 
     # ---- where ----
 
@@ -197,14 +199,6 @@ class CheckpointMethods:
 
     # ---- hooks ----
 
-    @property
-    def _save_model_state_pre_hook(self) -> OrderedDict[int, Callable[..., None]]:
-        return self._checkpoints.before_save
-
-    @property
-    def _load_model_state_pre_hook(self) -> OrderedDict[int, Callable[..., None]]:
-        return self._checkpoints.before_load
-
     def register_save_state_pre_hook(self, hook: Callable[..., None]) -> RemovableHandle:
         """Have `save_state` call ``hook(models, weights, folder)`` on every rank before it writes.
 
@@ -222,9 +216,7 @@ class CheckpointMethods:
         return _registered(self._checkpoints.before_load, hook)
 
 
-def _registered(
-    hooks: OrderedDict[int, Callable[..., None]], hook: Callable[..., None]
-) -> RemovableHandle:
+def _registered(hooks: Hooks, hook: Callable[..., None]) -> RemovableHandle:
     handle = RemovableHandle(hooks)
     hooks[handle.id] = hook
     return handle
