@@ -26,7 +26,7 @@ from accelnb.training.checkpoint.weights import unwrapped, weights_of
 from accelnb.training.collective_errors import attempt, of_every_rank, together
 from accelnb.training.configuration import ProjectConfiguration
 
-Hooks = OrderedDict[int, Callable[..., None]]
+_Hooks = OrderedDict[int, Callable[..., None]]
 _Given = str | os.PathLike[str] | None
 
 
@@ -43,8 +43,8 @@ class Checkpoints:
 
     def __init__(self, training: Training, project: ProjectConfiguration) -> None:
         self.project = project
-        self.before_save: Hooks = OrderedDict()
-        self.before_load: Hooks = OrderedDict()
+        self.before_save: _Hooks = OrderedDict()
+        self.before_load: _Hooks = OrderedDict()
         self._training = training
         self._pending: PendingSave | None = None
 

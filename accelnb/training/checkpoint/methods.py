@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from accelnb.training.checkpoint import files, shards
 from accelnb.training.checkpoint.background import PendingSave
-from accelnb.training.checkpoint.checkpoints import Checkpoints, Hooks
+from accelnb.training.checkpoint.checkpoints import Checkpoints
 from accelnb.training.checkpoint.weights import unwrapped, weights_of
 
 
@@ -216,7 +216,9 @@ class CheckpointMethods:
         return _registered(self._checkpoints.before_load, hook)
 
 
-def _registered(hooks: Hooks, hook: Callable[..., None]) -> RemovableHandle:
+def _registered(
+    hooks: dict[int, Callable[..., None]], hook: Callable[..., None]
+) -> RemovableHandle:
     handle = RemovableHandle(hooks)
     hooks[handle.id] = hook
     return handle
