@@ -26,6 +26,7 @@ from accelnb.training.checkpoint.weights import readable, unwrapped
 from accelnb.training.collective_errors import attempt, of_every_rank, together
 from accelnb.training.configuration import ProjectConfiguration
 
+_Hooks = OrderedDict[int, Callable[..., None]]
 _Given = str | os.PathLike[str] | None
 
 
@@ -42,8 +43,8 @@ class Checkpoints:
 
     def __init__(self, training: Training, project: ProjectConfiguration) -> None:
         self.project = project
-        self.before_save: OrderedDict[int, Callable[..., None]] = OrderedDict()
-        self.before_load: OrderedDict[int, Callable[..., None]] = OrderedDict()
+        self.before_save: _Hooks = OrderedDict()
+        self.before_load: _Hooks = OrderedDict()
         self._training = training
         self._pending: PendingSave | None = None
 
@@ -95,9 +96,10 @@ class Checkpoints:
 
     def finish(self) -> None:
         """Wait for a checkpoint that is still being written; raise what went wrong with it."""
-        if self._pending is None:
+        pending = self._pending
+        if pending is None:
             return
-        _, failure = attempt(lambda pending=self._pending: together(pending.wait))
+        _, failure = attempt(lambda: together(pending.wait))
         self._pending = None
         if failure is not None:
             raise failure

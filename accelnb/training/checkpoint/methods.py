@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Literal, overload
 
@@ -20,6 +19,9 @@ class CheckpointMethods:
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
+        # Third-party code reads these.
+        self._save_model_state_pre_hook = checkpoints.before_save
+        self._load_model_state_pre_hook = checkpoints.before_load
 
     # ---- where ----
 
@@ -201,14 +203,6 @@ class CheckpointMethods:
 
     # ---- hooks ----
 
-    @property
-    def _save_model_state_pre_hook(self) -> OrderedDict[int, Callable[..., None]]:
-        return self._checkpoints.before_save
-
-    @property
-    def _load_model_state_pre_hook(self) -> OrderedDict[int, Callable[..., None]]:
-        return self._checkpoints.before_load
-
     def register_save_state_pre_hook(self, hook: Callable[..., None]) -> RemovableHandle:
         """Have `save_state` call ``hook(models, weights, folder)`` on every rank before it writes.
 
@@ -227,7 +221,7 @@ class CheckpointMethods:
 
 
 def _registered(
-    hooks: OrderedDict[int, Callable[..., None]], hook: Callable[..., None]
+    hooks: dict[int, Callable[..., None]], hook: Callable[..., None]
 ) -> RemovableHandle:
     handle = RemovableHandle(hooks)
     hooks[handle.id] = hook
