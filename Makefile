@@ -21,7 +21,7 @@ help:
 	@echo 'make test-tpu       tests with torch_xla and torch_tpu, each in a venv of its own; no TPU needed'
 	@echo 'make lab     open the quickstart in JupyterLab (LAB_ARGS="--no-browser --port 8899")'
 	@echo 'make bench   measure beside other launchers (BENCH=launch, values, streams or training)'
-	@echo 'make lint    ruff and pyright only'
+	@echo 'make lint    ruff, import-linter and pyright only'
 	@echo 'make widgets build widgets/dist from its sources, after a change there'
 	@echo 'make clean   remove the venvs, build outputs and caches'
 
@@ -97,6 +97,7 @@ widgets/node_modules/.package-lock.json: widgets/package-lock.json | $(VENV)/.wi
 lint: $(VENV)/.with-test $(VENV)/.with-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 lab: $(VENV)/.with-test
