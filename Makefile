@@ -11,33 +11,43 @@ BENCH ?= launch
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-cluster test-cuda test-tpu test-widgets widgets lab bench lint clean
+.PHONY: help demo test test-parallel test-clients test-cluster test-cuda test-tpu test-widgets widgets lab bench lint clean
 
 help:
 	@echo 'make demo    run notebooks/quickstart.ipynb headless and show what it did'
 	@echo 'make test    lint, type check and run the tests (PYTEST_ARGS="-k name" to choose)'
+	@echo 'make test-parallel  trainings compared with plain torch on several ranks, and rounds of faults'
+	@echo 'make test-clients   tests in JupyterLab and Notebook, in Chromium where there is one'
 	@echo 'make test-cluster   tests with Ray, Slurm and two hosts; each is skipped where it cannot be had'
 	@echo 'make test-cuda      tests on CUDA GPUs; each is skipped where there is none'
 	@echo 'make test-tpu       tests with torch_xla and torch_tpu, each in a venv of its own; no TPU needed'
 	@echo 'make lab     open the quickstart in JupyterLab (LAB_ARGS="--no-browser --port 8899")'
 	@echo 'make bench   measure beside other launchers (BENCH=launch, values, streams or training)'
-	@echo 'make lint    ruff and pyright only'
+	@echo 'make lint    ruff, import-linter and pyright only'
 	@echo 'make widgets build widgets/dist from its sources, after a change there'
 	@echo 'make clean   remove the venvs, build outputs and caches'
 
 demo: $(VENV)/.with-test
 	$(BIN)/python notebooks/run_demo.py
 
-ALONE := alone or browser
+# What takes long or needs more than this machine may have; each has a target of its own.
+LANES := cluster cuda tpu parallel browser
+PYTEST := $(BIN)/python -m pytest $(foreach lane,$(LANES),--ignore tests/$(lane))
 
 test: lint
 ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
 	$(MAKE) --no-print-directory test-widgets
-	$(BIN)/python -m pytest -n 2 -m "not ($(ALONE))" --ignore tests/cluster --ignore tests/cuda --ignore tests/tpu
-	$(BIN)/python -m pytest -m "$(ALONE)" --ignore tests/cluster --ignore tests/cuda --ignore tests/tpu
+	$(PYTEST) -n 2 -m "not alone"
+	$(PYTEST) -m alone
 endif
+
+test-parallel: $(VENV)/.with-test
+	$(BIN)/python -m pytest -n 2 tests/parallel $(PYTEST_ARGS)
+
+test-clients: $(VENV)/.with-test
+	$(BIN)/python -m pytest tests/browser $(PYTEST_ARGS)
 
 test-cluster: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
@@ -97,6 +107,7 @@ widgets/node_modules/.package-lock.json: widgets/package-lock.json | $(VENV)/.wi
 lint: $(VENV)/.with-test $(VENV)/.with-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 lab: $(VENV)/.with-test

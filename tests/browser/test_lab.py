@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytestmark = pytest.mark.browser
-
 TRAIN = """%%distributed --procs 2 --out result
 import time, torch, torch.distributed as dist
 from tqdm import tqdm

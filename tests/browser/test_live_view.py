@@ -6,10 +6,7 @@ import re
 import subprocess
 import sys
 
-import pytest
 from playwright.sync_api import expect
-
-pytestmark = pytest.mark.browser
 
 expect.set_options(timeout=30_000)
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
 from playwright.sync_api import expect
-
-pytestmark = pytest.mark.browser
 
 
 def test_the_panel_leads_from_a_choice_to_a_cell_that_runs_with_it(open_notebook, lab):
