@@ -293,6 +293,20 @@ class Run:
         names = self.streamed.take(rank, packets, dropped)
         self.deliver(Streamed(rank, names))
 
+    def rank_done(self, rank: int) -> None:
+        self._pending.discard(rank)
+        if self._pending or self.done:
+            return
+        for pack in self._lent:
+            pack.close()
+        self.log.close()
+        with self._changed:
+            for key, lines in self._skipping.items():
+                self._events.append(Skipped(*key, lines))
+            self._skipping.clear()
+            self.ended = time.monotonic()
+            self._changed.notify_all()
+
     def rank_failed(self, failure: Failure) -> None:
         if failure.rank in self._pending:
             if self._advice is not None and (advice := self._advice(failure)):
@@ -314,17 +328,3 @@ class Run:
             event = Stream(*key, text)
         self._text_waiting += len(event.text)
         self._events.append(event)
-
-    def rank_done(self, rank: int) -> None:
-        self._pending.discard(rank)
-        if self._pending or self.done:
-            return
-        for pack in self._lent:
-            pack.close()
-        self.log.close()
-        with self._changed:
-            for key, lines in self._skipping.items():
-                self._events.append(Skipped(*key, lines))
-            self._skipping.clear()
-            self.ended = time.monotonic()
-            self._changed.notify_all()
