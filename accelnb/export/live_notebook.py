@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelnb.export.cell_code import read_cell
-from accelnb.export.notebook import Exported, export_notebook
-from accelnb.export.notebook_file import Cell, ExportError, Notebook, read_notebook
+from accelnb.export.cells.ipython_syntax import read_cell
+from accelnb.export.cells.notebook_file import Cell, ExportError, Notebook, read_notebook
+from accelnb.export.notebook_to_script import Exported, export_notebook
 from accelnb.jupyter.cell_names import analyse
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from harness import wait_until
 
-from accelnb.export.launchers import slurm_text
+from accelnb.export.launcher_files import slurm_text
 from accelnb.options.config import LaunchConfig
 
 _LIMIT = 60  # s

@@ -11,7 +11,7 @@ import pytest
 from harness import Notebook, without_colours
 
 from accelnb.export import export_notebook
-from accelnb.export.notebook_file import read_notebook
+from accelnb.export.cells.notebook_file import read_notebook
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NAMES = ("classes", "functions", "launch", "launcher", "loops", "patches", "reruns", "settings")

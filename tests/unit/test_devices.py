@@ -13,7 +13,7 @@ import torch
 
 from accelnb.devices import DEVICES, Device, abilities, best_available
 from accelnb.errors import AccelnbError
-from accelnb.export.launchers import accelerate_text
+from accelnb.export.launcher_files import accelerate_text
 from accelnb.options.accelerate_file import read_accelerate
 from accelnb.options.config import LaunchConfig
 from accelnb.training.enums import DistributedType, RNGType

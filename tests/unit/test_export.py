@@ -14,7 +14,7 @@ import pytest
 from notebook_files import write
 
 from accelnb.export import ExportError, export_notebook, live
-from accelnb.export.parts import join_text
+from accelnb.export.script_text.runtime_functions import join_text
 from accelnb.options.config import LaunchConfig
 
 JOB = "%%distributed --procs 2\nprint(x)"

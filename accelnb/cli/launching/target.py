@@ -129,7 +129,7 @@ def _check_module(name: str) -> None:
 
 def _exported(notebook: Path, base: LaunchConfig | None, device: str | None) -> Exported:
     from accelnb.export import ExportError, export_notebook
-    from accelnb.export.notebook_file import read_notebook
+    from accelnb.export.cells.notebook_file import read_notebook
     from accelnb.options.config import ConfigError, LaunchConfig, from_mapping
     from accelnb.options.config_file import FILE, read_file
 

@@ -1,0 +1,1 @@
+"""What the code of a notebook does: names, functions, effects."""

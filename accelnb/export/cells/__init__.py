@@ -1,0 +1,1 @@
+"""A notebook's file as cells, and cells as Python statements."""

@@ -1,0 +1,1 @@
+"""The way back: a script as a notebook."""

@@ -1,0 +1,1 @@
+"""Where each step goes in the script, and the script's text."""
