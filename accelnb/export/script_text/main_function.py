@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from accelnb.export.analysis.call_kinds import computes, says_or_saves
 from accelnb.export.analysis.known_names import SAY_NOTHING
 from accelnb.export.cells.headings import Headings
+from accelnb.export.cells.notebook_file import Cell
 from accelnb.export.cells.statements import span_of
 from accelnb.export.cells.syntax import dotted, last_part
 from accelnb.export.script_text.placement import Places
@@ -28,10 +29,9 @@ if not dist.is_initialized():  # what ran above may have ended it
 @dataclass(frozen=True)
 class _Piece:
     text: str
-    guard: str
-    section: str
-    cell: int
-    gap: bool
+    cell: Cell
+    guard: str = ""
+    gap: bool = False
 
 
 class MainBody:
@@ -76,22 +76,23 @@ class MainBody:
         self._write(list(self._pieces()))
 
     def _write(self, pieces: list[_Piece]) -> None:
-        section, cell, guard = self._headings.title, 0, ""
+        section, cell, guard = self._headings.title, None, ""
         for piece in pieces:
+            own = self._headings.of(piece.cell)
             if piece.guard != guard:
                 self._end_guard(guard)
-            new_section = piece.section != section and piece.section != ""
+            new_section = own not in (section, "")
             has_begun = self.lines and not self.lines[-1].startswith("work_as(")
-            if has_begun and (new_section or piece.gap or piece.cell not in (cell, 0)):
+            if has_begun and (new_section or piece.gap or piece.cell is not cell):
                 self.lines.append("")
             if new_section:
-                heading = f"# --- {piece.section} ---"
+                heading = f"# --- {own} ---"
                 inside = piece.guard and piece.guard == guard
                 self.lines.append(indented(heading) if inside else heading)
             if piece.guard != guard and piece.guard:
                 self.lines.append(f"if {_CONDITIONS.get(piece.guard, piece.guard)}:")
             self.lines.append(indented(piece.text) if piece.guard else piece.text)
-            section, cell, guard = piece.section or section, piece.cell or cell, piece.guard
+            section, cell, guard = own or section, piece.cell, piece.guard
             self.of_rank |= {"local_rank"} if guard == "once" else {"rank"} if guard else set()
         self._end_guard(guard)
 
@@ -104,24 +105,24 @@ class MainBody:
         config = self._program.phases[0].config
         ended = any(_ends_group(step) for step in self._places.definitions)
         for step in self._places.main:
-            section, cell = self._headings.of(step.statement.cell), step.statement.cell.number
+            cell = step.statement.cell
             if side == "ranks" and self._is_notebooks_work(step):
                 side = "notebook"
-                yield _Piece('work_as("notebook")', "", section, cell, gap=False)
+                yield _Piece('work_as("notebook")', cell)
             if step.phase and step.phase is not phase and not step.brought:
                 if ended and phase is not None:
                     self.joins_again = True
-                    yield _Piece(_JOIN_AGAIN, "", section, cell, gap=True)
+                    yield _Piece(_JOIN_AGAIN, cell, gap=True)
                 phase = step.phase
                 if side == "notebook":
                     side = "ranks"
-                    yield _Piece('work_as("ranks")', "", section, cell, gap=False)
+                    yield _Piece('work_as("ranks")', cell)
                 if changes := _changed_settings(phase, config):
-                    yield _Piece(changes, "", section, cell, gap=False)
+                    yield _Piece(changes, cell)
                 config = phase.config
             ended |= _ends_group(step)
             if text := self._text_of(step):
-                yield _Piece(text, self._guard_of(step), section, cell, step.statement.blank_before)
+                yield _Piece(text, cell, self._guard_of(step), step.statement.blank_before)
 
     def _is_notebooks_work(self, step: Step) -> bool:
         if step.phase or step.brought or step.position > self._program.last_phase:

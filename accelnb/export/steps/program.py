@@ -11,9 +11,9 @@ from typing import Any
 
 from accelnb.devices import DEVICES
 from accelnb.export.analysis.effect import Effect
+from accelnb.export.analysis.effects import Effects
 from accelnb.export.analysis.imported_names import Imported
 from accelnb.export.analysis.known_names import MAGICS_LEFT_OUT
-from accelnb.export.analysis.statement_effects import Effects
 from accelnb.export.analysis.value_sources import roots
 from accelnb.export.cells.hyper_parameters import not_an_option
 from accelnb.export.cells.ipython_syntax import CellCode, read_cell

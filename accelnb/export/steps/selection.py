@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from accelnb.export.analysis.call_kinds import computes, draws, is_report, is_setting
-from accelnb.export.analysis.effect_reader import OF_SCOPE
+from accelnb.export.analysis.effects import OF_SCOPE
 from accelnb.export.cells.notebook_file import Cell, ExportError
 from accelnb.export.cells.syntax import BUILTINS, last_part
 from accelnb.export.steps.program import OF_A_RANK, Program, Step
