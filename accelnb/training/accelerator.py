@@ -211,7 +211,6 @@ class Accelerator(
         self.gradient_state = GradientState(plugin)
         self.gradient_state.sync_gradients = True
         self.device_placement = device_placement
-        self.dataloader_config = data
         self.step_scheduler_with_optimizer = step_scheduler_with_optimizer
         self.scheduler_steps_per_update = scheduler_steps_per_update
         self._accumulation = Accumulation()
@@ -355,6 +354,15 @@ class Accelerator(
     def multi_device(self) -> bool:
         """Whether several accelerators train together; False on several CPU processes."""
         return self.use_distributed and self.distributed_type != DistributedType.MULTI_CPU
+
+    @property
+    def dataloader_config(self) -> DataLoaderConfiguration:
+        """How data is divided; what is changed here holds for the loaders prepared from then on."""
+        return self._preparation.data
+
+    @dataloader_config.setter
+    def dataloader_config(self, configuration: DataLoaderConfiguration) -> None:
+        self._preparation.data = configuration
 
     @property
     def split_batches(self) -> bool:

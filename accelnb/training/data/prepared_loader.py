@@ -206,6 +206,16 @@ class PreparedLoader(DataLoader[Any]):
         """Return the sampler of single indices, None if there is none."""
         return getattr(self._own_sampler, "sampler", None)
 
+    def set_sampler(self, sampler: Any) -> None:
+        """Take single indices from another sampler."""
+        own = self._own_sampler
+        if own is not self.sampler:
+            self.__dict__["sampler"] = sampler  # torch allows no other way once it is made
+        while own is not None:
+            if hasattr(own, "sampler"):
+                own.sampler = sampler
+            own = getattr(own, "batch_sampler", None)
+
     def set_epoch(self, epoch: int) -> None:
         """Tell the samplers and the dataset which epoch comes next."""
         self.iteration = epoch

@@ -124,6 +124,10 @@ class BatchSamplerShard(BatchSampler):
             check_divisible(self.batch_size, num_processes)
 
     @property
+    def total_length(self) -> int:
+        return len(self.batch_sampler)
+
+    @property
     def remainder(self) -> int:
         """Samples in the last round if some are repeated in it, else 0; -1 if unknown."""
         if self.drop_last or not self.even_batches:
@@ -221,6 +225,10 @@ class SkipBatchSampler(BatchSampler):
         self.sampler: Any = getattr(batch_sampler, "sampler", None)
         self.batch_size: Any = getattr(batch_sampler, "batch_size", None)
         self.drop_last = getattr(batch_sampler, "drop_last", False)
+
+    @property
+    def total_length(self) -> int:
+        return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[Any]:
         return itertools.islice(iter(self.batch_sampler), self.skip_batches, None)
