@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from accelnb.engine.progress_bars import Bar, Progress
+from accelnb.engine.progress_bars import Progress
+from accelnb.engine.wire.reports import Bar
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from accelnb.engine.wire.reports import SCALAR, Packet
 from accelnb.errors import AccelnbError
 
-SCALAR = "scalar"
 _ROWS_SHOWN = 10
 # Of a name that is not a scalar, the newest values of each rank are kept.
 _VALUES_KEPT = 100
@@ -24,16 +24,6 @@ class Point(NamedTuple):
     time: float
 
 
-class Packet(NamedTuple):
-    """A streamed value on its way: `value` is a number, or a pickle of what is not."""
-
-    name: str
-    kind: str
-    step: int
-    time: float
-    value: Any
-
-
 class Series(Mapping[int, Sequence[Point]]):
     """All that was streamed under one name: ``series[rank]`` are that rank's points in order.
 
@@ -41,7 +31,8 @@ class Series(Mapping[int, Sequence[Point]]):
 
     Examples
     --------
-    >>> from accelnb.engine.metrics import Packet, Series
+    >>> from accelnb.engine.metrics import Series
+    >>> from accelnb.engine.wire.reports import Packet
     >>> loss = Series("loss", "scalar")
     >>> loss.add(0, Packet("loss", "scalar", 0, 0.0, 0.5))
     >>> loss.add(1, Packet("loss", "scalar", 0, 0.0, 0.25))

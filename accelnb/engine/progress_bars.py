@@ -1,44 +1,11 @@
-"""The progress bars of ranks as a rank tells them and a run knows them."""
+"""The progress bars of ranks as a run knows them."""
 
 from __future__ import annotations
 
 import collections
 from dataclasses import dataclass
-from typing import NamedTuple
 
-
-class Bar(NamedTuple):
-    """The state of one progress bar of a rank.
-
-    Attributes
-    ----------
-    key : str
-        Stands for the bar on its rank.
-    label : str
-        What the bar says it is for; empty if it does not.
-    done, total : float
-        How far it is and where it ends, in units; `total` is None if that is not known.
-    unit : str
-        Such as ``it`` or ``B``.
-    rate : float or None
-        Units per second.
-    text : str
-        The whole bar as a terminal shows it.
-    closed : bool
-        Whether this is its last state.
-    """
-
-    key: str
-    label: str
-    done: float
-    total: float | None
-    unit: str
-    rate: float | None
-    text: str
-    closed: bool
-
-    def same_progress(self, other: Bar) -> bool:
-        return (self.label, self.done, self.total) == (other.label, other.done, other.total)
+from accelnb.engine.wire.reports import Bar
 
 
 @dataclass(frozen=True)
@@ -54,7 +21,8 @@ class OpenBars:
 
     Examples
     --------
-    >>> from accelnb.engine.progress_bars import Bar, OpenBars, Progress
+    >>> from accelnb.engine.progress_bars import OpenBars, Progress
+    >>> from accelnb.engine.wire.reports import Bar
     >>> bars = OpenBars()
     >>> bar = Bar("#1", "", 1, 3, "it", None, "1/3 [00:01]", closed=False)
     >>> bars.moved(Progress(0, (bar,)))

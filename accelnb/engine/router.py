@@ -20,7 +20,6 @@ import zmq
 from accelnb.engine.events import Event, Progress, Stalled, Stream, Usage, event_of
 from accelnb.engine.failure import DIED, Failure
 from accelnb.engine.launchers.launcher import LaunchedRanks
-from accelnb.engine.metrics import Packet
 from accelnb.engine.progress_bars import OpenBars
 from accelnb.engine.run import Run
 from accelnb.engine.serialization.pack import Received
@@ -30,6 +29,7 @@ from accelnb.engine.stopping import Stopping
 from accelnb.engine.wire.lifecycle import Exit
 from accelnb.engine.wire.messages import Link, Message
 from accelnb.engine.wire.queries import ANSWER, QUERY, Query
+from accelnb.engine.wire.reports import Packet
 from accelnb.engine.workers import Worker, failure_of
 
 _USAGE_EVERY = 1.0

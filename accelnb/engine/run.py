@@ -12,9 +12,10 @@ from typing import Any
 
 from accelnb.engine.events import Event, Progress, Skipped, Stalled, Stream, Streamed
 from accelnb.engine.failure import Failure, RankError, RunInterrupted, name_ranks, stopped_lines
-from accelnb.engine.metrics import Packet, Series, Streams
+from accelnb.engine.metrics import Series, Streams
 from accelnb.engine.run_log import RunLog
 from accelnb.engine.serialization.pack import Packed, Received
+from accelnb.engine.wire.reports import Packet
 from accelnb.errors import AccelnbError
 
 # Text that may wait for the view; past that it is in the log only.

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from accelnb.engine.metrics import SCALAR, Packet
 from accelnb.engine.serialization.pack import pickled
+from accelnb.engine.wire.reports import SCALAR, Packet
 from accelnb.training.streaming import KINDS
 
 # What may wait for the notebook: the newest so many scalars, and bytes of other values.

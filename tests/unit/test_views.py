@@ -11,10 +11,9 @@ import pytest
 
 from accelnb.engine.events import Display, Progress, Skipped, Stalled, Stream, Usage
 from accelnb.engine.failure import Failure
-from accelnb.engine.metrics import Packet
-from accelnb.engine.progress_bars import Bar
 from accelnb.engine.run import Run
 from accelnb.engine.run_log import RunLog
+from accelnb.engine.wire.reports import Bar, Packet
 from accelnb.notebook.views.live_view import log as log_module
 from accelnb.notebook.views.live_view.charts import line_chart
 from accelnb.notebook.views.live_view.run_state import Bounds, RunState, Seen, state_of

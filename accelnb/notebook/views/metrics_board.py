@@ -6,7 +6,8 @@ import html
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from accelnb.engine.metrics import SCALAR, Series, Streams
+from accelnb.engine.metrics import Series, Streams
+from accelnb.engine.wire.reports import SCALAR
 from accelnb.notebook.views.streamed_images import data_url
 from accelnb.notebook.views.streamed_values import thinned
 from accelnb.notebook.views.updated_display import Area, in_kernel, new_area

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from accelnb.engine.progress_bars import Bar, Progress
+from accelnb.engine.progress_bars import Progress
+from accelnb.engine.wire.reports import Bar
 
 _CLOSED_KEPT = 50
 _TIMES = re.compile(r"\d+:[\d:]+|[\d.?]+[^\s\d,\]]*/[^\s\d,\]]+")  # 00:03, 2.5it/s, 1.2s/it
@@ -24,7 +25,8 @@ class Bars:
 
     Examples
     --------
-    >>> from accelnb.engine.progress_bars import Bar, Progress
+    >>> from accelnb.engine.progress_bars import Progress
+    >>> from accelnb.engine.wire.reports import Bar
     >>> from accelnb.notebook.views.progress_bars import Bars
     >>> bars = Bars()
     >>> for rank, done in enumerate((5, 4)):
@@ -91,7 +93,7 @@ class BarLines:
 
     Examples
     --------
-    >>> from accelnb.engine.progress_bars import Bar
+    >>> from accelnb.engine.wire.reports import Bar
     >>> from accelnb.notebook.views.progress_bars import BarLines
     >>> lines = BarLines(merges=True)
     >>> for rank, done in enumerate((5, 4)):

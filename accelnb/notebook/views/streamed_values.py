@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from accelnb.engine.metrics import SCALAR, Point, Streams
+from accelnb.engine.metrics import Point, Streams
+from accelnb.engine.wire.reports import SCALAR
 from accelnb.notebook.views.streamed_images import Painter
 
 _PICTURE_EVERY = 0.5  # s, for each name

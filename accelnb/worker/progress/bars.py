@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from accelnb.engine.progress_bars import Bar
+from accelnb.engine.wire.reports import Bar
 
 # At most 8 messages a second, and one more when a bar begins or ends.
 _EVERY = 0.125

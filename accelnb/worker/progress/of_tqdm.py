@@ -8,7 +8,7 @@ import threading
 from types import ModuleType
 from typing import Any
 
-from accelnb.engine.progress_bars import Bar
+from accelnb.engine.wire.reports import Bar
 from accelnb.worker.output import PipeWriter
 from accelnb.worker.progress.bars import ToldBar, current_bars, state
 

@@ -9,7 +9,8 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from accelnb.engine.metrics import SCALAR, Series
+from accelnb.engine.metrics import Series
+from accelnb.engine.wire.reports import SCALAR
 from accelnb.notebook.views.live_view.ansi import to_html
 from accelnb.notebook.views.live_view.charts import COLOURS, bar_chart, line_chart
 from accelnb.notebook.views.live_view.log import Line
