@@ -27,8 +27,8 @@ _MOST_THREADS = 4096  # no machine has more cores; torch crashes where it is giv
 BY_OPTION = {
     "precision": MIXED_PRECISION,
     "outputs": OUTPUTS,
-    "strategy": STRATEGY,
     "accumulation": ACCUMULATION,
+    "strategy": STRATEGY,
 }
 
 

@@ -13,10 +13,10 @@ from accelnb.export.cells.notebook_file import Cell
 from accelnb.export.cells.statements import span_of
 from accelnb.export.cells.syntax import dotted, last_part
 from accelnb.export.script_text.placement import Places
-from accelnb.export.script_text.runtime_functions import FROM_ENVIRONMENT
 from accelnb.export.script_text.source_text import call_of, indented
 from accelnb.export.steps.program import Phase, Step
 from accelnb.export.steps.selection import Selection
+from accelnb.options.environment import BY_OPTION
 
 _CONDITIONS = {"once": "local_rank == 0"}
 # Calls after which there may be no process group.
@@ -256,7 +256,7 @@ def _ends_group(step: Step) -> bool:
 
 def _changed_settings(phase: Phase, before: object) -> str:
     lines = []
-    for name, variable, _, _ in FROM_ENVIRONMENT:
+    for name, variable in BY_OPTION.items():
         value = getattr(phase.config, name)
         if value != getattr(before, name):
             lines.append(f'os.environ["{variable}"] = "{value}"')

@@ -10,16 +10,13 @@ from accelnb.export.script_text.source_text import call_of
 from accelnb.options.config import LaunchConfig
 from accelnb.options.environment import BY_OPTION
 
-# Options that an Accelerator takes from the environment: our name, the variable, what is usual.
-FROM_ENVIRONMENT = tuple(
-    (name, BY_OPTION[name], usual, what)
-    for name, usual, what in (
-        ("precision", "no", "mixed precision of Accelerator()"),
-        ("outputs", "fp32", "whether Accelerator() converts what models return to fp32"),
-        ("accumulation", 1, "batches for an optimizer step of Accelerator()"),
-        ("strategy", "ddp", "how Accelerator() trains one model on all processes"),
-    )
-)
+# What a script says of each option that an Accelerator takes from the environment.
+_SAID = {
+    "precision": "mixed precision of Accelerator()",
+    "outputs": "whether Accelerator() converts what models return to fp32",
+    "accumulation": "batches for an optimizer step of Accelerator()",
+    "strategy": "how Accelerator() trains one model on all processes",
+}
 
 GATHER = '''
 def from_all_ranks(value: Any) -> list[Any]:
@@ -107,10 +104,11 @@ def settings(config: LaunchConfig) -> list[tuple[str, str, str, str]]:
     Each is (constant, value, what it is, the environment variable that it sets).
     """
     found = []
-    for name, variable, usual, what in FROM_ENVIRONMENT:
+    usual = LaunchConfig()
+    for name, variable in BY_OPTION.items():
         value = getattr(config, name)
-        if value != usual:
-            found.append((name.upper(), repr(value).replace("'", '"'), what, variable))
+        if value != getattr(usual, name):
+            found.append((name.upper(), repr(value).replace("'", '"'), _SAID[name], variable))
     return found
 
 
