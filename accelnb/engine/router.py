@@ -129,13 +129,14 @@ class Router(threading.Thread):
                 f"the notebook's link to its ranks failed: {type(error).__name__}: {error}"
             )
             self._fail_pending("AccelnbError", self.failed)
-            self._run = None
             raise
 
     def _fail_pending(self, ename: str, said: str) -> None:
-        if self._run is not None:
-            for rank in sorted(self._run.pending):
-                self._run.rank_failed(Failure(rank, ename, said))
+        run, self._run = self._run, None
+        if run is not None:
+            for rank in sorted(run.pending):
+                run.rank_failed(Failure(rank, ename, said))
+            run.finish()
 
     def _carry(self) -> None:
         poller = zmq.Poller()
@@ -316,15 +317,17 @@ class Router(threading.Thread):
         self._stopping.note_failure()
 
     def _finish_if_over(self) -> None:
-        if self._run is None or self._run.pending:
+        run = self._run
+        if run is None or run.pending:
             return
-        if self._run.failures:
+        if run.failures:
             # Ranks that made a different number of collectives would answer one another
             # wrongly from now on.
             counts = list(self._sequences.values())
             self.regroup |= any(count != counts[0] for count in counts)
         self._run = None
         self._stopping = Stopping()  # now: the next run is here before `_begin` is called
+        run.finish()  # last: whoever waits for it may begin the next one at once
 
     def _interrupt(self, run: Run, reason: str) -> None:
         if run is not self._run or self._stopping.under_way:

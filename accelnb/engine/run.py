@@ -296,8 +296,9 @@ class Run:
 
     def rank_done(self, rank: int) -> None:
         self._pending.discard(rank)
-        if self._pending or self.done:
-            return
+
+    def finish(self) -> None:
+        """Be over: every rank has finished. Whoever waits for the run goes on at once."""
         for pack in self._lent:
             pack.close()
         self.log.close()

@@ -44,6 +44,7 @@ class Shown:
     def end(self) -> None:
         for rank in self.run.ranks:
             self.run.rank_done(rank)
+        self.run.finish()
         self.state.finish()
 
     def lines(self) -> list[str]:
