@@ -299,6 +299,9 @@ class Router(threading.Thread):
         for text in self._bars.left_by(exit.rank):
             if self._run is not None:
                 self._run.log.write(exit.rank, "stderr", text + "\n")
+        with self.changed:  # before the run may be over: the next one replaces the rank
+            worker.exit = exit
+            self.changed.notify_all()
         if self._run is not None and exit.rank in self._run.pending:
             was_stopped = self._stopping.concerns(exit.rank)
             self._run.replaced.append(exit.rank)
@@ -307,9 +310,6 @@ class Router(threading.Thread):
             else:
                 self._fail(failure_of(exit, worker.last_output, was_stopped))
             self._finish_if_over()
-        with self.changed:
-            worker.exit = exit
-            self.changed.notify_all()
 
     def _fail(self, failure: Failure) -> None:
         assert self._run is not None

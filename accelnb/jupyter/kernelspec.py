@@ -18,6 +18,7 @@ from accelnb.jupyter.assets import asset
 from accelnb.options.config import LaunchConfig, changed, resolve
 
 _MODULE = "accelnb.notebook.kernel"
+_MODULE_BEFORE = "accelnb.kernel"  # in kernels that were installed when it was there
 _TEMPLATE = "kernels/accelnb"
 
 
@@ -99,7 +100,7 @@ def installed() -> dict[str, Spec]:
             about["resource_dir"],
         )
         for name, about in sorted(found)
-        if _MODULE in about["spec"]["argv"]
+        if {_MODULE, _MODULE_BEFORE} & set(about["spec"]["argv"])
     }
 
 

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import threading
+import traceback
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,9 +119,14 @@ class _ArrivedTarget:
     def _run(self) -> None:
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
         spec = _with_launcher_environment(self._begin["spec"])
-        from accelnb.worker.main import run_rank
+        status = 1
+        try:
+            from accelnb.worker.main import run_rank
 
-        if status := run_rank(spec, self._outputs, self._fds):
+            status = run_rank(spec, self._outputs, self._fds)
+        except BaseException:  # nothing may leave this handler: the pool's thread would wait on
+            traceback.print_exc()
+        if status:
             os._exit(status)
         self._over.set()
 

@@ -56,3 +56,24 @@ def test_a_rank_that_cannot_start_is_reported_with_its_last_output(run_script):
     assert "did not start: it ended its process with exit code 1" in script.stdout
     assert "Unable to find address for: none" in script.stdout
     assert script.stdout.splitlines()[-1] == "[0, 1]"
+
+
+def test_when_a_run_is_over_its_ranks_are_free_and_a_lost_one_is_known(run_script):
+    script = run_script(
+        GROUP + "from accelnb.engine.run import Run\n"
+        "finish = Run.finish\n"
+        "def look(one):\n"
+        "    print(group.busy, [w.exit is not None for w in group.workers])\n"
+        "    finish(one)\n"
+        "Run.finish = look\n"
+        "group = start('fork')\n"
+        "run(group, 'rank')\n"
+        "try:\n    run(group, 'import os; rank == 1 and os.kill(os.getpid(), 9)')\n"
+        "except Exception as error:\n    print(type(error).__name__)\n"
+        "group.make_ready(); print(run(group, SUM)); group.shutdown()"
+    )
+    assert script.returncode == 0, script.stderr
+    assert script.stdout.splitlines() == [
+        "False [False, False]", "False [False, True]", "RankError", "False [False, False]",
+        "[1.0, 1.0]",
+    ]  # fmt: skip

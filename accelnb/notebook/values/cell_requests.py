@@ -114,9 +114,13 @@ class CellRequests:
 
     def note_what_was_left(self) -> None:
         """Take note of which values the newest run's ranks have now."""
-        if self._unread is None or not self._unread[0].done:
+        if self._unread is None:
             return
-        (run, names), self._unread = self._unread, None
+        run, names = self._unread
+        # Ranks are free a moment before a run of theirs is over.
+        if run.pending or not run.wait(1):
+            return
+        self._unread = None
         self.capture.not_received(run.without_values)
         failed = {failure.rank for failure in run.failures}
         self.capture.assigned(
