@@ -39,10 +39,17 @@ _OF_UTILS = (
     *("other", "random", "tqdm", "versions"),
 )
 
+_NOT_ACCELERATES = (LoggerType.ALL, LoggerType.NOTEBOOK)
+
 # Where the names of each module of accelerate are: the first that has a name gives it.
 _HOMES: dict[str, tuple[str, ...]] = {
     "accelerate": ("accelnb", *_UTILS),
-    "accelerate.accelerator": (f"{_TRAINING}.accelerator", *_UTILS),
+    "accelerate.accelerator": (
+        f"{_TRAINING}.accelerator",
+        f"{_TRAINING}.optimizer",
+        f"{_TRAINING}.scheduler",
+        *_UTILS,
+    ),
     "accelerate.checkpointing": (f"{_TRAINING}.checkpoint",),
     "accelerate.data_loader": (
         f"{_TRAINING}.data.prepare",
@@ -61,7 +68,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "accelerate.tracking": (
         f"{_TRAINING}.tracking.base",
         f"{_TRAINING}.tracking.registry",
-        *(f"{_TRAINING}.tracking.{name}" for name in LoggerType if name != LoggerType.ALL),
+        *(f"{_TRAINING}.tracking.{name}" for name in LoggerType if name not in _NOT_ACCELERATES),
     ),
     "accelerate.utils": _UTILS,
     **dict.fromkeys((f"accelerate.utils.{module}" for module in _OF_UTILS), _UTILS),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -170,13 +171,13 @@ class Accelerator(
         strategy = arguments.strategy()
         group = handlers.get(InitProcessGroupKwargs, InitProcessGroupKwargs()).to_kwargs()
         self.rng_types = [str(RNGType(name)) for name in rng_types or ("generator",)]
-        self.project_configuration = project_config or ProjectConfiguration()
+        project = project_config or ProjectConfiguration()
         if project_dir is not None:
-            self.project_configuration.set_directories(project_dir)
-        trackers = filter_trackers(log_with, self.project_configuration.logging_dir)
+            project.set_directories(project_dir)
+        trackers = filter_trackers(log_with, project.logging_dir)
         process = PartialState(cpu, **group)
         self.mesh = Mesh.of_copies(process.device, process.num_processes, process.process_index)
-        self.plan = Plan(
+        plan = Plan(
             strategy=strategy,
             precision=Precision(
                 kind,
@@ -189,8 +190,8 @@ class Accelerator(
             activation_checkpointing=activation_checkpointing,
             device_placement=device_placement,
         )
-        self.scaler = self.precision.make_scaler(handlers.get(GradScalerKwargs))
-        self.strategy = strategy_for(self.mesh, self.plan).on(self.mesh, self.plan)
+        self.scaler = plan.precision.make_scaler(handlers.get(GradScalerKwargs))
+        self.strategy = strategy_for(self.mesh, plan).on(self.mesh, plan)
 
         # From here on nothing is refused: what all Accelerators of a process share is changed.
         self.state = AcceleratorState(kind, cpu, dynamo, **group)
@@ -215,16 +216,14 @@ class Accelerator(
         self.scheduler_steps_per_update = scheduler_steps_per_update
         self._accumulation = Accumulation()
         self._prepared = Prepared()
-        self._preparation = Preparation(
-            self._prepared, self.mesh, self.plan, self.strategy, self.scaler, data
-        )
-        # These lists third-party code reads.
-        self._models = self._prepared.models
-        self._optimizers = self._prepared.optimizers
-        self._schedulers = self._prepared.schedulers
-        self._dataloaders = self._prepared.loaders
+        self._preparation = Preparation(self._prepared, self.mesh, plan, self.strategy, data)
         self._custom_objects: list[Any] = []
-        training = Training(
+        CheckpointMethods.__init__(self, Checkpoints(self._training, project))
+        TrackingMethods.__init__(self, Trackers(trackers, project, self.state))
+
+    def _training(self) -> Training:
+        """Return what a checkpoint is of, as it is now."""
+        return Training(
             process=self.state,
             models=self._models,
             optimizers=self._optimizers,
@@ -236,8 +235,40 @@ class Accelerator(
             accumulation=self._accumulation,
             strategy=self.strategy,
         )
-        CheckpointMethods.__init__(self, Checkpoints(training, self.project_configuration))
-        TrackingMethods.__init__(self, Trackers(trackers, self.project_configuration, self.state))
+
+    # ---- what was prepared, for third-party code ----
+
+    @property
+    def _models(self) -> list[Any]:
+        return self._prepared.models
+
+    @_models.setter
+    def _models(self, models: list[Any]) -> None:
+        self._prepared.models = models
+
+    @property
+    def _optimizers(self) -> list[Any]:
+        return self._prepared.optimizers
+
+    @_optimizers.setter
+    def _optimizers(self, optimizers: list[Any]) -> None:
+        self._prepared.optimizers = optimizers
+
+    @property
+    def _schedulers(self) -> list[Any]:
+        return self._prepared.schedulers
+
+    @_schedulers.setter
+    def _schedulers(self, schedulers: list[Any]) -> None:
+        self._prepared.schedulers = schedulers
+
+    @property
+    def _dataloaders(self) -> list[Any]:
+        return self._prepared.loaders
+
+    @_dataloaders.setter
+    def _dataloaders(self, loaders: list[Any]) -> None:
+        self._prepared.loaders = loaders
 
     # ---- contexts ----
 
@@ -338,17 +369,43 @@ class Accelerator(
         self._accumulation.step = batches
 
     @property
+    def project_configuration(self) -> ProjectConfiguration:
+        """Where logs and checkpoints lie."""
+        return self._checkpoints.project
+
+    @project_configuration.setter
+    def project_configuration(self, project: ProjectConfiguration) -> None:
+        self._checkpoints.project = self._trackers.project = project
+
+    @property
+    def plan(self) -> Plan:
+        """How models that are prepared from now on shall train."""
+        return self._preparation.plan
+
+    @property
     def precision(self) -> Precision:
         """What models compute in."""
         return self.plan.precision
+
+    @precision.setter
+    def precision(self, precision: Precision) -> None:
+        self._preparation.plan = replace(self.plan, precision=precision)
 
     @property
     def activation_checkpointing(self) -> bool:
         return self.plan.activation_checkpointing
 
+    @activation_checkpointing.setter
+    def activation_checkpointing(self, value: bool) -> None:
+        self._preparation.plan = replace(self.plan, activation_checkpointing=value)
+
     @property
     def dynamo_plugin(self) -> TorchDynamoPlugin:
         return self.plan.compilation
+
+    @dynamo_plugin.setter
+    def dynamo_plugin(self, plugin: TorchDynamoPlugin) -> None:
+        self._preparation.plan = replace(self.plan, compilation=plugin)
 
     @property
     def multi_device(self) -> bool:

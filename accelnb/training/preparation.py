@@ -16,6 +16,7 @@ from accelnb.training.optimizer import AcceleratedOptimizer
 from accelnb.training.parallel.placement import lies_on_several_devices
 from accelnb.training.parallel.unwrapping import extract_model_from_parallel
 from accelnb.training.prepared import Preparation
+from accelnb.training.scaler import Scaler
 from accelnb.training.scheduler import AcceleratedScheduler
 
 # The state of an optimizer goes to where the model's parameters are; a scheduler follows its
@@ -32,6 +33,7 @@ class PreparationMethods:
 
     device_placement: bool
     rng_types: list[str]
+    scaler: Scaler | None
     scheduler_steps_per_update: int | None
     step_scheduler_with_optimizer: bool
     _preparation: Preparation
@@ -85,13 +87,16 @@ class PreparationMethods:
         evaluation_mode: bool = False,
     ) -> nn.Module:
         """Prepare a model; with `evaluation_mode` for inference only, without DDP."""
-        return self._preparation.model(model, self._places(device_placement), evaluation_mode)
+        places = self._places(device_placement)
+        return self._preparation.model(
+            model, places, self.verify_device_map(model), evaluation_mode
+        )
 
     def prepare_optimizer(
         self, optimizer: torch.optim.Optimizer, device_placement: bool | None = None
     ) -> AcceleratedOptimizer:
         """Prepare an optimizer."""
-        return self._preparation.optimizer(optimizer, self._places(device_placement))
+        return self._preparation.optimizer(optimizer, self._places(device_placement), self.scaler)
 
     def prepare_scheduler(self, scheduler: LRScheduler | AcceleratedScheduler) -> Any:
         """Prepare a scheduler; its optimizer comes first."""

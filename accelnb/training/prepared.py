@@ -18,6 +18,7 @@ from accelnb.training.optimizer import AcceleratedOptimizer
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.mixed_precision import apply_precision
 from accelnb.training.parallel.parallelize import parallelize
+from accelnb.training.parallel.placement import check_device_map
 from accelnb.training.parallel.plan import Plan
 from accelnb.training.parallel.strategy import Strategy
 from accelnb.training.parallel.unwrapping import extract_model_from_parallel
@@ -47,10 +48,12 @@ class Preparation:
     mesh: Mesh
     plan: Plan
     strategy: Strategy
-    scaler: Scaler | None
     data: DataLoaderConfiguration
 
-    def model(self, model: nn.Module, placed: bool, evaluation_mode: bool) -> nn.Module:
+    def model(
+        self, model: nn.Module, placed: bool, on_several_devices: bool, evaluation_mode: bool
+    ) -> nn.Module:
+        placed = placed and not on_several_devices
         plan = replace(self.plan, device_placement=placed, evaluation_mode=evaluation_mode)
         known = self.prepared.models
         if getattr(model, "_is_accelerate_prepared", False):
@@ -64,19 +67,22 @@ class Preparation:
             model = its_own
         if any(extract_model_from_parallel(other) is model for other in known):
             raise _prepared_twice("model")
+        check_device_map(on_several_devices, self.mesh)
         model = parallelize(model, self.mesh, plan)
         model.__dict__.update(_is_accelerate_prepared=True, _is_for_evaluation=evaluation_mode)
         known.append(model)
         return model
 
-    def optimizer(self, optimizer: torch.optim.Optimizer, placed: bool) -> AcceleratedOptimizer:
+    def optimizer(
+        self, optimizer: torch.optim.Optimizer, placed: bool, scaler: Scaler | None
+    ) -> AcceleratedOptimizer:
         known = self.prepared.optimizers
         if isinstance(optimizer, AcceleratedOptimizer):
-            optimizer.scaler, optimizer.strategy = self.scaler, self.strategy
+            optimizer.scaler, optimizer.strategy = scaler, self.strategy
             return _noted(optimizer, known)
         if any(other.optimizer is optimizer for other in known):
             raise _prepared_twice("optimizer")
-        known.append(AcceleratedOptimizer(optimizer, placed, self.scaler, self.strategy))
+        known.append(AcceleratedOptimizer(optimizer, placed, scaler, self.strategy))
         return known[-1]
 
     def scheduler(

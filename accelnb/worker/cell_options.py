@@ -23,7 +23,7 @@ class CellOptions:
     def __init__(self, namespace: dict[str, Any], device: str) -> None:
         self._namespace = namespace
         self._device = device
-        self._mesh: Any = None  # the one that a cell got last
+        self._given: list[Any] = []  # the meshes that cells got
 
     def apply(self, settings: dict[str, Any]) -> None:
         """Set what the cell's code will read. All ranks of a mesh must call this."""
@@ -34,6 +34,8 @@ class CellOptions:
             return
         if dimensions:
             names, sizes = zip(*dimensions, strict=True)
-            self._namespace["mesh"] = self._mesh = device_mesh(self._device, names, sizes)
-        elif self._mesh is not None and self._namespace.get("mesh") is self._mesh:
+            mesh = self._namespace["mesh"] = device_mesh(self._device, names, sizes)
+            if all(mesh is not given for given in self._given):
+                self._given.append(mesh)
+        elif any(self._namespace.get("mesh") is given for given in self._given):
             del self._namespace["mesh"]

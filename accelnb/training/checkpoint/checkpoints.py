@@ -41,7 +41,7 @@ class Checkpoints:
         Hooks for models, by their handles' numbers.
     """
 
-    def __init__(self, training: Training, project: ProjectConfiguration) -> None:
+    def __init__(self, training: Callable[[], Training], project: ProjectConfiguration) -> None:
         self.project = project
         self.before_save: _Hooks = OrderedDict()
         self.before_load: _Hooks = OrderedDict()
@@ -56,26 +56,33 @@ class Checkpoints:
                     f"object {index}, a {type(thing).__name__}, cannot be registered for "
                     "checkpointing: it needs the methods state_dict and load_state_dict"
                 )
-        self._training.custom.extend(objects)
+        self._training().custom.extend(objects)
 
     # ---- saving ----
 
     def weights_of(self, model: nn.Module, unwrap: bool = True) -> dict[str, Any]:
         """Return a model's whole state dict; a collective if the model is sharded."""
         inner = unwrapped(model) if unwrap else model
-        return readable(self._training.strategy.state_dict(inner))
+        return readable(self._training().strategy.state_dict(inner))
 
     def save(
-        self, output_dir: _Given, safe_serialization: bool, asynchronous: bool
+        self,
+        output_dir: _Given,
+        safe_serialization: bool,
+        asynchronous: bool,
+        weights_of: Callable[[nn.Module], dict[str, Any]],
     ) -> str | PendingSave:
         """Save everything; return where, or what is still being written."""
         self.finish()
-        training, project, process = self._training, self.project, self._training.process
+        training, project = self._training(), self.project
+        process = training.process
         numbered = project.automatic_checkpoint_naming
         target = together(lambda: self._target(output_dir))
         save = begin(process, target, project.total_limit if numbered else None, numbered)
         try:
-            weights = together(lambda: self._weights_for(str(save.new_folder)))
+            weights = together(
+                lambda: self._weights_for(training.models, weights_of, str(save.new_folder))
+            )
             writes_shared = process.is_main_process or (
                 project.save_on_each_node and save.owns_folder
             )
@@ -114,9 +121,13 @@ class Checkpoints:
             )
         return checked_target(output_dir)
 
-    def _weights_for(self, folder: str) -> list[dict[str, Any]]:
-        models = self._training.models
-        weights = [self.weights_of(model) for model in models]
+    def _weights_for(
+        self,
+        models: list[nn.Module],
+        weights_of: Callable[[nn.Module], dict[str, Any]],
+        folder: str,
+    ) -> list[dict[str, Any]]:
+        weights = [weights_of(model) for model in models]
         for hook in self.before_save.values():
             hook(list(models), weights, folder)
         return weights
@@ -132,7 +143,7 @@ class Checkpoints:
     ) -> None:
         """Read and check everything, then load it."""
         self.finish()
-        training = self._training
+        training = self._training()
         location = self._location(map_location)
         folder = self._found(input_dir)
         states = together(lambda: read_states(training, folder, location, load_kwargs))
@@ -153,14 +164,14 @@ class Checkpoints:
     def _location(self, map_location: str | None) -> torch.device:
         if map_location not in (None, "cpu", "on_device"):
             raise AccelnbError(f"map_location={map_location}: choose 'cpu' or 'on_device'")
-        process = self._training.process
+        process = self._training().process
         several_devices = process.use_distributed and process.device.type != "cpu"
         chosen = map_location or ("on_device" if several_devices else "cpu")
         direct = chosen == "on_device" and not records(process.device.type)
         return process.device if direct else torch.device("cpu")
 
     def _found(self, input_dir: _Given) -> Path:
-        process, project = self._training.process, self.project
+        process, project = self._training().process, self.project
         if input_dir is not None:
             folder = full_path("input_dir", input_dir)
             together(lambda: recover(folder) if process.is_local_main_process else None)
@@ -179,7 +190,7 @@ class Checkpoints:
     def _weights_from(
         self, folder: Path, location: torch.device, strict: bool
     ) -> list[tuple[nn.Module, dict[str, Any]]]:
-        models = list(self._training.models)
+        models = list(self._training().models)
         for hook in self.before_load.values():
             hook(models, str(folder))
         return read_weights([unwrapped(model) for model in models], folder, location, strict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Literal, overload
 
@@ -19,9 +20,16 @@ class CheckpointMethods:
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
-        # Third-party code reads these.
-        self._save_model_state_pre_hook = checkpoints.before_save
-        self._load_model_state_pre_hook = checkpoints.before_load
+
+    # Third-party code reads these.
+
+    @property
+    def _save_model_state_pre_hook(self) -> OrderedDict[int, Callable[..., None]]:
+        return self._checkpoints.before_save
+
+    @property
+    def _load_model_state_pre_hook(self) -> OrderedDict[int, Callable[..., None]]:
+        return self._checkpoints.before_load
 
     # ---- where ----
 
@@ -99,7 +107,9 @@ class CheckpointMethods:
         >>> path = accelerator.save_state(os.path.join(tempfile.mkdtemp(), "checkpoint"))
         >>> accelerator.load_state(path)
         """
-        return self._checkpoints.save(output_dir, safe_serialization, asynchronous)
+        return self._checkpoints.save(
+            output_dir, safe_serialization, asynchronous, self.get_state_dict
+        )
 
     def load_state(
         self,
@@ -187,7 +197,7 @@ class CheckpointMethods:
         on_each_machine = self._checkpoints.project.save_on_each_node
         shards.save_model(
             model,
-            self._checkpoints.weights_of,
+            self.get_state_dict,
             save_directory,
             max_shard_size,
             safe_serialization,

@@ -121,11 +121,11 @@ def _mesh_of(torch_mesh: Any, num_processes: int | None, process_index: int | No
     state = PartialState()
     if torch_mesh is not None:
         return Mesh.of_torch(torch_mesh, state.device, state.process_index)
-    return Mesh.of_copies(
-        state.device,
-        state.num_processes if num_processes is None else num_processes,
-        state.process_index if process_index is None else process_index,
-    )
+    size = state.num_processes if num_processes is None else num_processes
+    index = state.process_index if process_index is None else process_index
+    if not 0 <= index < size:
+        raise AccelnbError(f"process_index={index}: must be from 0 to {size - 1}")
+    return Mesh.of_copies(state.device, size, index)
 
 
 def undivided(loader: PreparedLoader) -> DataLoader[Any]:

@@ -86,12 +86,14 @@ class Division:
             given |= {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
         else:
             given |= self._indexing(loader, self._own_batch_sampler(loader))
+        ranks = PartialState().num_processes  # all take part, of however many a loader is told
+        whole = self.mesh.size == ranks
         return DataLoaderDispatcher(
             loader.dataset,
             split_batches=self.split_batches,
             slice_fn=slice_fn,
             even_batches=self.even_batches,
-            _places=self.mesh.shares_of(PartialState().num_processes),
+            _places=self.mesh.shares_of(ranks) if whole else list(range(ranks)),
             **given,
         )
 

@@ -10,7 +10,7 @@ from accelnb.training.parallel.compilation import apply_compilation
 from accelnb.training.parallel.ddp import DataParallel
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.mixed_precision import apply_precision
-from accelnb.training.parallel.placement import apply_placement, check_device_map
+from accelnb.training.parallel.placement import apply_placement
 from accelnb.training.parallel.plan import Plan
 from accelnb.training.parallel.strategy import Strategy
 from accelnb.training.parallel.xla import XlaProcess, XlaProcesses
@@ -39,7 +39,6 @@ def parallelize(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     >>> parallelize(torch.nn.Linear(2, 1), alone, Plan("ddp", Precision("bf16", "cpu")))
     Linear(in_features=2, out_features=1, bias=True)
     """
-    check_device_map(model, mesh)
     model = apply_activation_checkpointing(model, mesh, plan)
     model = apply_precision(model, mesh, plan)
     model = apply_placement(model, mesh, plan)

@@ -12,8 +12,8 @@ from accelnb.training.parallel.plan import Plan
 
 
 def apply_placement(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
-    """Move a model to the device, unless it is to stay or lies on several."""
-    if not plan.device_placement or lies_on_several_devices(model):
+    """Move a model to the device, unless it is to stay where it is."""
+    if not plan.device_placement:
         return model
     if not records(mesh.device.type):
         return model.to(mesh.device)
@@ -27,9 +27,9 @@ def apply_placement(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
         torch.__future__.set_swap_module_params_on_conversion(before)
 
 
-def check_device_map(model: nn.Module, mesh: Mesh) -> None:
+def check_device_map(on_several_devices: bool, mesh: Mesh) -> None:
     """Refuse a model that lies on several devices where each rank has one."""
-    if mesh.size > 1 and lies_on_several_devices(model):
+    if mesh.size > 1 and on_several_devices:
         raise AccelnbError(
             "a model that was loaded over several devices (device_map='auto') cannot train on "
             "several ranks: load it onto one device, or use one rank"

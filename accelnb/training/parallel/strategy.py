@@ -83,9 +83,13 @@ class Strategy:
     def average_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         """Average the gradients of an optimizer, unless that was done since the backward pass."""
 
-    # Torch's own functions, as attributes: a step shall not cost another call.
-    clip_norm = staticmethod(nn.utils.clip_grad_norm_)
-    clip_value = staticmethod(nn.utils.clip_grad_value_)
+    def clip_norm(self, parameters: Any, max_norm: float, norm_type: float) -> torch.Tensor:
+        """Scale gradients down to a norm; return what it was."""
+        return nn.utils.clip_grad_norm_(parameters, max_norm, norm_type=norm_type)
+
+    def clip_value(self, parameters: Any, clip_value: float) -> None:
+        """Bound each element of gradients."""
+        nn.utils.clip_grad_value_(parameters, clip_value)
 
     def step(self, optimizer: torch.optim.Optimizer, closure: Callable[[], Any] | None) -> Any:
         """Have an optimizer step with averaged gradients; return what its closure does."""

@@ -23,7 +23,7 @@ from accelnb.errors import AccelnbError
 from accelnb.training import communication
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
-from accelnb.training.parallel.strategy import Strategy
+from accelnb.training.parallel.strategy import Strategy, is_sharded
 
 _EQUAL = "_accelnb_made_equal"  # a mark on models
 
@@ -67,6 +67,8 @@ class XlaProcess(Strategy):
             ) from None
 
     def state_dict(self, model: nn.Module) -> dict[str, Any]:
+        if is_sharded(model):
+            return super().state_dict(model)
         return model.state_dict(keep_vars=True)  # tied ones are one object until they are detached
 
     def step(self, optimizer: torch.optim.Optimizer, closure: Callable[[], Any] | None) -> Any:

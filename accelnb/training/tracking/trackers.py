@@ -30,7 +30,7 @@ class Trackers:
     ) -> None:
         self.log_with = log_with
         self.running: list[GeneralTracker] = []
-        self._project = project
+        self.project = project
         self._process = process
 
     def init(
@@ -98,7 +98,7 @@ class Trackers:
         if isinstance(one, GeneralTracker):
             return one
         make: Any = tracker_class(one)
-        folder = [self._project.logging_dir] * make.requires_logging_directory
+        folder = [self.project.logging_dir] * make.requires_logging_directory
         return make(project_name, *folder, **init_kwargs.get(one, {}))
 
     def _start_or_refuse(self, caller: str) -> None:
