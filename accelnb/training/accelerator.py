@@ -184,7 +184,7 @@ class Accelerator(
         trackers = filter_trackers(log_with, project.logging_dir)
         process = PartialState(cpu, **group)
         self.mesh = arrangement.arranged(process, strategy, parallelism_config)
-        sizes = parallelism_config or arrangement.parallelism_of(self.mesh)
+        sizes = arrangement.parallelism_on(self.mesh, parallelism_config)
         plan = Plan(
             strategy=arrangement.strategy_on(self.mesh, strategy),
             precision=Precision(

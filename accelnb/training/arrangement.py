@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import Any
 
@@ -97,8 +98,13 @@ def handlers(
     return {name: handler for name, handler in found.items() if handler is not None}
 
 
-def parallelism_of(mesh: Mesh) -> ParallelismConfig | None:
-    """Return the sizes of a mesh, where it is more than copies of a model."""
+def parallelism_on(mesh: Mesh, given: ParallelismConfig | None) -> ParallelismConfig | None:
+    """Return the sizes that were given, filled in; else those of a mesh that is not only copies."""
+    if given is not None:
+        on_mesh = copy.copy(given)
+        for name in MESH_DIMENSIONS:
+            setattr(on_mesh, f"{name}_size", mesh.size_along(name))
+        return on_mesh
     if not mesh.has(*(name for name in MESH_DIMENSIONS if name != "dp_replicate")):
         return None
     sizes: dict[str, Any] = {f"{name}_size": mesh.size_along(name) for name in MESH_DIMENSIONS}
