@@ -87,7 +87,7 @@ def test_what_is_wrong_is_said_beside_its_control_and_nothing_can_be_done_with_i
     driver.type("Processes", 3)
     assert "has 4 places for 3 ranks" in driver.text
     driver.type("Mesh", "rows=2")
-    assert "must be dimensions such as dp_replicate=2,tp=2" in driver.text
+    assert "must be dimensions such as dp_shard=2,tp=2" in driver.text
     assert all(driver.button(label).disabled for label in ("Test", "Use now", "Save"))
     driver.type("Mesh", "tp=3")
     driver.press("Use now")
