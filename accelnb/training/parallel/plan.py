@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from accelnb.training.configuration import DistributedDataParallelKwargs, TorchDynamoPlugin
+from accelnb.training.fsdp_plugin import FullyShardedDataParallelPlugin
 from accelnb.training.precision import Precision
 
 
@@ -34,6 +35,7 @@ class Plan:
     precision: Precision
     ddp: DistributedDataParallelKwargs = field(default_factory=DistributedDataParallelKwargs)
     compilation: TorchDynamoPlugin = field(default_factory=TorchDynamoPlugin)
+    fsdp: FullyShardedDataParallelPlugin | None = None
     activation_checkpointing: bool = False
     device_placement: bool = True
     evaluation_mode: bool = False
