@@ -181,7 +181,7 @@ class FullyShardedDataParallelPlugin:
             )
         elif self.auto_wrap_policy == "SIZE_BASED_WRAP":
             self.auto_wrap_policy = partial(
-                wrap.size_based_auto_wrap_policy, min_num_params=self.min_num_params
+                wrap.size_based_auto_wrap_policy, min_num_params=self.min_num_params or 0
             )
 
     def set_state_dict_type(self, state_dict_type: Any = None) -> None:
@@ -212,7 +212,9 @@ class FullyShardedDataParallelPlugin:
         wanted = self.cpu_offload
         if not isinstance(wanted, OffloadPolicy):
             wanted = getattr(wanted, "offload_params", wanted)  # CPUOffload of version 1
-            self.cpu_offload = CPUOffloadPolicy() if _flag("cpu_offload", wanted) else OffloadPolicy()
+            self.cpu_offload = (
+                CPUOffloadPolicy() if _flag("cpu_offload", wanted) else OffloadPolicy()
+            )
 
     def unit_classes(self, model: Any) -> set[type]:
         """Return the classes that ``transformer_based_wrap`` makes units of.
@@ -291,7 +293,9 @@ class FullyShardedDataParallelPlugin:
     def _set_units(self) -> None:
         policy = self.auto_wrap_policy
         if policy is None:
-            policy = "TRANSFORMER_BASED_WRAP" if self.transformer_cls_names_to_wrap else _POLICIES[0]
+            policy = (
+                "TRANSFORMER_BASED_WRAP" if self.transformer_cls_names_to_wrap else _POLICIES[0]
+            )
         if isinstance(policy, str):
             policy = policy.upper()
             if policy not in _POLICIES:
@@ -327,7 +331,9 @@ def _resharding(value: Any) -> bool | int:
     if str(value).isdecimal() and int(value) > 1:
         return int(value)
     if str(value).lower() not in environment.YES + environment.NO:
-        raise AccelnbError(f"reshard_after_forward={value}: say true or false, or a number of ranks")
+        raise AccelnbError(
+            f"reshard_after_forward={value}: say true or false, or a number of ranks"
+        )
     return str(value).lower() in environment.YES
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -49,7 +49,9 @@ def apply_fsdp(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
         It cannot be sharded so.
     """
     if isinstance(model, DistributedDataParallel):
-        raise AccelnbError("the model is a DistributedDataParallel: give prepare() the model itself")
+        raise AccelnbError(
+            "the model is a DistributedDataParallel: give prepare() the model itself"
+        )
     if any(True for _ in sharded_parts(model)):
         return model
     plugin = plan.fsdp or FullyShardedDataParallelPlugin()
@@ -123,6 +125,7 @@ class Sharded(Strategy):
     plugin: FullyShardedDataParallelPlugin
 
     averages = True
+    shards = True
     apply = staticmethod(apply_fsdp)
 
     @classmethod
@@ -240,22 +243,25 @@ def _reshard_after_evaluation(root: nn.Module) -> None:
     """
     parts = list(sharded_parts(root))
 
-    @torch.compiler.disable
     def reshard(*_: Any) -> None:
         if not torch.is_grad_enabled():
             for part in parts:
                 part.reshard()
 
-    root.register_forward_hook(reshard)
+    root.register_forward_hook(_eager(reshard))
 
 
 def _follow_running_statistics(root: nn.Module, device_mesh: Any) -> None:
-    """Give all processes the first one's batch norm statistics at each forward pass, as DDP does."""
+    """Give all processes the first's batch norm statistics at each forward pass, as DDP does."""
     norms = [part for part in root.modules() if isinstance(part, _BatchNorm)]
 
-    @torch.compiler.disable
     def send(*_: Any) -> None:
         make_equal((buffer for norm in norms for buffer in norm.buffers()), device_mesh)
 
     if norms:
-        root.register_forward_pre_hook(send)
+        root.register_forward_pre_hook(_eager(send))
+
+
+def _eager(hook: Callable[..., None]) -> Any:
+    """Return a hook that torch.compile calls and does not trace."""
+    return torch.compiler.disable(hook)

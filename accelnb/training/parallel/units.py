@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -49,9 +48,21 @@ def find_units(
     units: list[Unit] = []
     for part in _callable_parts(model):
         if id(part) in wanted:
-            units += _of_other_types(model, part, _own_parameters(part, parts, ignored))
-            units.append((part,))
-    return units[:-1]
+            own = _own_parameters(part, parts, ignored)
+            units += _of_other_types(model, part, own)
+            units += [(part,)] if own and part is not model else []
+    return units
+
+
+def outermost_units(model: nn.Module, plugin: FullyShardedDataParallelPlugin) -> list[nn.Module]:
+    """Return the modules that are units and are not within others."""
+    parts = [
+        part
+        for unit in find_units(model, plugin, ignored_parameters(model, plugin))
+        for part in unit
+    ]
+    within = {id(inner) for part in parts for inner in part.modules() if inner is not part}
+    return [part for part in parts if id(part) not in within]
 
 
 def ignored_parameters(
