@@ -229,7 +229,13 @@ class FullyShardedDataParallelPlugin:
         if wanted is None:
             parts = [getattr(part, "_no_split_modules", None) or () for part in model.modules()]
             wanted = [name for names in parts for name in names if name in there]
-        if missing := [name for name in wanted or ["?"] if name not in there]:
+        if not wanted:
+            raise AccelnbError(
+                f"auto_wrap_policy=transformer_based_wrap: this {type(model).__name__} does not "
+                "say what its blocks are (_no_split_modules): name the classes of its units in "
+                f"transformer_cls_names_to_wrap, of {', '.join(there)}"
+            )
+        if missing := [name for name in wanted if name not in there]:
             raise AccelnbError(
                 f"Could not find the transformer layer class {', '.join(missing)} in the model. "
                 f"transformer_cls_names_to_wrap takes classes of its modules: {', '.join(there)}"
