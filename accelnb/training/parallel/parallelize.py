@@ -49,7 +49,8 @@ def parallelize(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     """
     model = apply_activation_checkpointing(model, mesh, plan)
     model = apply_precision(model, mesh, plan)
-    model = apply_placement(model, mesh, plan)
+    if plan.evaluation_mode or not strategy_for(mesh, plan).shards:
+        model = apply_placement(model, mesh, plan)  # what is sharded goes there unit by unit
     model = apply_strategy(model, mesh, plan)
     return apply_compilation(model, mesh, plan)
 
