@@ -11,7 +11,6 @@ from torch import nn
 from accelnb.errors import AccelnbError
 from accelnb.training.collective_errors import attempt
 from accelnb.training.communication import broadcast_object
-from accelnb.training.parallel.fill import allocate, forget, some
 from accelnb.training.parallel.slices import (
     class_name,
     held,
@@ -21,6 +20,7 @@ from accelnb.training.parallel.slices import (
     slots,
 )
 from accelnb.training.parallel.unwrapping import extract_model_from_parallel
+from accelnb.training.parallel.without_values import allocate, forget, some
 from accelnb.training.state import PartialState
 
 

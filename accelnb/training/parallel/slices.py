@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 BYTES_AT_ONCE = 16 * 2**20
 
 
+def dtensors_in_use() -> bool:
+    """Return whether there can be DTensors: torch imports them slowly, and only then."""
+    return "torch.distributed.tensor" in sys.modules
+
+
 def is_dtensor(tensor: Any) -> TypeGuard[DTensor]:
     """Return whether a tensor is divided over processes, without an import of what divides it."""
-    tensors = sys.modules.get("torch.distributed.tensor")  # slow to import; not there: none
-    return tensors is not None and isinstance(tensor, tensors.DTensor)
+    return dtensors_in_use() and isinstance(tensor, sys.modules["torch.distributed.tensor"].DTensor)
 
 
 def class_name(module: nn.Module) -> str:
@@ -116,22 +120,32 @@ def overlap(rows: slice, own: slice) -> tuple[slice, slice] | None:
 def send_from_rank_0(
     whole: torch.Tensor | None, target: torch.Tensor, device: torch.device
 ) -> None:
-    """Put a tensor that rank 0 has into a parameter: each process gets its part.
+    """Put a tensor that rank 0 has into one that may be divided: each process gets its part.
 
     A collective of all processes. None has more of it in memory than its part and one block of
     rows. It goes by `device`, which the processes' backend can send from.
     """
-    shape = tuple(target.shape) or (1,)
-    part = local_part(target)
-    part, own = (part, own_slices(target)) if target.ndim else (part.view(1), (slice(0, 1),))
-    for rows in rows_at_once(shape, target.element_size()):
-        if whole is None:
-            sent = torch.empty(
-                (rows.stop - rows.start, *shape[1:]), dtype=target.dtype, device=device
-            )
-        else:
-            sent = whole.detach().view(shape)[rows].to(device, target.dtype)
-        received = communication.broadcast(sent, 0) if dist.is_initialized() else sent
+    part, own = rows_of(local_part(target)), own_slices(target) or (slice(0, 1),)
+    for rows, sent in blocks_from_rank_0(whole, target, device):
         if found := overlap(rows, own[0]):
             there, here = found
-            part[here].copy_(received[there][(slice(None), *own[1:])])
+            part[here].copy_(sent[there][(slice(None), *own[1:])])
+
+
+def blocks_from_rank_0(
+    whole: torch.Tensor | None, target: torch.Tensor, device: torch.device
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield a tensor that rank 0 has in blocks of rows, on all processes. A collective."""
+    shape = tuple(target.shape) or (1,)
+    for rows in rows_at_once(shape, target.element_size()):
+        if whole is None:
+            size = (rows.stop - rows.start, *shape[1:])
+            block = torch.empty(size, dtype=target.dtype, device=device)
+        else:
+            block = rows_of(whole.detach())[rows].to(device, target.dtype)
+        yield rows, communication.broadcast(block, 0) if dist.is_initialized() else block
+
+
+def rows_of(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that has rows: one for a number."""
+    return tensor if tensor.ndim else tensor.view(1)

@@ -17,7 +17,13 @@ from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from accelnb.errors import AccelnbError
-from accelnb.training.parallel.slices import class_name, is_dtensor, like, own_slices
+from accelnb.training.parallel.slices import (
+    class_name,
+    dtensors_in_use,
+    is_dtensor,
+    like,
+    own_slices,
+)
 
 _Place = tuple[weakref.ref[nn.Module], str]
 
@@ -120,6 +126,8 @@ def follow(optimizer: torch.optim.Optimizer, models: Sequence[nn.Module]) -> Non
         Its parameters were those of a model that is divided, and it is not known which; or its
         state cannot be divided. It is not changed.
     """
+    if not _replaced and not dtensors_in_use():
+        return
     _refuse_left_behind(optimizer, models)
     groups = [current(group["params"]) for group in optimizer.param_groups]
     state = {
