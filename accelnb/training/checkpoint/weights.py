@@ -132,7 +132,7 @@ def _may_be_opaque() -> bool:
 
 def shapes_in(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     """Return the shapes in a safetensors file, and which names were merged; reads no weights."""
-    with _opened(path) as file:
+    with opened(path) as file:
         names = list(file.keys())
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
         merged = file.metadata() or {}
@@ -142,12 +142,13 @@ def shapes_in(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
 def read_safetensors(path: Path, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
     """Return the tensors of a safetensors file, merged ones under each of their names."""
     _, merged = shapes_in(path)
-    with _opened(path, str(device)) as file:
+    with opened(path, str(device)) as file:
         state = {name: file.get_tensor(name) for name in list(file.keys())}
     return state | {name: state[kept] for name, kept in merged.items()}
 
 
-def _opened(path: Path, device: str = "cpu") -> Any:
+def opened(path: Path, device: str = "cpu") -> Any:
+    """Return a safetensors file, open to read."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -179,7 +180,8 @@ def differences(
         What is missing or unexpected where `strict` is not set.
     """
     own = model.state_dict()
-    merged = merged_names(own)
+    # Tensors without memory of their own, as divided ones, are known to be tied as the model's.
+    merged = merged_names(own | dict(model.named_parameters(remove_duplicate=False)))
     held = {*shapes, *(merged.get(name, name) for name in shapes)}
     missing = [name for name in own if name not in held and merged.get(name, name) not in held]
     unexpected = [name for name in shapes if name not in own]
