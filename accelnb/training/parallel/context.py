@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from accelnb.errors import AccelnbError
-from accelnb.training.parallel.attention import Attention, WayOfAttention
+from accelnb.training.parallel.attention import Attention, WayOfAttention, by_gathering, by_heads
 from accelnb.training.parallel.attention_dispatch import attention_computed_by
+from accelnb.training.parallel.mesh import Mesh
+from accelnb.training.parallel.plan import Plan
 from accelnb.training.parallel.sequence import SequenceShare, in_parts, length_along
+
+# By what `TorchContextParallelConfig` says.
+_WAYS: dict[str | None, WayOfAttention] = {"allgather": by_gathering, "alltoall": by_gathering}
 
 
 @contextmanager
@@ -69,3 +75,58 @@ def _check_is_of_sequence(attention: Attention, length: int | None) -> None:
         f"context parallel: attention of {queries} queries to {keys} keys, where each rank's part "
         f"of the sequence has {expected}: only attention within the sequence is divided"
     )
+
+
+def context_parallel_on(
+    mesh: Mesh,
+    plan: Plan,
+    models: Sequence[Any],
+    buffers: Sequence[torch.Tensor] | None,
+    buffer_seq_dims: Sequence[int] | None,
+    no_restore_buffers: Iterable[torch.Tensor] | None,
+) -> AbstractContextManager[None]:
+    """Return the context of `context_parallel` for a mesh; without `cp` and `sp` an empty one.
+
+    Raises
+    ------
+    AccelnbError
+        A buffer is one that DDP would write to, or is not as long as `plan` says.
+    """
+    if not mesh.has("cp", "sp"):
+        return nullcontext()
+    if mesh.has("cp") and mesh.has("sp"):
+        raise AccelnbError("context parallel: a sequence is divided along cp or sp, not both")
+    for model in models:
+        _check_ddp_leaves(model, buffers or ())
+    if mesh.has("sp"):
+        _check_length(plan, buffers or (), buffer_seq_dims or ())
+    name, way = ("sp", by_heads) if mesh.has("sp") else ("cp", _WAYS[plan.context.cp_comm_strategy])
+    return context_parallel(
+        way, mesh.group(name), mesh.device.type, buffers, buffer_seq_dims, no_restore_buffers
+    )
+
+
+def _check_ddp_leaves(model: Any, buffers: Sequence[torch.Tensor]) -> None:
+    """Refuse buffers that DDP would make those of its first process in each forward pass."""
+    if not isinstance(model, DistributedDataParallel) or not model.broadcast_buffers:
+        return
+    synced = {id(buffer) for buffer in model.modules_buffers}
+    for number, buffer in enumerate(buffers):
+        if id(buffer) in synced:
+            raise AccelnbError(
+                f"maybe_context_parallel: buffers[{number}] is a buffer of the model, which DDP "
+                "overwrites with that of rank 0: give "
+                "DistributedDataParallelKwargs(broadcast_buffers=False) to the Accelerator"
+            )
+
+
+def _check_length(plan: Plan, buffers: Sequence[torch.Tensor], dims: Sequence[int]) -> None:
+    expected, handler = plan.sequence.sp_seq_length, plan.sequence
+    if handler.sp_seq_length_is_variable or len(buffers) != len(dims):
+        return
+    length = length_along(buffers, dims)
+    if length not in (None, expected):
+        raise AccelnbError(
+            f"maybe_context_parallel: a sequence of {length}, but sp_seq_length={expected} and "
+            "sp_seq_length_is_variable=False"
+        )

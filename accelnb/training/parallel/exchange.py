@@ -12,6 +12,10 @@ import torch
 import torch.distributed as dist
 from torch.autograd import Function
 
+# They have other names since torch 2.13, which warns of the old ones.
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
 # Dimensions of what attention takes: (..., heads, sequence, features).
 _HEADS, _SEQUENCE = -3, -2
 
@@ -43,7 +47,7 @@ class _Gather(Function):
         ctx.group = group
         rows = part.movedim(_SEQUENCE, 0).contiguous()
         whole = rows.new_empty(group.size() * rows.shape[0], *rows.shape[1:])
-        dist.all_gather_into_tensor(whole, rows, group=group)
+        _all_gather(whole, rows, group=group)
         return whole.movedim(0, _SEQUENCE)
 
     @staticmethod
@@ -57,7 +61,7 @@ class _SumOfParts(Function):
         ctx.group = group
         rows = whole.movedim(_SEQUENCE, 0).contiguous()
         part = rows.new_empty(rows.shape[0] // group.size(), *rows.shape[1:])
-        dist.reduce_scatter_tensor(part, rows, group=group)
+        _reduce_scatter(part, rows, group=group)
         return part.movedim(0, _SEQUENCE)
 
     @staticmethod
