@@ -248,6 +248,7 @@ class Accelerator(
             gradients=self.gradient_state,
             accumulation=self._accumulation,
             strategy=self.strategy,
+            mesh=self.mesh,
         )
 
     # ---- what was prepared, for third-party code ----

@@ -16,7 +16,13 @@ from torch import nn
 
 from accelnb.errors import AccelnbError
 from accelnb.training.checkpoint import file_names
-from accelnb.training.checkpoint.files import first_line, flush, load, write, writes_here
+from accelnb.training.checkpoint.files import (
+    first_line,
+    flush,
+    load_weights,
+    write,
+    writes_here,
+)
 from accelnb.training.checkpoint.parts import read_parts, reads_parts
 from accelnb.training.checkpoint.weights import (
     clean_state_dict_for_safetensors,
@@ -227,10 +233,7 @@ def weights_in(file: Path, location: torch.device | str = "cpu") -> dict[str, An
     """Return the state dict that a file of either format holds."""
     if file.suffix == ".safetensors":
         return read_safetensors(file, location)
-    state = load(file, map_location=location)
-    if not isinstance(state, dict):
-        raise AccelnbError(f"{file} holds no weights, but a {type(state).__name__}")
-    return state
+    return load_weights(file, location)
 
 
 def files_of(checkpoint: Path) -> list[Path]:

@@ -148,7 +148,7 @@ def read_safetensors(path: Path, device: torch.device | str = "cpu") -> dict[str
 
 
 def opened(path: Path, device: str = "cpu") -> Any:
-    """Return a safetensors file, open to read."""
+    """Return an open safetensors file, to be used in a ``with`` statement."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -179,9 +179,8 @@ def differences(
     other : str
         What is missing or unexpected where `strict` is not set.
     """
-    own = model.state_dict()
-    # Tensors without memory of their own, as divided ones, are known to be tied as the model's.
-    merged = merged_names(own | dict(model.named_parameters(remove_duplicate=False)))
+    own = model.state_dict(keep_vars=True)  # tied ones are then one object, also if sharded
+    merged = merged_names(own)
     held = {*shapes, *(merged.get(name, name) for name in shapes)}
     missing = [name for name in own if name not in held and merged.get(name, name) not in held]
     unexpected = [name for name in shapes if name not in own]
