@@ -30,11 +30,15 @@ if TYPE_CHECKING:
     from accelnb.training.data.prepare import skip_first_batches as skip_first_batches
     from accelnb.training.enums import DDPCommunicationHookType as DDPCommunicationHookType
     from accelnb.training.enums import DistributedType as DistributedType
+    from accelnb.training.fsdp_plugin import (
+        FullyShardedDataParallelPlugin as FullyShardedDataParallelPlugin,
+    )
     from accelnb.training.gradients import GradientState as GradientState
     from accelnb.training.local_sgd import LocalSGD as LocalSGD
     from accelnb.training.logs import get_logger as get_logger
     from accelnb.training.memory import find_executable_batch_size as find_executable_batch_size
     from accelnb.training.parallel.show import show as show
+    from accelnb.training.parallelism_config import ParallelismConfig as ParallelismConfig
     from accelnb.training.rng import synchronize_rng_states as synchronize_rng_states
     from accelnb.training.state import AcceleratorState as AcceleratorState
     from accelnb.training.state import PartialState as PartialState
@@ -53,12 +57,14 @@ _HOMES = {
     "DataLoaderConfiguration": "accelnb.training.configuration",
     "DistributedDataParallelKwargs": "accelnb.training.configuration",
     "DistributedType": "accelnb.training.enums",
+    "FullyShardedDataParallelPlugin": "accelnb.training.fsdp_plugin",
     "GeneralTracker": "accelnb.training.tracking.base",
     "GradScalerKwargs": "accelnb.training.configuration",
     "GradientState": "accelnb.training.gradients",
     "InitProcessGroupKwargs": "accelnb.training.configuration",
     "LaunchConfig": "accelnb.options.config",
     "LocalSGD": "accelnb.training.local_sgd",
+    "ParallelismConfig": "accelnb.training.parallelism_config",
     "PartialState": "accelnb.training.state",
     "ProfileKwargs": "accelnb.training.configuration",
     "RankError": "accelnb.engine.failure",

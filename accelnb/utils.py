@@ -148,6 +148,9 @@ if TYPE_CHECKING:
     from accelnb.training.enums import LoggerType as LoggerType
     from accelnb.training.enums import PrecisionType as PrecisionType
     from accelnb.training.enums import RNGType as RNGType
+    from accelnb.training.fsdp_plugin import (
+        FullyShardedDataParallelPlugin as FullyShardedDataParallelPlugin,
+    )
     from accelnb.training.memory import clear_device_cache as clear_device_cache
     from accelnb.training.memory import find_executable_batch_size as find_executable_batch_size
     from accelnb.training.memory import release_memory as release_memory
@@ -165,6 +168,16 @@ if TYPE_CHECKING:
     from accelnb.training.parallel.compilation import is_compiled_module as is_compiled_module
     from accelnb.training.parallel.unwrapping import (
         extract_model_from_parallel as extract_model_from_parallel,
+    )
+    from accelnb.training.parallelism_config import (
+        DeepSpeedSequenceParallelConfig as DeepSpeedSequenceParallelConfig,
+    )
+    from accelnb.training.parallelism_config import ParallelismConfig as ParallelismConfig
+    from accelnb.training.parallelism_config import (
+        TorchContextParallelConfig as TorchContextParallelConfig,
+    )
+    from accelnb.training.parallelism_config import (
+        TorchTensorParallelConfig as TorchTensorParallelConfig,
     )
     from accelnb.training.precision import convert_outputs_to_fp32 as convert_outputs_to_fp32
     from accelnb.training.precision import (
@@ -262,7 +275,12 @@ _NAMES = {
         GradScalerKwargs GradientAccumulationPlugin InitProcessGroupKwargs KwargsHandler
         ProfileKwargs ProjectConfiguration TorchDynamoPlugin
     """,
+    "accelnb.training.fsdp_plugin": "FullyShardedDataParallelPlugin",
     "accelnb.training.parallel.unwrapping": "extract_model_from_parallel",
+    "accelnb.training.parallelism_config": """
+        DeepSpeedSequenceParallelConfig ParallelismConfig TorchContextParallelConfig
+        TorchTensorParallelConfig
+    """,
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

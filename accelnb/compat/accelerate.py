@@ -63,6 +63,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "accelerate.logging": (f"{_TRAINING}.logs",),
     "accelerate.memory_utils": (f"{_TRAINING}.memory",),
     "accelerate.optimizer": (f"{_TRAINING}.optimizer",),
+    "accelerate.parallelism_config": (f"{_TRAINING}.parallelism_config",),
     "accelerate.scheduler": (f"{_TRAINING}.scheduler",),
     "accelerate.state": (f"{_TRAINING}.state", f"{_TRAINING}.gradients", *_UTILS),
     "accelerate.tracking": (

@@ -9,27 +9,34 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from accelnb.devices import DEVICES
+from accelnb.errors import AccelnbError
 from accelnb.options.device_name import refuse_device
 from accelnb.options.environment import BY_OPTION
-from accelnb.options.option import MESH_DIMENSIONS as MESH_DIMENSIONS
+from accelnb.options.mesh import (
+    MESH_DIMENSIONS,
+    Dimensions,
+    check_order,
+    filled,
+    places,
+    read_mesh,
+    why_not_strategy,
+    write_mesh,
+)
 from accelnb.options.option import ConfigError as ConfigError
 from accelnb.options.option import Option as Option
 from accelnb.options.option import (
     declare,
     read_cluster,
     read_count,
-    read_mesh,
     read_name,
     read_names,
     read_ranks,
     read_seconds,
-    write_mesh,
 )
 from accelnb.options.option import options as options
 
@@ -81,24 +88,25 @@ class LaunchConfig:
     )
     strategy: str = declare(
         "ddp",
-        "how the cell's Accelerator trains one model on all ranks: ddp averages gradients, "
-        "none leaves models as they are, for those that you shard yourself",
+        "how the cell's Accelerator trains one model on all ranks: ddp has a copy on each and "
+        "averages gradients, fsdp divides weights, gradients and optimizer states over them, hsdp "
+        "does so within each group of dp_shard ranks, none leaves models as they are, for those "
+        "that you shard yourself",
         flags="--strategy",
-        choices=("ddp", "none"),
+        choices=("ddp", "fsdp", "hsdp", "none"),
         absent={
-            "fsdp": "not in this version: choose none and call torch's fully_shard in the cell",
-            "tp": "not in this version: choose none and call torch's parallelize_module",
-            "deepspeed": "not in this version: choose none and call deepspeed.initialize",
+            "tp": "say --mesh tp=2, or tp=-1 for all ranks",
+            "cp": "say --mesh cp=2, or cp=-1 for all ranks",
+            "deepspeed": "not in this version: choose fsdp, or none and call deepspeed.initialize",
         },
     )
     mesh: tuple[tuple[str, int], ...] = declare(
         (),
-        "arrange all ranks in a torch DeviceMesh, which the cell has as mesh, "
-        "e.g. dp_replicate=2,tp=2 (default: none)",
+        "arrange all ranks in a torch DeviceMesh, which the cell has as mesh, and train models so: "
+        "e.g. dp_shard=2,tp=2; one size may be -1, for what is left (default: none)",
         flags="--mesh",
         parse=read_mesh,
-        expects="dimensions such as dp_replicate=2,tp=2, each once, of "
-        + ", ".join(MESH_DIMENSIONS),
+        expects="dimensions such as dp_shard=2,tp=2, each once, of " + ", ".join(MESH_DIMENSIONS),
         write=write_mesh,
     )
     accumulation: int = declare(
@@ -245,8 +253,20 @@ def settings_for_ranks(config: LaunchConfig, everyone: bool = True) -> dict[str,
     everyone
         Whether all ranks run the cell; otherwise a mesh cannot be made or taken away.
     """
-    settings = {name: getattr(config, name) for name in BY_OPTION}
-    return settings | {"mesh": config.mesh if everyone else None}
+    return {"environment": environment_of(config), "mesh": config.mesh if everyone else None}
+
+
+def environment_of(config: LaunchConfig) -> dict[str, str]:
+    """Return the variables by which an Accelerator takes over what a launch says.
+
+    Examples
+    --------
+    >>> from accelnb.options.config import LaunchConfig, environment_of
+    >>> environment_of(LaunchConfig(mesh=(("dp_shard", 2), ("tp", 2))))["ACCELNB_MESH"]
+    'dp_shard=2,tp=2'
+    """
+    known = {option.name: option for option in options(LaunchConfig)}
+    return {v: known[name].write(getattr(config, name)) for name, v in BY_OPTION.items()}
 
 
 def possible(config: LaunchConfig, hardware: Hardware) -> dict[str, dict[str, str | None]]:
@@ -271,7 +291,7 @@ def possible(config: LaunchConfig, hardware: Hardware) -> dict[str, dict[str, st
         if option.choices:
             offered = hardware.offered() if option.name == "device" else option.choices
             asked = dict.fromkeys((*offered, getattr(config, option.name)))
-            reasons = {c: _why_not(option.name, c, device, hardware) for c in asked}
+            reasons = {c: _why_not(option.name, c, config, device, hardware) for c in asked}
             found[option.name] = reasons | dict(option.absent)
     return found
 
@@ -282,8 +302,12 @@ def _device(config: LaunchConfig, hardware: Hardware) -> str:
     return hardware.known_as(config.device)
 
 
-def _why_not(name: str, choice: str, device: str, hardware: Hardware) -> str | None:
+def _why_not(
+    name: str, choice: str, config: LaunchConfig, device: str, hardware: Hardware
+) -> str | None:
     """Return why ranks on `device` cannot have this choice of an option, None if they can."""
+    if name == "strategy":
+        return why_not_strategy(choice, config.mesh, config.nodes)
     if name == "device" and choice != "auto":
         return hardware.why_not(hardware.known_as(choice))
     if name == "precision" and choice not in (there := hardware.precisions(device)):
@@ -349,7 +373,8 @@ def resolve(config: LaunchConfig, hardware: Hardware, *, names_device: bool = Tr
     ------
     ConfigError
         A device this machine lacks, more ranks than devices, a precision the device lacks, a
-        mesh of another number of ranks, or several nodes without a cluster.
+        mesh of another number of ranks or without what the strategy needs, or several nodes
+        without a cluster.
     """
     if config.cluster == "local" and config.nodes > 1:
         reason = "this machine is one node; name a cluster, as in --cluster ray://head-node:10001"
@@ -357,25 +382,26 @@ def resolve(config: LaunchConfig, hardware: Hardware, *, names_device: bool = Tr
     device = _device(config, hardware)
     for option in options(LaunchConfig):
         value = getattr(config, option.name)
-        if option.choices and (reason := _why_not(option.name, value, device, hardware)):
+        if option.choices and (reason := _why_not(option.name, value, config, device, hardware)):
             raise option.refuse(value, reason)
     if config.nodes > 1 and not DEVICES[device].rejoins:
         reason = f"ranks on {device} are on one machine in this version; use --nodes 1"
         raise _option("nodes").refuse(config.nodes, reason)
     most = most_procs(config, hardware, names_device=names_device)
     procs = _procs(config, device, hardware, most)
+    mesh = _mesh(config, procs)
     start = hardware.start_methods(device)[0] if config.start == "auto" else config.start
     if start == "xla" and procs not in (1, chips := hardware.count(device)):
         said = f"torch_xla uses one chip or all; use --procs 1 or --procs {chips}"
         raise _option("procs").refuse(procs, said)
-    return dataclasses.replace(config, device=device, procs=procs, start=start)
+    return dataclasses.replace(config, device=device, procs=procs, mesh=mesh, start=start)
 
 
 def _procs(config: LaunchConfig, device: str, hardware: Hardware, most: int | None) -> int:
     """Return how many ranks a node is to have: what the mesh and the machine have place for."""
-    places = math.prod(size for _, size in config.mesh) if config.mesh else None
+    in_mesh = places(config.mesh)
     usual = 2 if DEVICES[device].shares == "always" else hardware.count(device)
-    procs = config.procs or (places and places // config.nodes) or usual
+    procs = config.procs or (in_mesh and in_mesh // config.nodes) or usual
     if most is not None and procs > most:
         asked = "procs" if config.procs else "mesh"
         can_share = DEVICES[device].shares == "asked" and config.cluster == "local"
@@ -385,15 +411,20 @@ def _procs(config: LaunchConfig, device: str, hardware: Hardware, most: int | No
             f"{hardware.place} has {most} {device} device{'s' * (most > 1)}; "
             f"use --procs {most} at most, {others or 'or '}--device cpu",
         )
-    ranks = procs * config.nodes
-    if places is not None and places != ranks:
-        said = f"make the product of its dimensions {ranks}"
-        if places % config.nodes == 0:
-            said += f", or use --procs {places // config.nodes}"
-        raise _option("mesh").refuse(
-            config.mesh, f"has {places} places for {ranks} rank{'s' * (ranks > 1)}; {said}"
-        )
     return procs
+
+
+def _mesh(config: LaunchConfig, procs: int) -> Dimensions:
+    """Return the mesh with all its sizes, checked."""
+    try:
+        if config.strategy != "none":
+            check_order(config.mesh)
+        return filled(config.mesh, procs * config.nodes)
+    except AccelnbError as error:
+        said, in_mesh = str(error), places(config.mesh)
+        if in_mesh and in_mesh % config.nodes == 0 and in_mesh != procs * config.nodes:
+            said += f", or use --procs {in_mesh // config.nodes}"
+        raise _option("mesh").refuse(config.mesh, said) from None
 
 
 def _option(name: str) -> Option:

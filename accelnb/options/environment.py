@@ -19,7 +19,8 @@ ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
 OUTPUTS = "ACCELNB_OUTPUTS"  # fp32, or compute: in mixed precision they stay as computed
 SHARED = "ACCELNB_SHARED_DEVICE"  # true: ranks share devices, which nccl refuses
 DEVICE = "ACCELNB_DEVICE"  # a name of accelnb.devices.DEVICES
-STRATEGY = "ACCELNB_STRATEGY"  # ddp, or none: models stay as they are
+STRATEGY = "ACCELNB_STRATEGY"  # ddp, fsdp, hsdp, or none: models stay as they are
+MESH = "ACCELNB_MESH"  # dp_shard=2,tp=2, or none
 THREADS = "OMP_NUM_THREADS"
 _MOST_THREADS = 4096  # no machine has more cores; torch crashes where it is given very many
 
@@ -29,6 +30,7 @@ BY_OPTION = {
     "outputs": OUTPUTS,
     "accumulation": ACCUMULATION,
     "strategy": STRATEGY,
+    "mesh": MESH,
 }
 
 

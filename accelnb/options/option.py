@@ -132,28 +132,6 @@ def read_cluster(value: Any) -> str:
     return f"ray://{host}:{url.port or 10001}"
 
 
-# The dimensions of a mesh, by the names that torch's recipes and Accelerate give them.
-MESH_DIMENSIONS = ("dp_replicate", "dp_shard", "tp", "cp", "sp", "pp")
-
-
-def read_mesh(value: Any) -> tuple[tuple[str, int], ...]:
-    """Read ``dp_replicate=2,tp=2`` (or a mapping, or pairs), outermost dimension first."""
-    if value == "none":
-        return ()
-    if isinstance(value, str):
-        value = [part.split("=") for part in value.split(",") if value.strip()]
-    pairs = value.items() if isinstance(value, Mapping) else value
-    mesh = tuple((str(name).strip(), read_count(size)) for name, size in pairs)
-    names = [name for name, _ in mesh]
-    if len(set(names)) < len(names) or not set(names) <= set(MESH_DIMENSIONS):
-        raise ValueError("has an unknown dimension, or one twice")
-    return mesh
-
-
-def write_mesh(mesh: tuple[tuple[str, int], ...]) -> str:
-    return ",".join(f"{name}={size}" for name, size in mesh) or "none"
-
-
 def read_ranks(value: Any) -> tuple[int, ...]:
     """Read ``0,2-3`` (or a sequence of numbers) as the ranks (0, 2, 3)."""
     if isinstance(value, int):

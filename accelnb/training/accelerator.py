@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from accelnb.errors import AccelnbError
-from accelnb.training import arguments, memory, profiling
+from accelnb.training import arguments, arrangement, memory, profiling
 from accelnb.training.accumulation import AccumulationMethods
 from accelnb.training.checkpoint.checkpoints import Checkpoints
 from accelnb.training.checkpoint.contents import Training
@@ -35,10 +35,12 @@ from accelnb.training.configuration import (
     TorchDynamoPlugin,
 )
 from accelnb.training.enums import DistributedType, DynamoBackend, LoggerType, RNGType
+from accelnb.training.fsdp_plugin import FullyShardedDataParallelPlugin
 from accelnb.training.gradients import Accumulation, GradientState
-from accelnb.training.parallel.mesh import Mesh
+from accelnb.training.mesh_properties import MeshProperties
 from accelnb.training.parallel.parallelize import strategy_for
 from accelnb.training.parallel.plan import Plan
+from accelnb.training.parallelism_config import ParallelismConfig
 from accelnb.training.precision import Precision
 from accelnb.training.preparation import PreparationMethods
 from accelnb.training.prepared import Preparation, Prepared
@@ -56,6 +58,7 @@ class Accelerator(
     CollectiveMethods,
     CheckpointMethods,
     TrackingMethods,
+    MeshProperties,
     ProcessControl,
 ):
     """Trains a raw PyTorch loop on whatever processes and devices the launch gave it.
@@ -102,6 +105,10 @@ class Accelerator(
     activation_checkpointing
         Compute the activations of a model's repeated blocks again in the backward pass instead of
         keeping them.
+    fsdp_plugin
+        Divide models over the processes, as it says.
+    parallelism_config
+        How the processes share the work, by dimension; instead of ``--mesh``.
 
     Raises
     ------
@@ -128,13 +135,9 @@ class Accelerator(
     True
     """
 
-    # Strategies that shard a model are not active here; third-party code asks for them.
+    # Not in this version; third-party code asks for it.
     deepspeed_plugin = None
     fp8_backend: str | None = None
-    is_composable_parallelism_enabled = False
-    is_fsdp2 = False
-    parallelism_config = None
-    torch_device_mesh = None
 
     def __init__(
         self,
@@ -160,6 +163,8 @@ class Accelerator(
         dynamo_backend: DynamoBackend | str | None = None,
         dynamo_plugin: TorchDynamoPlugin | None = None,
         activation_checkpointing: bool = False,
+        fsdp_plugin: FullyShardedDataParallelPlugin | None = None,
+        parallelism_config: ParallelismConfig | None = None,
     ) -> None:
         handlers = arguments.handlers_by_type(kwargs_handlers or ())
         plugin = arguments.accumulation(gradient_accumulation_steps, gradient_accumulation_plugin)
@@ -168,7 +173,9 @@ class Accelerator(
             raise AccelnbError("give one of dynamo_backend and dynamo_plugin, not both")
         dynamo = dynamo_plugin or TorchDynamoPlugin(backend=dynamo_backend)
         kind = chosen_precision(mixed_precision)
-        strategy = arguments.strategy()
+        fsdp_plugin = arrangement.fsdp_plugin(fsdp_plugin)
+        parallelism_config = arrangement.parallelism(parallelism_config)
+        strategy = arrangement.asked_strategy(fsdp_plugin)
         group = handlers.get(InitProcessGroupKwargs, InitProcessGroupKwargs()).to_kwargs()
         self.rng_types = [str(RNGType(name)) for name in rng_types or ("generator",)]
         project = project_config or ProjectConfiguration()
@@ -176,9 +183,10 @@ class Accelerator(
             project.set_directories(project_dir)
         trackers = filter_trackers(log_with, project.logging_dir)
         process = PartialState(cpu, **group)
-        self.mesh = Mesh.of_copies(process.device, process.num_processes, process.process_index)
+        self.mesh = arrangement.arranged(process, strategy, parallelism_config)
+        sizes = parallelism_config or arrangement.parallelism_of(self.mesh)
         plan = Plan(
-            strategy=strategy,
+            strategy=arrangement.strategy_on(self.mesh, strategy),
             precision=Precision(
                 kind,
                 process.device.type,
@@ -186,6 +194,7 @@ class Accelerator(
                 handlers.get(AORecipeKwargs, AORecipeKwargs()),
             ),
             ddp=handlers.get(DistributedDataParallelKwargs, DistributedDataParallelKwargs()),
+            **arrangement.handlers(fsdp_plugin, sizes),
             compilation=dynamo,
             activation_checkpointing=activation_checkpointing,
             device_placement=device_placement,
@@ -196,6 +205,9 @@ class Accelerator(
         # From here on nothing is refused: what all Accelerators of a process share is changed.
         self.state = AcceleratorState(kind, cpu, dynamo, **group)
         self.device = self.state.device
+        self.parallelism_config = sizes
+        if self.strategy.shards:
+            self.state.distributed_type = DistributedType.FSDP
         self.distributed_type = self.state.distributed_type
         self.num_processes = self.state.num_processes
         self.process_index = self.state.process_index
@@ -453,11 +465,6 @@ class Accelerator(
     def native_amp(self) -> bool:
         """Whether models compute in mixed precision."""
         return self.precision.is_mixed
-
-    @property
-    def should_save_model(self) -> bool:
-        """Whether this process writes the model."""
-        return self.is_main_process
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         here = PartialState()

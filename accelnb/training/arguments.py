@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,7 +19,6 @@ from accelnb.training.configuration import (
     KwargsHandler,
     ProfileKwargs,
 )
-from accelnb.training.parallel.parallelize import STRATEGIES
 
 
 def handlers_by_type(handlers: Iterable[KwargsHandler]) -> dict[type, Any]:
@@ -63,15 +61,6 @@ def accumulation_steps(value: Any) -> int:
             f"gradient_accumulation_steps={value}: must be a whole number of at least 1"
         )
     return value
-
-
-def strategy() -> str:
-    """Return how the processes train one model: as the launch says, or by DDP."""
-    chosen = os.environ.get(environment.STRATEGY, "ddp")
-    if chosen not in STRATEGIES:
-        choices = ", ".join(STRATEGIES)
-        raise AccelnbError(f"{environment.STRATEGY}={chosen}: choose one of {choices}")
-    return chosen
 
 
 def data_configuration(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from accelnb.options import environment
-from accelnb.training.parallel.mesh import device_mesh
+from accelnb.training.device_mesh import device_mesh
 
 
 class CellOptions:
@@ -27,8 +26,7 @@ class CellOptions:
 
     def apply(self, settings: dict[str, Any]) -> None:
         """Set what the cell's code will read. All ranks of a mesh must call this."""
-        for name, variable in environment.BY_OPTION.items():
-            os.environ[variable] = str(settings[name])
+        os.environ.update(settings["environment"])
         dimensions = settings["mesh"]
         if dimensions is None:  # only some ranks run this cell: what they have stays
             return

@@ -159,9 +159,9 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("tp=0", "mesh=tp=0: must be dimensions such as dp_replicate=2,tp=2, each once, of"),
+        ("tp=0", "mesh=tp=0: must be dimensions such as dp_shard=2,tp=2, each once, of"),
         ("tp=2,tp=2", "mesh=tp=2,tp=2: must be dimensions"),
-        ("columns=2", "of dp_replicate, dp_shard, tp, cp, sp, pp"),
+        ("columns=2", "of pp, dp_replicate, dp_shard, cp, sp, tp"),
         ("tp", "mesh=tp: must be dimensions"),
     ],
 )

@@ -13,7 +13,7 @@ from accelnb.cli.launching import reachable_address, torchrun
 from accelnb.cli.launching.mpi_slurm import Started, started
 from accelnb.cli.launching.target import Target, as_script
 from accelnb.options import environment
-from accelnb.options.config import LaunchConfig, sharing
+from accelnb.options.config import LaunchConfig, options, sharing
 from accelnb.training.accelerate_names import patch_environment
 
 # Arguments that say how many processes there are and where: with one of them this is a launcher,
@@ -140,8 +140,12 @@ def _reached_by(found: reachable_address.Reach) -> dict[str, str]:
 
 def _for_accelerator(config: LaunchConfig | None, settings: Mapping[str, Any]) -> dict[str, str]:
     """Return the variables by which an Accelerator takes over the launch's options."""
-    by_option = environment.BY_OPTION
-    variables = {by_option[name]: str(v) for name, v in settings.items() if name in by_option}
+    known = {option.name: option for option in options(LaunchConfig)}
+    variables = {
+        environment.BY_OPTION[name]: known[name].write(value)
+        for name, value in settings.items()
+        if name in environment.BY_OPTION
+    }
     if config is None:
         return variables
     variables[environment.DEVICE] = config.device

@@ -16,7 +16,7 @@ from accelnb.export.script_text.placement import Places
 from accelnb.export.script_text.source_text import call_of, indented
 from accelnb.export.steps.program import Phase, Step
 from accelnb.export.steps.selection import Selection
-from accelnb.options.environment import BY_OPTION
+from accelnb.options.config import LaunchConfig, environment_of
 
 _CONDITIONS = {"once": "local_rank == 0"}
 # Calls after which there may be no process group.
@@ -254,10 +254,10 @@ def _ends_group(step: Step) -> bool:
     return not step.brought and any(call in step.statement.text() for call in ENDS_GROUP)
 
 
-def _changed_settings(phase: Phase, before: object) -> str:
-    lines = []
-    for name, variable in BY_OPTION.items():
-        value = getattr(phase.config, name)
-        if value != getattr(before, name):
-            lines.append(f'os.environ["{variable}"] = "{value}"')
-    return "\n".join(lines)
+def _changed_settings(phase: Phase, before: LaunchConfig) -> str:
+    usual = environment_of(before)
+    return "\n".join(
+        f'os.environ["{variable}"] = "{value}"'
+        for variable, value in environment_of(phase.config).items()
+        if value != usual[variable]
+    )

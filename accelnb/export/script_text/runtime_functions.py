@@ -7,7 +7,7 @@ import textwrap
 from accelnb.devices import DEVICES
 from accelnb.export.cells.notebook_file import ExportError
 from accelnb.export.script_text.source_text import call_of
-from accelnb.options.config import LaunchConfig
+from accelnb.options.config import LaunchConfig, changed
 from accelnb.options.environment import BY_OPTION
 
 # What a script says of each option that an Accelerator takes from the environment.
@@ -16,6 +16,7 @@ _SAID = {
     "outputs": "whether Accelerator() converts what models return to fp32",
     "accumulation": "batches for an optimizer step of Accelerator()",
     "strategy": "how Accelerator() trains one model on all processes",
+    "mesh": "how Accelerator() arranges the processes",
 }
 
 GATHER = '''
@@ -104,11 +105,13 @@ def settings(config: LaunchConfig) -> list[tuple[str, str, str, str]]:
     Each is (constant, value, what it is, the environment variable that it sets).
     """
     found = []
-    usual = LaunchConfig()
-    for name, variable in BY_OPTION.items():
-        value = getattr(config, name)
-        if value != getattr(usual, name):
-            found.append((name.upper(), repr(value).replace("'", '"'), _SAID[name], variable))
+    for option, value in changed(config):
+        if option.name in BY_OPTION:
+            text = option.write(value)
+            constant = text if isinstance(value, int) else f'"{text}"'
+            found.append(
+                (option.name.upper(), constant, _SAID[option.name], BY_OPTION[option.name])
+            )
     return found
 
 

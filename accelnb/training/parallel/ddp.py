@@ -20,6 +20,9 @@ from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
 from accelnb.training.parallel.strategy import Strategy, is_sharded
 
+# Along these processes have the whole model, and gradients of samples or tokens of their own.
+_OF_COPIES = ("dp_replicate", "cp", "sp")
+
 
 def apply_ddp(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     """Wrap a model in DDP, with its options and communication hooks.
@@ -44,7 +47,7 @@ def apply_ddp(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     wrapped = DistributedDataParallel(
         model,
         device_ids=None if index is None else [index],
-        process_group=mesh.group("dp_replicate"),
+        process_group=mesh.group(*_OF_COPIES),
         **plan.ddp.to_kwargs(),
     )
     _register_hook(wrapped, plan.ddp)
@@ -70,7 +73,7 @@ class DataParallel(Strategy):
         if not isinstance(model, DistributedDataParallel):
             return _is_frozen(model)
         # After an interrupt the process group may be a new one.
-        same_group = model.process_group is self.mesh.group("dp_replicate")
+        same_group = model.process_group is self.mesh.group(*_OF_COPIES)
         return same_group and model.__dict__.get("_handler") == self.handler
 
     def release(self, model: nn.Module) -> None:

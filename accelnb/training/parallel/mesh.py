@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
+
+from accelnb.options.mesh import MESH_DIMENSIONS
+from accelnb.training.device_mesh import device_mesh, flattened
 
 # Processes that differ only in their places along these compute on the same samples.
 _SAME_DATA = ("tp", "cp", "sp", "pp")
@@ -29,6 +33,8 @@ class Mesh:
         Of the processes, in the order of their places.
     rank : int
         Of this process.
+    given : torch.distributed.DeviceMesh, optional
+        One of the user's own that is to be used.
 
     Examples
     --------
@@ -46,6 +52,7 @@ class Mesh:
     dimensions: dict[str, int]
     ranks: tuple[int, ...]
     rank: int
+    given: Any = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of_copies(cls, device: torch.device, size: int, rank: int) -> Mesh:
@@ -56,7 +63,7 @@ class Mesh:
     def of_torch(cls, mesh: Any, device: torch.device, rank: int) -> Mesh:
         """Return what a ``DeviceMesh`` of torch with named dimensions describes."""
         dimensions = dict(zip(mesh.mesh_dim_names, mesh.mesh.shape, strict=True))
-        return cls(device, dimensions, tuple(mesh.mesh.flatten().tolist()), rank)
+        return cls(device, dimensions, tuple(mesh.mesh.flatten().tolist()), rank, mesh)
 
     @property
     def size(self) -> int:
@@ -72,15 +79,80 @@ class Mesh:
             for rank, at in zip(self.ranks, grid, strict=True)
         }
 
-    def group(self, name: str) -> Any:
-        """Return the process group along a dimension that this process is in; None if it is alone.
+    # ---- dimensions ----
 
-        It is that of now: after an interrupt it may be a new one.
+    def size_along(self, *names: str) -> int:
+        """Return the number of places along dimensions, 1 for one that there is not."""
+        return math.prod(self.dimensions.get(name, 1) for name in names)
+
+    def has(self, *names: str) -> bool:
+        """Return whether there is more than one place along dimensions."""
+        return self.size_along(*names) > 1
+
+    def place_along(self, *names: str) -> int:
+        """Return this process's place along dimensions, numbered with the last running fastest."""
+        place, mine = 0, self.places.get(self.rank, {})
+        for name in names:
+            place = place * self.size_along(name) + mine.get(name, 0)
+        return place
+
+    # ---- what torch has for them; it is of the process group of now: after an interrupt, another
+
+    def group(self, *names: str) -> Any:
+        """Return the process group of those that differ from this process along dimensions only.
+
+        It is None if there are no others. The first time all ranks must call it.
         """
-        if self.dimensions[name] == self.size:
+        if self.size_along(*names) == self.size:
             return dist.group.WORLD
-        sizes = tuple(self.dimensions.values())
-        return device_mesh(self.device.type, tuple(self.dimensions), sizes).get_group(name)
+        if not self.has(*names):
+            return None
+        return self.submesh(*names).get_group()
+
+    @property
+    def torch_mesh(self) -> Any:
+        """The ``DeviceMesh`` of all processes; the first time all ranks must ask for it."""
+        if self.given is not None:
+            return self.given
+        names, sizes = zip(*self._torch_dimensions, strict=True)
+        return device_mesh(self.device.type, names, sizes)
+
+    def submesh(self, *names: str) -> Any:
+        """Return the ``DeviceMesh`` along dimensions, several as one; see `group`."""
+        there = tuple(name for name in names if name in dict(self._torch_dimensions))
+        if len(there) == 1:
+            return self.torch_mesh[there[0]]
+        if self.given is not None:
+            return flattened(self.given, there)
+        all_names, sizes = zip(*self._torch_dimensions, strict=True)
+        return device_mesh(self.device.type, all_names, sizes, along=there)
+
+    @property
+    def fsdp_mesh(self) -> Any:
+        """The ``DeviceMesh`` for torch's ``fully_shard``; see `group`.
+
+        It has the dimensions that divide the weights as one, and before it those that replicate
+        them, if there are any.
+        """
+        dividing = self.submesh(*self._of_weights)
+        if not self.has("dp_replicate"):
+            return dividing
+        return DeviceMesh._concatenate([self.torch_mesh["dp_replicate"], dividing])
+
+    @property
+    def _of_weights(self) -> list[str]:
+        """The dimensions over which ``fully_shard`` divides weights: of size 1 if there is none."""
+        return [name for name in ("dp_shard", "cp", "sp") if self.has(name)] or ["dp_shard"]
+
+    @property
+    def _torch_dimensions(self) -> list[tuple[str, int]]:
+        if self.given is not None:
+            return list(self.dimensions.items())
+        alone = {"dp_shard"} if self.has("tp") or "dp_shard" in self.dimensions else set()
+        needed = set() if self.has("dp_shard", "cp", "sp") else alone
+        sizes = {name: self.size_along(name) for name in MESH_DIMENSIONS}
+        kept = [(name, n) for name, n in sizes.items() if n > 1 or name in needed]
+        return kept or [("dp_replicate", 1)]
 
     # ---- data ----
 
@@ -111,25 +183,3 @@ class Mesh:
         along = {rank: tuple(at[name] for name in dividing) for rank, at in self.places.items()}
         numbers = {places: number for number, places in enumerate(sorted(set(along.values())))}
         return {rank: numbers[places] for rank, places in along.items()}
-
-
-# The meshes of torch on the process group of now, in the order in which they were made. Made again
-# in this order after an interrupt, their groups get the names that they had.
-_made: dict[tuple[Any, ...], Any] = {}
-_made_on: Any = None
-
-
-def device_mesh(device_type: str, names: tuple[str, ...], sizes: tuple[int, ...]) -> Any:
-    """Return the ``DeviceMesh`` of torch with these dimensions, the same one each time.
-
-    The first time all ranks must call it. Meshes are made nowhere else, so that it is known what
-    to make again on a new process group.
-    """
-    global _made_on
-    if _made_on is not dist.group.WORLD:  # after an interrupt, say
-        _made_on = dist.group.WORLD
-        _made.clear()
-    wanted = device_type, names, sizes
-    if wanted not in _made:
-        _made[wanted] = init_device_mesh(device_type, sizes, mesh_dim_names=names)
-    return _made[wanted]

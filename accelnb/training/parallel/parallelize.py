@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import torch.distributed as dist
 from torch import nn
 
 from accelnb.devices import records
+from accelnb.errors import AccelnbError
 from accelnb.training.parallel.activation_checkpointing import apply_activation_checkpointing
 from accelnb.training.parallel.compilation import apply_compilation
 from accelnb.training.parallel.ddp import DataParallel
+from accelnb.training.parallel.fsdp import Sharded
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.mixed_precision import apply_precision
 from accelnb.training.parallel.placement import apply_placement
@@ -16,7 +19,12 @@ from accelnb.training.parallel.strategy import Strategy
 from accelnb.training.parallel.xla import XlaProcess, XlaProcesses
 
 # How several processes train one model, by the names that a launch gives to it.
-STRATEGIES: dict[str, type[Strategy]] = {"ddp": DataParallel, "none": Strategy}
+STRATEGIES: dict[str, type[Strategy]] = {
+    "ddp": DataParallel,
+    "fsdp": Sharded,
+    "hsdp": Sharded,
+    "none": Strategy,
+}
 _ON_XLA: dict[str, type[Strategy]] = {"ddp": XlaProcesses, "none": XlaProcess}
 
 
@@ -54,4 +62,9 @@ def apply_strategy(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
 def strategy_for(mesh: Mesh, plan: Plan) -> type[Strategy]:
     """Return how the processes of a mesh train one model together."""
     known = _ON_XLA if records(mesh.device.type) else STRATEGIES
-    return known[plan.strategy if mesh.size > 1 else "none"]
+    chosen = known.get(plan.strategy)
+    if chosen is None:
+        choices = ", ".join(known)
+        raise AccelnbError(f"{plan.strategy}: not on {mesh.device.type}; choose one of {choices}")
+    alone = mesh.size == 1 and not (chosen.shards and dist.is_initialized())
+    return known["none"] if alone else chosen

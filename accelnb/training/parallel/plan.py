@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from accelnb.training.configuration import DistributedDataParallelKwargs, TorchDynamoPlugin
+from accelnb.training.fsdp_plugin import FullyShardedDataParallelPlugin
+from accelnb.training.parallelism_config import (
+    DeepSpeedSequenceParallelConfig,
+    TorchContextParallelConfig,
+    TorchTensorParallelConfig,
+)
 from accelnb.training.precision import Precision
 
 
@@ -20,6 +26,14 @@ class Plan:
         What models compute in, and what becomes of their outputs.
     ddp : DistributedDataParallelKwargs
         Of ``DistributedDataParallel``.
+    fsdp : FullyShardedDataParallelPlugin
+        Of ``fully_shard``.
+    tensor : TorchTensorParallelConfig
+        Of tensor parallelism, where the mesh has `tp`.
+    context : TorchContextParallelConfig
+        Of attention, where the mesh has `cp`.
+    sequence : DeepSpeedSequenceParallelConfig
+        Of attention, where the mesh has `sp`.
     compilation : TorchDynamoPlugin
         Of ``torch.compile``.
     activation_checkpointing : bool
@@ -33,6 +47,12 @@ class Plan:
     strategy: str
     precision: Precision
     ddp: DistributedDataParallelKwargs = field(default_factory=DistributedDataParallelKwargs)
+    fsdp: FullyShardedDataParallelPlugin = field(default_factory=FullyShardedDataParallelPlugin)
+    tensor: TorchTensorParallelConfig = field(default_factory=TorchTensorParallelConfig)
+    context: TorchContextParallelConfig = field(default_factory=TorchContextParallelConfig)
+    sequence: DeepSpeedSequenceParallelConfig = field(
+        default_factory=DeepSpeedSequenceParallelConfig
+    )
     compilation: TorchDynamoPlugin = field(default_factory=TorchDynamoPlugin)
     activation_checkpointing: bool = False
     device_placement: bool = True

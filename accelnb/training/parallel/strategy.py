@@ -25,6 +25,8 @@ class Strategy:
     averages = False
     # Whether that is done by `average_gradients`, not in the backward pass.
     averages_late = False
+    # Whether each process has only a part of a model's weights.
+    shards = False
 
     @classmethod
     def on(cls, mesh: Mesh, plan: Plan) -> Strategy:
