@@ -14,6 +14,7 @@ from accelnb.options.mesh import (
     check_order,
     filled,
     read_mesh,
+    usual_mesh,
     why_not_strategy,
     write_mesh,
 )
@@ -76,7 +77,7 @@ def arranged(process: PartialState, strategy: str, config: ParallelismConfig | N
         raise AccelnbError(f"{source}: the mesh {write_mesh(dimensions)} {error}") from None
     if reason := why_not_strategy(strategy, dimensions, nodes) if size > 1 else None:
         raise AccelnbError(f"strategy={strategy}: {reason}")
-    dimensions = dimensions or _usual(strategy, size, nodes)
+    dimensions = dimensions or usual_mesh(strategy, size, nodes)
     return Mesh(device, dict(dimensions), tuple(range(size)), rank)
 
 
@@ -117,12 +118,3 @@ def _of_launch() -> Dimensions:
         return read_mesh(text)
     except ValueError as error:
         raise AccelnbError(f"{environment.MESH}={text}: {error}") from None
-
-
-def _usual(strategy: str, size: int, nodes: int) -> Dimensions:
-    """Return the mesh that a strategy has if none is asked for."""
-    if strategy == "fsdp":
-        return (("dp_shard", size),)
-    if strategy == "hsdp":
-        return (("dp_replicate", nodes), ("dp_shard", size // nodes))
-    return (("dp_replicate", size),)
