@@ -93,7 +93,7 @@ def test_a_folder_that_is_cut_short_or_of_another_model_changes_nothing(tmp_path
         assert "/changed/sharded cannot be read, it seems damaged: " in heard["changed"]
         assert "holds a posix.system, which no checkpoint needs" in heard["code"]
         assert "/listed/sharded cannot be read, it seems damaged: " in heard["listed"]
-        assert "/good/sharded is not of this FSDPWide: blocks.1.first.weight is " in heard["wide"]
+        assert "/good/sharded is not of this Wide: blocks.1.first.weight is " in heard["wide"]
         assert "missing there: 0.scale, 0.shift, 0.embedding.weight and 14 more" in heard["deep"]
         assert "/good/optimizer.bin is of an optimizer with 2 groups, not 1" in heard["groups"]
         assert not any("\n" in line for line in heard.values())

@@ -14,14 +14,16 @@ from torch import nn
 from accelnb.errors import AccelnbError
 from accelnb.training.checkpoint import file_names
 from accelnb.training.checkpoint.files import load_weights
+from accelnb.training.checkpoint.parts import read_parts, reads_parts
 from accelnb.training.checkpoint.weights import (
     differences,
     read_safetensors,
     shapes_in,
     shapes_of,
 )
-from accelnb.training.checkpoint.weights_sources import Source
 from accelnb.training.checkpoint.writing_weights import INDEX
+from accelnb.training.collective_errors import together
+from accelnb.training.parallel.slices import class_name
 
 
 def load_checkpoint_in_model(
@@ -29,7 +31,9 @@ def load_checkpoint_in_model(
 ) -> None:
     """Load the weights that `Accelerator.save_model` or Hugging Face's libraries saved.
 
-    All are checked before the model is changed. One file at a time is in memory.
+    All are checked before the model is changed. One file at a time is in memory. Of a model that
+    is divided over processes, or without values (on the meta device), each process reads its part
+    alone: it is a collective then.
 
     Parameters
     ----------
@@ -52,18 +56,26 @@ def load_checkpoint_in_model(
     >>> Accelerator().save_model(torch.nn.Linear(2, 1), folder)
     >>> load_checkpoint_in_model(torch.nn.Linear(2, 1), folder, strict=True)
     """
-    files = files_of(Path(checkpoint).expanduser())
-    shapes: dict[str, Any] = {}
-    for file in files:
-        shapes |= _shapes_in(file)
-    fatal, other = differences(model, shapes, strict)
-    if fatal:
-        raise AccelnbError(f"{checkpoint} is not of this {type(model).__name__}: {fatal}")
+    in_parts = reads_parts(model)
+
+    def checked() -> tuple[list[Path], str]:
+        files = files_of(Path(checkpoint).expanduser())
+        shapes: dict[str, Any] = {}
+        for file in files:
+            shapes |= _shapes_in(file)
+        fatal, other = differences(model, shapes, strict)
+        if fatal:
+            raise AccelnbError(f"{checkpoint} is not of this {class_name(model)}: {fatal}")
+        return files, other
+
+    files, other = together(checked) if in_parts else checked()
     if other:
         warnings.warn(f"{checkpoint}: {other}", stacklevel=2)
+    if in_parts:
+        read_parts(model, files)
+        return
     for file in files:
-        part = Source(file).read_for(model, torch.device("cpu"))
-        model.load_state_dict(part, strict=False)
+        model.load_state_dict(weights_in(file), strict=False)
 
 
 def _shapes_in(file: Path) -> dict[str, Any]:
