@@ -10,7 +10,7 @@ import pytest
 import sharded_layouts
 import torch
 from ranks import on_ranks
-from sharded_layouts import divided, prepared, train
+from sharded_layouts import net, prepared, train
 
 from accelnb.training.checkpoint import load_checkpoint_in_model
 from accelnb.training.checkpoint.merging import merge_weights
@@ -18,7 +18,7 @@ from accelnb.training.checkpoint.merging import merge_weights
 # The ranks cannot import it: what it defines travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[sharded_layouts.__name__])
 
-ALL = ["single1", "ddp2", "fsdp2", "tp2", "fsdp4", "hsdp4", "fsdp_tp4"]
+ALL = ["single1", "ddp2", "fsdp2", "tp2", "cp2", "by_hand4", "hsdp4", "fsdp_tp4"]
 
 
 def _of(ranks):
@@ -30,9 +30,9 @@ def _saved(folder, ranks):
     losses = {}
     for name in _of(ranks):
         training = prepared(name[:-1])
-        train(name[:-1], training, 0, 3)
+        train(training, 0, 3)
         training[0].save_state(f"{folder}/{name}")
-        losses[name] = train(name[:-1], training, 3, 6)
+        losses[name] = train(training, 3, 6)
     return losses
 
 
@@ -46,7 +46,7 @@ def _resumed(folder, ranks):
                 for parameter in training[1].parameters():
                     parameter.add_(0.3)
             training[0].load_state(f"{folder}/{saved}")
-            losses[saved, name] = train(name[:-1], training, 3, 6)
+            losses[saved, name] = train(training, 3, 6)
     return losses
 
 
@@ -69,12 +69,12 @@ def test_what_any_division_saved_goes_on_in_any_other(tmp_path):
 
 def _in_the_background(folder):
     training = prepared("fsdp")
-    train("fsdp", training, 0, 3)
+    train(training, 0, 3)
     pending = training[0].save_state(folder, asynchronous=True)
-    going_on = train("fsdp", training, 3, 6)
+    going_on = train(training, 3, 6)
     pending.wait(30)
     training[0].load_state(folder)
-    return train("fsdp", training, 3, 6) == going_on
+    return train(training, 3, 6) == going_on
 
 
 def _within_an_accumulation(folder, layout, synchronized):
@@ -82,7 +82,7 @@ def _within_an_accumulation(folder, layout, synchronized):
     training = prepared(layout, gradient_accumulation_steps=3)
     if not synchronized:
         training[1].set_requires_gradient_sync(False)
-    train(layout, training, 0, 2)
+    train(training, 0, 2)
     training[0].save_state(folder)
     again = prepared(layout, gradient_accumulation_steps=3)
     losses = []
@@ -91,7 +91,7 @@ def _within_an_accumulation(folder, layout, synchronized):
             accelerator.load_state(folder)
         if not synchronized:
             model.set_requires_gradient_sync(True)
-        losses.append(train(layout, (training, again)[index], 2, 5))
+        losses.append(train((training, again)[index], 2, 5))
     return losses[0] == losses[1]
 
 
@@ -113,7 +113,7 @@ def _what_users_hold(folder):
     accelerator, model, *_ = training
     average = _Average(model)
     accelerator.register_for_checkpointing(average)
-    train("fsdp", training, 0, 2)
+    train(training, 0, 2)
     with torch.no_grad():
         model(torch.zeros(1, 2, dtype=torch.long))  # the outermost unit is whole after it
     accelerator.save_state(folder)
@@ -158,10 +158,10 @@ def test_weights_alone_are_written_file_by_file_and_merged_from_a_checkpoint(tmp
     assert kept
     assert nothing == {}  # the whole weights are on rank 0 alone
     assert len(list((tmp_path / "weights").glob("*.safetensors"))) > 2
-    model = divided("single")
+    model = net()
     load_checkpoint_in_model(model, tmp_path / "weights", strict=True)
     assert {k: v.tolist() for k, v in model.state_dict().items()} == whole
     assert merge_weights(tmp_path / "checkpoint", tmp_path / "merged", max_shard_size=500) == 17
-    merged = divided("single")
+    merged = net()
     load_checkpoint_in_model(merged, tmp_path / "merged", strict=True)
     assert {k: v.tolist() for k, v in merged.state_dict().items()} == whole

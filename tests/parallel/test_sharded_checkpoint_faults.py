@@ -35,13 +35,13 @@ def _refusals(folder):
     """Save, spoil copies in different ways, and return what loading each of them says."""
     from torch.distributed.fsdp import fully_shard
 
-    training = prepared("fsdp")
+    training = prepared("by_hand")
     accelerator, model, optimizer, _ = training
-    train("fsdp", training, 0, 2)
+    train(training, 0, 2)
     accelerator.save_state(f"{folder}/good")
-    train("fsdp", training, 2, 3)
+    train(training, 2, 3)
     wide, deep = fully_shard(Wide()), fully_shard(nn.Sequential(Net()))
-    others = {"wide": prepared("fsdp", wide), "deep": prepared("fsdp", deep)}
+    others = {"wide": prepared("by_hand", wide), "deep": prepared("by_hand", deep)}
     one_group = torch.optim.AdamW(model.parameters(), foreach=False)
     if accelerator.is_main_process:
         _spoil(Path(folder))
@@ -103,14 +103,14 @@ def _on_a_full_disk(folder, asynchronous):
     from accelnb.training.checkpoint import background
 
     background._GRACE = 0.5
-    training = prepared("fsdp")
+    training = prepared("by_hand")
     accelerator, model, *_ = training
-    train("fsdp", training, 0, 2)
+    train(training, 0, 2)
     accelerator.save_state(folder)
     before = [parameter.to_local().clone() for parameter in model.parameters()]
     size = Path(folder, "sharded/__1_0.distcp").stat().st_size
     assert size > Path(folder, "random_states_1.pkl").stat().st_size
-    train("fsdp", training, 2, 3)
+    train(training, 2, 3)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     if accelerator.process_index == 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, hard))  # a larger file is an OSError
@@ -148,14 +148,14 @@ def _without_a_common_disk(folder, layout):
     """Save where ranks 0 and 1 see another disk than ranks 2 and 3."""
     training = prepared(layout)
     accelerator = training[0]
-    train(layout, training, 0, 2)
+    train(training, 0, 2)
     mine = Path(folder, f"machine{accelerator.process_index // 2}", layout)
     accelerator.state.local_process_index = accelerator.process_index % 2
     try:
         accelerator.save_state(mine)
-        going_on = train(layout, training, 2, 4)
+        going_on = train(training, 2, 4)
         accelerator.load_state(mine)
-        return train(layout, training, 2, 4) == going_on
+        return train(training, 2, 4) == going_on
     except AccelnbError as error:
         return str(error)
 
