@@ -100,6 +100,9 @@ def sources_in(folder: Path) -> list[Source]:
         if key in parts:
             sources.append(Source(folder / file_names.SHARDED, key))
             continue
+        if (accelerates := file_names.model_folder(folder, index)).is_dir():
+            sources.append(Source(accelerates, "model"))
+            continue
         for name in (file_names.MODEL, file_names.MODEL_PICKLED):
             path = folder / file_names.numbered(name, index)
             if path.exists():
