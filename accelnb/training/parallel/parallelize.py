@@ -16,6 +16,7 @@ from accelnb.training.parallel.mixed_precision import apply_precision
 from accelnb.training.parallel.placement import apply_placement
 from accelnb.training.parallel.plan import Plan
 from accelnb.training.parallel.strategy import Strategy
+from accelnb.training.parallel.tensor import apply_tensor_parallel
 from accelnb.training.parallel.xla import XlaProcess, XlaProcesses
 
 # How several processes train one model, by the names that a launch gives to it.
@@ -47,6 +48,7 @@ def parallelize(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     >>> parallelize(torch.nn.Linear(2, 1), alone, Plan("ddp", Precision("bf16", "cpu")))
     Linear(in_features=2, out_features=1, bias=True)
     """
+    model = apply_tensor_parallel(model, mesh, plan)
     model = apply_activation_checkpointing(model, mesh, plan)
     model = apply_precision(model, mesh, plan)
     model = apply_placement(model, mesh, plan)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import torch
+import torch.distributed as dist
 from torch import nn
 
 from accelnb.errors import AccelnbError
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
+from accelnb.training.parallel.tensor_loss import compute_losses_inside
+from accelnb.training.parallelism_config import TorchTensorParallelConfig
 
 if TYPE_CHECKING:  # slow to import
     from torch.distributed.device_mesh import DeviceMesh
@@ -27,12 +30,14 @@ def apply_tensor_parallel(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module
     AccelnbError
         There is no plan for it, or it cannot be divided so. Then nothing has changed.
     """
-    if not mesh.has("tp") or plan.tensor is None:
+    if not mesh.has("tp"):
         return model
     return divide_layers(model, mesh.submesh("tp"), plan.tensor)
 
 
-def divide_layers(model: nn.Module, tp_mesh: DeviceMesh, config: Any) -> nn.Module:
+def divide_layers(
+    model: nn.Module, tp_mesh: DeviceMesh, config: TorchTensorParallelConfig
+) -> nn.Module:
     """Divide a model's layers as a `TorchTensorParallelConfig` says, in place.
 
     Raises
@@ -57,13 +62,12 @@ def divide_layers(model: nn.Module, tp_mesh: DeviceMesh, config: Any) -> nn.Modu
     if config.sequence_parallel:
         styles, stacks = parts_of_sequences(model, styles)
 
-    _make_equal(model, tp_mesh)
     trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     modules = dict(model.named_modules())
     for name, style in styles.items():
         made = STYLES[style]() if isinstance(style, str) else style
         if made is not None:
-            parallelize_module(modules[name], tp_mesh, made, src_data_rank=None)
+            parallelize_module(modules[name], tp_mesh, made)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trainable.get(name, parameter.requires_grad))
     for first, *others in ties:
@@ -74,21 +78,10 @@ def divide_layers(model: nn.Module, tp_mesh: DeviceMesh, config: Any) -> nn.Modu
         setattr(module, name, count)
     for first, last in stacks:
         divide_sequences(first, last, tp_mesh)
+    if config.loss_parallel:
+        compute_losses_inside(model)
+    _make_rest_equal(model, tp_mesh)
     return model
-
-
-def loss_parallel(enabled: bool) -> AbstractContextManager[None]:
-    """Return a context for the loss of logits that are divided over the classes.
-
-    The loss's backward pass belongs into it too.
-    """
-    from contextlib import nullcontext
-
-    if not enabled:
-        return nullcontext()
-    from torch.distributed.tensor.parallel import loss_parallel
-
-    return loss_parallel()
 
 
 def _heads_by_rank(
@@ -165,16 +158,19 @@ def _ties(model: nn.Module, styles: Mapping[str, Style]) -> list[list[str]]:
     return ties
 
 
-def _make_equal(model: nn.Module, tp_mesh: DeviceMesh) -> None:
-    """Give all ranks of a tensor-parallel group the values of its first."""
-    from torch.distributed.utils import _sync_module_states
+def _make_rest_equal(model: nn.Module, tp_mesh: DeviceMesh) -> None:
+    """Give what is not divided the values that it has on the first rank of the group."""
+    from torch.distributed.tensor import DTensor
 
-    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
-        return  # filled later
-    _sync_module_states(
-        model,
-        tp_mesh.get_group(),
-        broadcast_bucket_size=2**28,
-        src=0,
-        params_and_buffers_to_ignore=(),
-    )
+    device = torch.device(tp_mesh.device_type)
+    first, group = tp_mesh.mesh.flatten()[0].item(), tp_mesh.get_group()
+    for tensor in (*model.parameters(), *model.buffers()):
+        if isinstance(tensor, DTensor):
+            if not all(placement.is_replicate() for placement in tensor.placements):
+                continue
+            tensor = tensor.to_local()
+        if tensor.is_meta:
+            continue  # filled later
+        received = tensor.detach().to(device)
+        dist.broadcast(received, first, group)
+        tensor.data.copy_(received)
