@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from accelnb.training.parallel import norms
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
 
@@ -87,11 +87,11 @@ class Strategy:
 
     def clip_norm(self, parameters: Any, max_norm: float, norm_type: float) -> torch.Tensor:
         """Scale gradients down to a norm; return what it was."""
-        return nn.utils.clip_grad_norm_(parameters, max_norm, norm_type=norm_type)
+        return norms.clip_grad_norm(parameters, max_norm, norm_type)
 
     def clip_value(self, parameters: Any, clip_value: float) -> None:
         """Bound each element of gradients."""
-        nn.utils.clip_grad_value_(parameters, clip_value)
+        norms.clip_grad_value(parameters, clip_value)
 
     def step(self, optimizer: torch.optim.Optimizer, closure: Callable[[], Any] | None) -> Any:
         """Have an optimizer step with averaged gradients; return what its closure does."""
@@ -104,7 +104,4 @@ class Strategy:
 
 def is_sharded(model: nn.Module) -> bool:
     """Return whether a model's weights are DTensors."""
-    tensor = sys.modules.get("torch.distributed.tensor")  # slow to import; not there: no DTensors
-    if tensor is None:
-        return False
-    return any(isinstance(parameter, tensor.DTensor) for parameter in model.parameters())
+    return norms.has_dtensors(model.parameters())
