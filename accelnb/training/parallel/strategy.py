@@ -12,6 +12,7 @@ from torch import nn
 from accelnb.training.parallel import norms
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
+from accelnb.training.sharded_gradients import has_dtensors
 
 
 class Strategy:
@@ -104,4 +105,4 @@ class Strategy:
 
 def is_sharded(model: nn.Module) -> bool:
     """Return whether a model's weights are DTensors."""
-    return norms.has_dtensors(model.parameters())
+    return has_dtensors(model.parameters())
