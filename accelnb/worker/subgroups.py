@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -52,7 +52,9 @@ class Subgroups:
         self._count = max(self._count, c10d._world.group_count)
 
     def renew(self, store: Any, rank: int, world_size: int) -> None:
-        """Make groups again that meshes of all their members use; every rank calls it.
+        """Make the groups again that meshes use; every rank calls it.
+
+        It is done for all of them or for none: models that lost a part with a rank say so.
 
         Parameters
         ----------
@@ -64,22 +66,29 @@ class Subgroups:
         mine = {name: made.ranks for name, made in wanted.items()}
         store.set(_KEY.format(rank), json.dumps([self._count, mine]))
         told = [json.loads(store.get(_KEY.format(other))) for other in range(world_size)]
-        agreed = {
-            name: made
-            for name, made in wanted.items()
-            if all(told[member][1].get(name) == list(made.ranks) for member in made.ranks)
-        }
-        for name in sorted(agreed, key=lambda name: (len(name), name)):
-            with _named(name):
-                ranks, backend, options = agreed[name]
-                dist.new_group(list(ranks), backend=backend, **options)
         # Equal on all ranks, or the next groups would get names that not all know them by.
         self._count = max(count for count, _ in told)
-        c10d._world.group_count = max(self._count, c10d._world.group_count)
-        if len(agreed) == len(mine) and wanted:
+        if is_whole := _are_all_there(told):
+            for name in sorted(wanted, key=lambda name: (len(name), name)):
+                ranks, backend, options = wanted[name]
+                with _named(name):
+                    dist.new_group(list(ranks), backend=backend, **options)
             device_mesh.stay_on_new_group()
+        c10d._world.group_count = max(self._count, c10d._world.group_count)
         groups = {str(name): group for group, name in c10d._world.pg_names.items()}
-        repair.join_new_groups(groups)
+        repair.join_new_groups(groups if is_whole else {})
+
+
+def _are_all_there(told: Sequence[tuple[int, dict[str, list[int]]]]) -> bool:
+    """Return whether all members of each group want it; a rank that was replaced knows of none."""
+    if not all(count for count, _ in told):
+        return False
+    return all(
+        told[member][1].get(name) == ranks
+        for _, groups in told
+        for name, ranks in groups.items()
+        for member in ranks
+    )
 
 
 def _used_names(known: dict[str, Subgroup]) -> set[str]:

@@ -21,26 +21,25 @@ _STATE = "torch.distributed.fsdp._fully_shard._fsdp_state"
 _REFUSED = "_accelnb_refusal"
 
 
-def repair_after_stop() -> int:
-    """Begin anew with all sharded models of this process; return how many parameters they have.
+def repair_after_stop() -> bool:
+    """Begin anew with all models of this process if any is sharded; return whether one is.
 
-    Every rank calls it after a cell that was stopped on some ranks, wherever each of them was.
-    Gradients of sharded parameters are dropped, and accumulations begin anew.
+    Every rank calls it after a cell that was stopped on some ranks, wherever each of them was:
+    weights of which several ranks have a copy would part if the gradients of some were kept. So
+    all gradients are dropped, and accumulations begin anew.
     """
-    if not _loaded():
-        return 0
-    roots = list(_roots_of_process())
-    for root in roots:
-        _begin_anew(root)
-    parameters = list(_sharded_parameters())
-    for parameter in parameters:
-        parameter.grad = None
-    if parameters:
-        from accelnb.training.gradients import Accumulation
+    if not _loaded() or not _has_sharded_parameters():
+        return False
+    from accelnb.training.gradients import Accumulation
 
-        for accumulation in _living(Accumulation):
-            accumulation.step = 0
-    return len(parameters)
+    for root in _roots_of_process():
+        _begin_anew(root)
+    for parameter in [*_living(nn.Parameter), *_living(_dtensor())]:
+        if parameter.is_leaf:
+            parameter.grad = None
+    for accumulation in _living(Accumulation):
+        accumulation.step = 0
+    return True
 
 
 def repair_half_done(models: Iterable[nn.Module] | None = None) -> int:
@@ -173,8 +172,8 @@ def _groups(state: Any) -> list[Any]:
 
 
 def _loaded() -> bool:
-    """Whether any model of this process can be sharded: what shards them is slow to import."""
-    return _STATE in sys.modules or "torch.distributed.tensor" in sys.modules
+    """Return whether a model can be sharded in this process: what it takes is slow to import."""
+    return "torch.distributed.tensor" in sys.modules
 
 
 def _roots_of_process() -> Iterator[Any]:
@@ -197,11 +196,12 @@ def _roots_in(models: Iterable[nn.Module]) -> Iterator[Any]:
                 yield inner._get_fsdp_state()
 
 
-def _sharded_parameters() -> Iterator[torch.Tensor]:
-    if (module := sys.modules.get("torch.distributed.tensor")) is not None:
-        for tensor in _living(module.DTensor):
-            if tensor.is_leaf and tensor.requires_grad:
-                yield tensor
+def _has_sharded_parameters() -> bool:
+    return any(one.is_leaf and one.requires_grad for one in _living(_dtensor()))
+
+
+def _dtensor() -> Any:
+    return sys.modules["torch.distributed.tensor"].DTensor
 
 
 def _living(kind: type) -> list[Any]:
