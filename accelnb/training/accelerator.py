@@ -40,6 +40,7 @@ from accelnb.training.gradients import Accumulation, GradientState
 from accelnb.training.mesh_properties import MeshProperties
 from accelnb.training.parallel.parallelize import strategy_for
 from accelnb.training.parallel.plan import Plan
+from accelnb.training.parallel_methods import ParallelMethods
 from accelnb.training.parallelism_config import ParallelismConfig
 from accelnb.training.precision import Precision
 from accelnb.training.preparation import PreparationMethods
@@ -59,6 +60,7 @@ class Accelerator(
     CheckpointMethods,
     TrackingMethods,
     MeshProperties,
+    ParallelMethods,
     ProcessControl,
 ):
     """Trains a raw PyTorch loop on whatever processes and devices the launch gave it.
@@ -184,7 +186,7 @@ class Accelerator(
         trackers = filter_trackers(log_with, project.logging_dir)
         process = PartialState(cpu, **group)
         self.mesh = arrangement.arranged(process, strategy, parallelism_config)
-        sizes = parallelism_config or arrangement.parallelism_of(self.mesh)
+        sizes = arrangement.parallelism_on(self.mesh, parallelism_config)
         plan = Plan(
             strategy=arrangement.strategy_on(self.mesh, strategy),
             precision=Precision(
@@ -246,6 +248,7 @@ class Accelerator(
             gradients=self.gradient_state,
             accumulation=self._accumulation,
             strategy=self.strategy,
+            mesh=self.mesh,
         )
 
     # ---- what was prepared, for third-party code ----

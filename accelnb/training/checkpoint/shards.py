@@ -16,7 +16,14 @@ from torch import nn
 
 from accelnb.errors import AccelnbError
 from accelnb.training.checkpoint import file_names
-from accelnb.training.checkpoint.files import first_line, flush, load, write, writes_here
+from accelnb.training.checkpoint.files import (
+    first_line,
+    flush,
+    load_weights,
+    write,
+    writes_here,
+)
+from accelnb.training.checkpoint.parts import read_parts, reads_parts
 from accelnb.training.checkpoint.weights import (
     clean_state_dict_for_safetensors,
     differences,
@@ -168,7 +175,9 @@ def load_checkpoint_in_model(
 ) -> None:
     """Load the weights that `Accelerator.save_model` or Hugging Face's libraries saved.
 
-    All are checked before the model is changed. One file at a time is in memory.
+    All are checked before the model is changed. One file at a time is in memory. Of a model that
+    is divided over processes, or without values (on the meta device), each process reads its part
+    alone: it is a collective then.
 
     Parameters
     ----------
@@ -191,15 +200,24 @@ def load_checkpoint_in_model(
     >>> Accelerator().save_model(torch.nn.Linear(2, 1), folder)
     >>> load_checkpoint_in_model(torch.nn.Linear(2, 1), folder, strict=True)
     """
-    files = files_of(Path(checkpoint).expanduser())
-    shapes: dict[str, Any] = {}
-    for file in files:
-        shapes |= _shapes_in(file)
-    fatal, other = differences(model, shapes, strict)
-    if fatal:
-        raise AccelnbError(f"{checkpoint} is not of this {type(model).__name__}: {fatal}")
+    in_parts = reads_parts(model)
+
+    def checked() -> tuple[list[Path], str]:
+        files = files_of(Path(checkpoint).expanduser())
+        shapes: dict[str, Any] = {}
+        for file in files:
+            shapes |= _shapes_in(file)
+        fatal, other = differences(model, shapes, strict)
+        if fatal:
+            raise AccelnbError(f"{checkpoint} is not of this {type(model).__name__}: {fatal}")
+        return files, other
+
+    files, other = together(checked) if in_parts else checked()
     if other:
         warnings.warn(f"{checkpoint}: {other}", stacklevel=2)
+    if in_parts:
+        read_parts(model, files)
+        return
     for file in files:
         model.load_state_dict(weights_in(file), strict=False)
 
@@ -215,10 +233,7 @@ def weights_in(file: Path, location: torch.device | str = "cpu") -> dict[str, An
     """Return the state dict that a file of either format holds."""
     if file.suffix == ".safetensors":
         return read_safetensors(file, location)
-    state = load(file, map_location=location)
-    if not isinstance(state, dict):
-        raise AccelnbError(f"{file} holds no weights, but a {type(state).__name__}")
-    return state
+    return load_weights(file, location)
 
 
 def files_of(checkpoint: Path) -> list[Path]:

@@ -132,7 +132,7 @@ def _may_be_opaque() -> bool:
 
 def shapes_in(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     """Return the shapes in a safetensors file, and which names were merged; reads no weights."""
-    with _opened(path) as file:
+    with opened(path) as file:
         names = list(file.keys())
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
         merged = file.metadata() or {}
@@ -142,12 +142,13 @@ def shapes_in(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
 def read_safetensors(path: Path, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
     """Return the tensors of a safetensors file, merged ones under each of their names."""
     _, merged = shapes_in(path)
-    with _opened(path, str(device)) as file:
+    with opened(path, str(device)) as file:
         state = {name: file.get_tensor(name) for name in list(file.keys())}
     return state | {name: state[kept] for name, kept in merged.items()}
 
 
-def _opened(path: Path, device: str = "cpu") -> Any:
+def opened(path: Path, device: str = "cpu") -> Any:
+    """Return an open safetensors file, to be used in a ``with`` statement."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -178,7 +179,7 @@ def differences(
     other : str
         What is missing or unexpected where `strict` is not set.
     """
-    own = model.state_dict()
+    own = model.state_dict(keep_vars=True)  # tied ones are then one object, also if sharded
     merged = merged_names(own)
     held = {*shapes, *(merged.get(name, name) for name in shapes)}
     missing = [name for name in own if name not in held and merged.get(name, name) not in held]

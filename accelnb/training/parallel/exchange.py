@@ -1,0 +1,101 @@
+"""What processes with parts of one sequence exchange, with gradients.
+
+Gradients are those of the sum of the losses of all processes. ``torch.distributed.nn.functional``
+has an all-gather too; its gradients are wrong on gloo where they arrive transposed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.autograd import Function
+
+# They have other names since torch 2.13, which warns of the old ones.
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
+# Dimensions of what attention takes: (..., heads, sequence, features).
+_HEADS, _SEQUENCE = -3, -2
+
+
+def gathered_sequence(part: torch.Tensor, group: Any) -> torch.Tensor:
+    """Return the whole sequence of which each process of a group gives a part."""
+    return _Gather.apply(part, group)  # pyright: ignore[reportReturnType]
+
+
+def heads_of_whole_sequence(part: torch.Tensor, group: Any) -> torch.Tensor:
+    """Give all heads of a part of the sequence; return the whole sequence of a part of the heads.
+
+    Parameters
+    ----------
+    part
+        Of shape (..., heads, sequence, features), with heads that the group's size divides.
+    """
+    return _ToHeads.apply(part, group)  # pyright: ignore[reportReturnType]
+
+
+def part_of_all_heads(heads: torch.Tensor, group: Any) -> torch.Tensor:
+    """Give the whole sequence of a part of the heads; return a part of it, of all heads."""
+    return _ToSequence.apply(heads, group)  # pyright: ignore[reportReturnType]
+
+
+class _Gather(Function):
+    @staticmethod
+    def forward(ctx: Any, part: torch.Tensor, group: Any) -> torch.Tensor:
+        ctx.group = group
+        rows = part.movedim(_SEQUENCE, 0).contiguous()
+        whole = rows.new_empty(group.size() * rows.shape[0], *rows.shape[1:])
+        _all_gather(whole, rows, group=group)
+        return whole.movedim(0, _SEQUENCE)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return _SumOfParts.apply(grads[0], ctx.group), None  # pyright: ignore[reportReturnType]
+
+
+class _SumOfParts(Function):
+    @staticmethod
+    def forward(ctx: Any, whole: torch.Tensor, group: Any) -> torch.Tensor:
+        ctx.group = group
+        rows = whole.movedim(_SEQUENCE, 0).contiguous()
+        part = rows.new_empty(rows.shape[0] // group.size(), *rows.shape[1:])
+        _reduce_scatter(part, rows, group=group)
+        return part.movedim(0, _SEQUENCE)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return _Gather.apply(grads[0], ctx.group), None  # pyright: ignore[reportReturnType]
+
+
+class _ToHeads(Function):
+    @staticmethod
+    def forward(ctx: Any, part: torch.Tensor, group: Any) -> torch.Tensor:
+        ctx.group = group
+        received = _exchanged(part.unflatten(_HEADS, (group.size(), -1)).movedim(-4, 0), group)
+        return received.movedim(0, -3).flatten(-3, -2)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return part_of_all_heads(grads[0], ctx.group), None
+
+
+class _ToSequence(Function):
+    @staticmethod
+    def forward(ctx: Any, heads: torch.Tensor, group: Any) -> torch.Tensor:
+        ctx.group = group
+        received = _exchanged(heads.unflatten(_SEQUENCE, (group.size(), -1)).movedim(-3, 0), group)
+        return received.movedim(0, -4).flatten(-4, -3)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return heads_of_whole_sequence(grads[0], ctx.group), None
+
+
+def _exchanged(for_each: torch.Tensor, group: Any) -> torch.Tensor:
+    """Send each process what lies at its place of the first dimension; return what came back."""
+    sent = for_each.contiguous()
+    received = torch.empty_like(sent)
+    dist.all_to_all_single(received, sent, group=group)
+    return received
