@@ -26,6 +26,7 @@ def merge_weights(
     key: str | None = None,
     max_shard_size: int | str = "10GB",
     force: bool = False,
+    safe: bool = True,
 ) -> int:
     """Write the weights of a sharded checkpoint as safetensors; return how many tensors.
 
@@ -41,6 +42,8 @@ def merge_weights(
         is one, otherwise all tensors but the optimizer's.
     force
         Replace what is there.
+    safe
+        If not, as ``pytorch_model.bin`` in a folder.
 
     Raises
     ------
@@ -74,7 +77,7 @@ def merge_weights(
         state |= {name: state[kept] for name, kept in weights.merged.items()}
         replace_file(target.resolve(), lambda path: write_safetensors(state, path))
     else:
-        write_weights(weights, target, max_shard_size, True)
+        write_weights(weights, target, max_shard_size, safe)
     return len(weights.sizes) + len(weights.merged)
 
 

@@ -159,7 +159,7 @@ def check_optimizers(training: Training, optimizers: Pairs, folder: Path) -> Non
         path = folder / file_names.numbered(file_names.OPTIMIZER, index)
         names = parameter_names.names_of(optimizer, training.models)
         state = parameter_names.by_number(state, names, optimizer, str(path))
-        _check_optimizer(path, optimizer, state)
+        check_optimizer(path, optimizer, state)
 
 
 def read_weights(
@@ -209,7 +209,8 @@ def _check_kinds(folder: Path, kind: str, found: Pairs, manifest: Manifest | Non
             raise AccelnbError(f"{folder} is damaged: the state of {kind} {index} is no dict")
 
 
-def _check_optimizer(path: Path, optimizer: Any, state: Any) -> None:
+def check_optimizer(path: Path, optimizer: Any, state: Any) -> None:
+    """Compare the state of one optimizer, by number, with its parameters here."""
     groups = state.get("param_groups") if isinstance(state, dict) else None
     if groups is None:
         raise AccelnbError(f"{path} holds no state of an optimizer")

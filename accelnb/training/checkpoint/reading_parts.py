@@ -37,29 +37,32 @@ def with_parts(training: Training, optimizers: Pairs, custom: Pairs, folder: Pat
     named: Pairs = []
     for index, (optimizer, state) in enumerate(optimizers):
         names = parameter_names.names_of(optimizer, training.models)
-        parameters = parameter_names.parameters_of(optimizer)
-        numbers = dict(enumerate(parameters))
-        owners = {**numbers, **dict(zip(names, parameters, strict=True))}
-        where, key = _place(folder, index)
-        values = {
-            name: reading.of(value, where, f"{key}.state.{name}", _always(owners.get(name)))
-            for name, value in state["state"].items()
-        }
-        named.append((optimizer, {**state, "state": values}))
+        named.append(
+            (optimizer, reading.of_optimizer(state, optimizer, names, *_place(folder, index)))
+        )
     objects: Pairs = []
     for index, (thing, state) in enumerate(custom):
         key, own = file_names.key(file_names.CUSTOM, index), {}
         mapped(thing.state_dict(), key, own.__setitem__)
         objects.append((thing, reading.of(state, folder / file_names.SHARDED, key, own.get)))
     reading.read()
+    return [
+        [
+            (o, reading.by_number(state, o, parameter_names.names_of(o, training.models), folder))
+            for o, state in named
+        ],
+        [(thing, reading.fitted(state)) for thing, state in objects],
+    ]
 
-    found: list[Pairs] = [[], [(thing, reading.fitted(state)) for thing, state in objects]]
-    for optimizer, state in named:
-        names = parameter_names.names_of(optimizer, training.models)
-        state = {**state, "state": reading.fitted(state["state"])}
-        state = parameter_names.by_number(state, names, optimizer, str(folder))
-        found[0].append((optimizer, state))
-    return found
+
+def with_parts_of_optimizer(
+    optimizer: Any, names: list[str], state: Any, folder: Path, key: str
+) -> Any:
+    """Return the state of one optimizer by number, with its values; see `with_parts`."""
+    reading = _Reading()
+    state = reading.of_optimizer(state, optimizer, names, folder, key)
+    reading.read()
+    return reading.by_number(state, optimizer, names, folder)
 
 
 def _always(like: Any) -> Callable[[str], Any]:
@@ -93,6 +96,23 @@ class _Reading:
             return value
 
         return mapped(state, key, room)
+
+    def of_optimizer(
+        self, state: Any, optimizer: Any, names: list[str], folder: Path, key: str
+    ) -> Any:
+        """Return the state of an optimizer with tensors to read into."""
+        parameters = parameter_names.parameters_of(optimizer)
+        owners = {**dict(enumerate(parameters)), **dict(zip(names, parameters, strict=True))}
+        values = {
+            name: self.of(value, folder, f"{key}.state.{name}", _always(owners.get(name)))
+            for name, value in state["state"].items()
+        }
+        return {**state, "state": values}
+
+    def by_number(self, state: Any, optimizer: Any, names: list[str], folder: Path) -> Any:
+        """Return the state of an optimizer with values, and with its own numbers."""
+        state = {**state, "state": self.fitted(state["state"])}
+        return parameter_names.by_number(state, names, optimizer, str(folder))
 
     def read(self) -> None:
         for folder, tensors in self.wanted.items():
