@@ -98,8 +98,7 @@ def _taken(model: nn.Module, wanted: set[int]) -> FromRank0:
 
 
 def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.is_meta:
-        return tensor
+    # Also of one that is there: torch gives no memory to one that others have weak references to.
     empty = torch.empty_like(tensor, device="meta")
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(empty, tensor.requires_grad)
