@@ -218,6 +218,11 @@ def _refused() -> list[str]:
         hybrid = plugin(sharding_strategy="HYBRID_SHARD")
     hook = DistributedDataParallelKwargs(comm_hook="fp16")
     accelerator = Accelerator(fsdp_plugin=plugin())
+    lasting = Mixed()
+    said(lambda: prepare(lasting, activation_checkpointing=True, cpu_ram_efficient_loading=True))
+    assert not any(p.is_meta for p in lasting.parameters())
+    assert "forward" not in vars(lasting.blocks[0])
+    prepare(made(), cpu_ram_efficient_loading=False)
     return [
         said(lambda: prepare(Mixed())),
         said(lambda: prepare(Net(), transformer_cls_names_to_wrap=["T5Layer"])),
@@ -242,7 +247,7 @@ def test_what_cannot_be_is_refused_in_one_line():
         "comm_hook=fp16 compresses the gradients of DDP",
         "sharded in another way, which cannot be undone",
         "the model is sharded already",
-        "FSDP does not support deepcopy",
+        "cannot be copied",
         "join_uneven_inputs: with FSDP every process takes part",
     ]
     for lines in on_ranks(_refused):

@@ -51,7 +51,7 @@ def _move(model: nn.Module, tensors: Iterable[torch.Tensor], device: torch.devic
         empty = torch.empty_like(tensor, device=device)
         if isinstance(tensor, nn.Parameter) and not is_dtensor(tensor):
             torch.utils.swap_tensors(tensor, nn.Parameter(empty, tensor.requires_grad))
-            # Only once they are set again are its hooks called, such as that of `AveragedGradients`.
+            # Its hooks are called only once they are set again: that of `AveragedGradients`, say.
             tensor._post_accumulate_grad_hooks = tensor._post_accumulate_grad_hooks
         else:
             moved[id(tensor)] = tensor, empty
