@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from accelnb.training.parallel import norms
+from accelnb.training import norms
 
 
 class Scaler(torch.amp.GradScaler):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from accelnb.training.parallel import norms
+from accelnb.training import norms
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
 

@@ -165,6 +165,7 @@ def _check_sizes(name: str, module: nn.Module, style: Style, tp: int) -> None:
     placement = placement_of_weight(style, module)
     if not isinstance(placement, Shard):
         return
+    assert isinstance(module.weight, torch.Tensor)
     size = module.weight.shape[placement.dim]
     if size % tp:
         what = {

@@ -40,7 +40,7 @@ def clip_grad_norm(
     Examples
     --------
     >>> import torch
-    >>> from accelnb.training.parallel.norms import clip_grad_norm
+    >>> from accelnb.training.norms import clip_grad_norm
     >>> weight = torch.nn.Parameter(torch.zeros(2))
     >>> weight.grad = torch.tensor([3.0, 4.0])
     >>> clip_grad_norm([weight], max_norm=1.0)
