@@ -12,6 +12,7 @@ from accelnb.errors import AccelnbError
 from accelnb.training.collective_errors import attempt
 from accelnb.training.communication import broadcast_object
 from accelnb.training.parallel.slices import (
+    buffer_on,
     class_name,
     held,
     local_part,
@@ -61,7 +62,7 @@ def initialize_weights(
         _refuse_without_reset(model, [module for module, _ in todo])
         init = _reset
     device = PartialState().device
-    before = _random_state()
+    before, buffer = _random_state(), buffer_on(device)
     allocate(model, [held(module, key) for module, keys in todo for key in keys], device)
     names = {id(module): name for name, module in model.named_modules()}
     for n, (module, keys) in enumerate(todo):
@@ -71,7 +72,7 @@ def initialize_weights(
             name = names[id(module)] or "the model"
             raise AccelnbError(f"{name} ({class_name(module)}) cannot be initialized: {failure}")
         for key in keys:
-            send_from_rank_0(values.get(key), held(module, key), device)
+            send_from_rank_0(values.get(key), held(module, key), buffer)
     _draw_on_as_rank_0(before)
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from accelnb.errors import AccelnbError
 from accelnb.training.collective_errors import of_every_rank
 from accelnb.training.parallel.slices import (
+    buffer_on,
     class_name,
     held,
     is_dtensor,
@@ -113,7 +114,8 @@ def fill_from_rank_0(model: nn.Module, taken: FromRank0, device: torch.device) -
     `device`, and what is sent goes by it.
     """
     targets = [held(*places[0]) for places in taken.places]
+    buffer = buffer_on(device)
     allocate(model, targets, device)
     for i, places in enumerate(taken.places):
-        send_from_rank_0(taken.values[i], held(*places[0]), device)
+        send_from_rank_0(taken.values[i], held(*places[0]), buffer)
         taken.values[i] = None
