@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -35,6 +35,7 @@ class AccumulationMethods:
     gradient_state: GradientState
     scaler: Scaler | None
     strategy: Strategy
+    loss_parallel: Callable[[], AbstractContextManager[None]]
     _accumulation: Accumulation
     _prepared: Prepared
 
@@ -57,7 +58,8 @@ class AccumulationMethods:
         if self.scaler is not None:
             loss = self.scaler.scale(loss)
         self.strategy.began_backward()
-        loss.backward(**kwargs)
+        with self.loss_parallel():
+            loss.backward(**kwargs)
 
     def accumulate(self, *models: nn.Module) -> AbstractContextManager[Any]:
         """Return a context for one batch of an accumulation.
