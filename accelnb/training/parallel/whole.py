@@ -167,8 +167,9 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def refuse_copies(model: nn.Module) -> None:
-    """Have ``copy.deepcopy`` of a divided model, which torch cannot do, say what to do instead."""
-    model.__dict__["__deepcopy__"] = _refuse_copy
+    """Have ``copy.deepcopy`` of a divided model, where torch refuses it, say what to do instead."""
+    if hasattr(model, "__deepcopy__"):
+        model.__dict__["__deepcopy__"] = _refuse_copy
 
 
 def _refuse_copy(*_: Any) -> Any:
