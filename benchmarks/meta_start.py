@@ -67,17 +67,14 @@ def measure(ranks: int, way: str) -> list[dict[str, float]]:
         if way == "folder":
             subprocess.run([sys.executable, __file__, "--save", folder], check=True)
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        done = subprocess.run(
-            [*torchrun, f"--nproc-per-node={ranks}", __file__, "--rank", way, folder],
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(
-                f"{way} on {ranks} ranks ended with an error:\n{done.stderr[-2000:]}"
-            )
+        command = [*torchrun, f"--nproc-per-node={ranks}", __file__, "--rank", way, folder]
+        started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        try:
+            _, said = started.communicate(timeout=200)
+        finally:
+            started.terminate()  # it ends its ranks then
+        if started.returncode:
+            raise RuntimeError(f"{way} on {ranks} ranks ended with:\n{said[-2000:]}")
         return [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(ranks)]
 
 

@@ -77,10 +77,11 @@ class Preparation:
         model = parallelize(model, self.mesh, plan)
         model.__dict__.update(_is_accelerate_prepared=True, _is_for_evaluation=evaluation_mode)
         known.append(model)
-        if before is not None and before.note_replaced():
+        if before is not None:
+            refuse_copies(model)
+            before.note_replaced()
             for other in self.prepared.optimizers:
                 follow(other.optimizer, known)
-            refuse_copies(model)
         return model
 
     def check_optimizers(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:

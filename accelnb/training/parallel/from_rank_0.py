@@ -16,7 +16,6 @@ from accelnb.errors import AccelnbError
 from accelnb.training.collective_errors import of_every_rank
 from accelnb.training.parallel.slices import (
     buffer_on,
-    class_name,
     held,
     is_dtensor,
     put,
@@ -55,7 +54,7 @@ def take_from_rank_0(model: nn.Module, everything: bool = False) -> FromRank0:
     shapes = {name: (tuple(it.shape), str(it.dtype)) for name, it in named.items()}
     meta = {name for name, it in named.items() if it.is_meta}
     of_ranks = of_every_rank((shapes, meta))
-    _refuse_other_models(model, [its for its, _ in of_ranks])
+    _refuse_other_models([its for its, _ in of_ranks])
     absent = [its for _, its in of_ranks]
     if strange := sorted(absent[0] - set.intersection(*absent)):
         rank = next(r for r, its in enumerate(absent) if strange[0] not in its)
@@ -68,13 +67,13 @@ def take_from_rank_0(model: nn.Module, everything: bool = False) -> FromRank0:
     return _taken(model, {id(named[name]) for name in wanted - absent[0]})
 
 
-def _refuse_other_models(model: nn.Module, shapes: list[dict[str, Any]]) -> None:
+def _refuse_other_models(shapes: list[dict[str, Any]]) -> None:
     for rank, its in enumerate(shapes):
         different = [name for name in (*shapes[0], *its) if shapes[0].get(name) != its.get(name)]
         if different:
             raise AccelnbError(
-                f"rank {rank}'s {class_name(model)} is another one than rank 0's: "
-                f"{some(different)} differ in name, shape or dtype; make one model on all ranks"
+                f"rank {rank}'s model is another one than rank 0's: {some(different)} differ in "
+                "name, shape or dtype; make the same one on all ranks"
             )
 
 

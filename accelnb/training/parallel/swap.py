@@ -42,7 +42,6 @@ class Parameters:
     >>> before, weight = Parameters(model), model.weight
     >>> model.weight = nn.Parameter(weight.detach().clone())  # as a model gets divided
     >>> before.note_replaced()
-    1
     >>> current([weight])[0] is model.weight
     True
     """
@@ -55,15 +54,12 @@ class Parameters:
             if parameter is not None
         ]
 
-    def note_replaced(self) -> int:
-        """Remember those that their places no longer hold; return how many are still in use."""
-        noted = 0
+    def note_replaced(self) -> None:
+        """Remember those that their places no longer hold, if they are still in use."""
         for old, place in self._noted:
             parameter = old()
             if parameter is not None and _held(place) is not parameter:
                 _replaced[parameter] = place
-                noted += 1
-        return noted
 
 
 def _reference(parameter: torch.Tensor) -> Callable[[], torch.Tensor | None]:
