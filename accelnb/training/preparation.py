@@ -64,6 +64,9 @@ class PreparationMethods:
             raise AccelnbError(
                 f"device_placement has {len(placements)} entries for {len(args)} objects"
             )
+        self._preparation.check_optimizers(
+            it for it in args if isinstance(it, torch.optim.Optimizer)
+        )
         result = list(args)
         for kinds in _IN_ORDER:
             for i, placement in enumerate(placements):
