@@ -43,6 +43,11 @@ class MeshProperties:
         return self.is_fsdp2
 
     @property
+    def _parts(self) -> tuple[int, int]:
+        """Into how many parts `split_between_processes` splits, and which is this process's."""
+        return self.mesh.data_shares, self.mesh.data_share
+
+    @property
     def data_parallel_rank(self) -> int:
         """Which copy of the model this process has a part of."""
         return self.mesh.place_along("dp_replicate")
