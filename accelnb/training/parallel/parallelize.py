@@ -9,6 +9,7 @@ from accelnb.devices import records
 from accelnb.errors import AccelnbError
 from accelnb.training.parallel.activation_checkpointing import apply_activation_checkpointing
 from accelnb.training.parallel.compilation import apply_compilation
+from accelnb.training.parallel.context import apply_context_parallel
 from accelnb.training.parallel.ddp import DataParallel
 from accelnb.training.parallel.fsdp import Sharded
 from accelnb.training.parallel.mesh import Mesh
@@ -47,6 +48,7 @@ def parallelize(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     >>> parallelize(torch.nn.Linear(2, 1), alone, Plan("ddp", Precision("bf16", "cpu")))
     Linear(in_features=2, out_features=1, bias=True)
     """
+    model = apply_context_parallel(model, mesh, plan)
     model = apply_activation_checkpointing(model, mesh, plan)
     model = apply_precision(model, mesh, plan)
     model = apply_placement(model, mesh, plan)
