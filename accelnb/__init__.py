@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from accelnb.training.local_sgd import LocalSGD as LocalSGD
     from accelnb.training.logs import get_logger as get_logger
     from accelnb.training.memory import find_executable_batch_size as find_executable_batch_size
+    from accelnb.training.parallel.show import show as show
     from accelnb.training.parallelism_config import ParallelismConfig as ParallelismConfig
     from accelnb.training.rng import synchronize_rng_states as synchronize_rng_states
     from accelnb.training.state import AcceleratorState as AcceleratorState
@@ -75,6 +76,7 @@ _HOMES = {
     "notebook_launcher": "accelnb.notebook.launch_functions",
     "pull": "accelnb.notebook.variables",
     "push": "accelnb.notebook.variables",
+    "show": "accelnb.training.parallel.show",
     "skip_first_batches": "accelnb.training.data.prepare",
     "stream": "accelnb.training.streaming",
     "synchronize_rng_states": "accelnb.training.rng",

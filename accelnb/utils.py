@@ -93,7 +93,7 @@ if TYPE_CHECKING:
     from accelnb.training.available import is_xpu_available as is_xpu_available
     from accelnb.training.checkpoint.files import load as load
     from accelnb.training.checkpoint.files import save as save
-    from accelnb.training.checkpoint.shards import (
+    from accelnb.training.checkpoint.reading_weights import (
         load_checkpoint_in_model as load_checkpoint_in_model,
     )
     from accelnb.training.checkpoint.weights import (
@@ -166,9 +166,11 @@ if TYPE_CHECKING:
     from accelnb.training.parallel.compilation import compile_regions as compile_regions
     from accelnb.training.parallel.compilation import has_compiled_regions as has_compiled_regions
     from accelnb.training.parallel.compilation import is_compiled_module as is_compiled_module
+    from accelnb.training.parallel.drawing import initialize_weights as initialize_weights
     from accelnb.training.parallel.unwrapping import (
         extract_model_from_parallel as extract_model_from_parallel,
     )
+    from accelnb.training.parallel.whole import summon_full_params as summon_full_params
     from accelnb.training.parallelism_config import (
         DeepSpeedSequenceParallelConfig as DeepSpeedSequenceParallelConfig,
     )
@@ -227,7 +229,7 @@ _NAMES = {
     """,
     "accelnb.training.debug_mode": "DistributedOperationException",
     "accelnb.training.checkpoint.files": "load save",
-    "accelnb.training.checkpoint.shards": "load_checkpoint_in_model",
+    "accelnb.training.checkpoint.reading_weights": "load_checkpoint_in_model",
     "accelnb.training.checkpoint.weights": """
         clean_state_dict_for_safetensors find_tied_parameters
     """,
@@ -244,6 +246,8 @@ _NAMES = {
     "accelnb.training.parallel.compilation": """
         compile_regions has_compiled_regions is_compiled_module
     """,
+    "accelnb.training.parallel.drawing": "initialize_weights",
+    "accelnb.training.parallel.whole": "summon_full_params",
     "accelnb.training.constants": """
         MODEL_NAME OPTIMIZER_NAME PROFILE_PATTERN_NAME RNG_STATE_NAME SAFE_MODEL_NAME
         SAFE_WEIGHTS_INDEX_NAME SAFE_WEIGHTS_NAME SAFE_WEIGHTS_PATTERN_NAME SAMPLER_NAME

@@ -74,6 +74,15 @@ def filled(mesh: Dimensions, processes: int) -> Dimensions:
     return tuple((name, processes // given if size == -1 else size) for name, size in mesh)
 
 
+def usual_mesh(strategy: str, processes: int, nodes: int = 1) -> Dimensions:
+    """Return the mesh that a strategy has if none is asked for."""
+    if strategy == "fsdp":
+        return (("dp_shard", processes),)
+    if strategy == "hsdp":
+        return (("dp_replicate", nodes), ("dp_shard", processes // nodes))
+    return (("dp_replicate", processes),)
+
+
 def check_order(mesh: Dimensions) -> None:
     """Refuse an order of dimensions in which models cannot be divided.
 

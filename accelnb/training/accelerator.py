@@ -186,7 +186,7 @@ class Accelerator(
         trackers = filter_trackers(log_with, project.logging_dir)
         process = PartialState(cpu, **group)
         self.mesh = arrangement.arranged(process, strategy, parallelism_config)
-        sizes = parallelism_config or arrangement.parallelism_of(self.mesh)
+        sizes = arrangement.parallelism_on(self.mesh, parallelism_config)
         plan = Plan(
             strategy=arrangement.strategy_on(self.mesh, strategy),
             precision=Precision(
@@ -206,6 +206,7 @@ class Accelerator(
 
         # From here on nothing is refused: what all Accelerators of a process share is changed.
         self.state = AcceleratorState(kind, cpu, dynamo, **group)
+        self.state.data_share = self.mesh.data_share
         self.device = self.state.device
         self.parallelism_config = sizes
         if self.strategy.shards:
@@ -248,6 +249,7 @@ class Accelerator(
             gradients=self.gradient_state,
             accumulation=self._accumulation,
             strategy=self.strategy,
+            mesh=self.mesh,
         )
 
     # ---- what was prepared, for third-party code ----

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import Any
 
@@ -13,6 +14,7 @@ from accelnb.options.mesh import (
     check_order,
     filled,
     read_mesh,
+    usual_mesh,
     why_not_strategy,
     write_mesh,
 )
@@ -75,7 +77,7 @@ def arranged(process: PartialState, strategy: str, config: ParallelismConfig | N
         raise AccelnbError(f"{source}: the mesh {write_mesh(dimensions)} {error}") from None
     if reason := why_not_strategy(strategy, dimensions, nodes) if size > 1 else None:
         raise AccelnbError(f"strategy={strategy}: {reason}")
-    dimensions = dimensions or _usual(strategy, size, nodes)
+    dimensions = dimensions or usual_mesh(strategy, size, nodes)
     return Mesh(device, dict(dimensions), tuple(range(size)), rank)
 
 
@@ -97,8 +99,13 @@ def handlers(
     return {name: handler for name, handler in found.items() if handler is not None}
 
 
-def parallelism_of(mesh: Mesh) -> ParallelismConfig | None:
-    """Return the sizes of a mesh, where it is more than copies of a model."""
+def parallelism_on(mesh: Mesh, given: ParallelismConfig | None) -> ParallelismConfig | None:
+    """Return the sizes that were given, filled in; else those of a mesh that is not only copies."""
+    if given is not None:
+        on_mesh = copy.copy(given)
+        for name in MESH_DIMENSIONS:
+            setattr(on_mesh, f"{name}_size", mesh.size_along(name))
+        return on_mesh
     if not mesh.has(*(name for name in MESH_DIMENSIONS if name != "dp_replicate")):
         return None
     sizes: dict[str, Any] = {f"{name}_size": mesh.size_along(name) for name in MESH_DIMENSIONS}
@@ -111,12 +118,3 @@ def _of_launch() -> Dimensions:
         return read_mesh(text)
     except ValueError as error:
         raise AccelnbError(f"{environment.MESH}={text}: {error}") from None
-
-
-def _usual(strategy: str, size: int, nodes: int) -> Dimensions:
-    """Return the mesh that a strategy has if none is asked for."""
-    if strategy == "fsdp":
-        return (("dp_shard", size),)
-    if strategy == "hsdp":
-        return (("dp_replicate", nodes), ("dp_shard", size // nodes))
-    return (("dp_replicate", size),)

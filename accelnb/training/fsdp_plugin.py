@@ -1,14 +1,397 @@
-"""`FullyShardedDataParallelPlugin`: how FSDP2 divides a model."""
+"""What can be set about fully sharded data parallelism: Accelerate's names, run as FSDP2."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from accelnb.training.configuration import KwargsHandler
+from accelnb.errors import AccelnbError
+from accelnb.options import environment
+
+_STRATEGIES = ["FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "HYBRID_SHARD_ZERO2"]
+_PREFETCHES = ["BACKWARD_PRE", "BACKWARD_POST", "NO_PREFETCH"]
+_STATE_DICTS = ["FULL_STATE_DICT", "LOCAL_STATE_DICT", "SHARDED_STATE_DICT"]
+_POLICIES = ["REPEATED_BLOCKS", "TRANSFORMER_BASED_WRAP", "SIZE_BASED_WRAP", "NO_WRAP"]
+_FLAGS = (
+    "use_orig_params",
+    "sync_module_states",
+    "forward_prefetch",
+    "activation_checkpointing",
+    "activation_checkpointing_offload",
+    "cpu_ram_efficient_loading",
+)
+# What launchers call a field; others have its own name.
+_VARIABLES = {
+    "fsdp_version": "VERSION",
+    "cpu_offload": "OFFLOAD_PARAMS",
+    "transformer_cls_names_to_wrap": "TRANSFORMER_CLS_TO_WRAP",
+}
 
 
 @dataclass
-class FullyShardedDataParallelPlugin(KwargsHandler):
-    """Of torch's ``fully_shard``."""
+class FullyShardedDataParallelPlugin:
+    """How models are sharded over processes, by FSDP2 (``torch.distributed.fsdp.fully_shard``).
 
-    reshard_after_forward: bool = True
+    What is not given comes from the variables ``FSDP_...`` that launchers set. What was asked of
+    version 1 is done by version 2; one warning says what that changes.
+
+    Attributes
+    ----------
+    fsdp_version : int
+        2. A request for 1 runs as 2.
+    sharding_strategy : str, int or torch.distributed.fsdp.ShardingStrategy, optional
+        Of version 1: ``FULL_SHARD`` and ``SHARD_GRAD_OP`` are `reshard_after_forward` on and off;
+        the ``HYBRID_`` ones need a mesh with ``dp_replicate``.
+    reshard_after_forward : bool or int
+        Free a unit's gathered weights after its forward pass and gather them again for its
+        backward pass; a number divides them among as many ranks instead. What is in no unit stays
+        gathered in between, for the backward pass begins there.
+    backward_prefetch, limit_all_gathers, use_orig_params : optional
+        Of version 1; version 2 does what ``BACKWARD_PRE``, True and True mean.
+    mixed_precision_policy : str, dict or torch.distributed.fsdp.MixedPrecisionPolicy, optional
+        In which types weights are gathered and gradients reduced. By default in their own: the
+        Accelerator's mixed precision then computes by autocast, as with DDP.
+    auto_wrap_policy : str or callable, optional
+        Which modules are units, gathered one at a time: ``repeated_blocks`` (the default),
+        ``transformer_based_wrap``, ``size_based_wrap``, ``no_wrap`` or a policy of
+        ``torch.distributed.fsdp.wrap``.
+    cpu_offload : bool or torch.distributed.fsdp.CPUOffloadPolicy, optional
+        Keep shards, their gradients and optimizer states in the memory of the CPU.
+    ignored_modules : iterable of nn.Module, or str, optional
+        Modules whose parameters stay whole, or a regular expression of their names. Their
+        gradients are averaged all the same.
+    state_dict_type : str, int or torch.distributed.fsdp.StateDictType
+        Whether checkpoints are ``SHARDED_STATE_DICT`` (each rank writes its part) or
+        ``FULL_STATE_DICT``.
+    state_dict_config, optim_state_dict_config : optional
+        As torch's classes for these; whole state dicts always come to the CPU.
+    param_init_fn : callable, optional
+        Called with each module that has weights on the meta device, to give it memory.
+    sync_module_states : bool, optional
+        Begin with rank 0's weights on all ranks, as DDP does. True unless it is said to be False.
+    forward_prefetch : bool
+        Gather the next unit's weights before a unit computes.
+    activation_checkpointing : bool
+        Compute the activations of units again in the backward pass.
+    activation_checkpointing_offload : bool
+        And keep what these begin with in the memory of the CPU.
+    cpu_ram_efficient_loading : bool
+        Only rank 0 reads the weights of a model of transformers.
+    transformer_cls_names_to_wrap : list of str, optional
+        Classes of units, for ``transformer_based_wrap``; by default the model's
+        ``_no_split_modules``.
+    min_num_params : int, optional
+        For ``size_based_wrap``: parameters that a unit has at least.
+
+    Raises
+    ------
+    AccelnbError
+        A value is unknown, or FSDP2 has nothing like it.
+
+    Examples
+    --------
+    >>> from accelnb.utils import FullyShardedDataParallelPlugin
+    >>> plugin = FullyShardedDataParallelPlugin(reshard_after_forward=False)
+    >>> plugin.fsdp_version, plugin.auto_wrap_policy
+    (2, 'REPEATED_BLOCKS')
+    """
+
+    fsdp_version: int | None = None
+    sharding_strategy: Any = None
+    reshard_after_forward: Any = None
+    backward_prefetch: Any = None
+    mixed_precision_policy: Any = None
+    auto_wrap_policy: Callable[..., bool] | str | None = None
+    cpu_offload: Any = None
+    ignored_modules: Iterable[Any] | str | None = None
+    state_dict_type: Any = None
+    state_dict_config: Any = None
+    optim_state_dict_config: Any = None
+    limit_all_gathers: bool = True
+    use_orig_params: bool | None = None
+    param_init_fn: Callable[[Any], None] | None = None
+    sync_module_states: bool | None = None
+    forward_prefetch: bool | None = None
+    activation_checkpointing: bool | None = None
+    activation_checkpointing_offload: bool | None = None
+    cpu_ram_efficient_loading: bool | None = None
+    transformer_cls_names_to_wrap: list[str] | None = None
+    min_num_params: int | None = None
+
+    def __post_init__(self) -> None:
+        changes: list[str] = []
+        says_how_to_load = self.cpu_ram_efficient_loading is not None
+        self._read_environment()
+        if self.fsdp_version not in (None, 1, 2, "1", "2"):
+            raise AccelnbError(f"fsdp_version={self.fsdp_version}: it is 1 or 2")
+        if self.fsdp_version in (1, "1"):
+            changes.append("fsdp_version=1 runs as FSDP2")
+        self.fsdp_version = 2
+        self._set_resharding(changes)
+        self._drop_what_version_1_had(changes)
+        self.set_cpu_offload()
+        self.set_state_dict_type()
+        self._set_units()
+        if self.mixed_precision_policy is not None:
+            self.mixed_precision_policy = _mixed_precision(self.mixed_precision_policy, changes)
+        if isinstance(self.ignored_modules, Iterable) and not isinstance(self.ignored_modules, str):
+            self.ignored_modules = list(self.ignored_modules)
+        for name in ("forward_prefetch", "activation_checkpointing", *_FLAGS[-2:]):
+            setattr(self, name, bool(getattr(self, name)))
+        if self.activation_checkpointing_offload and not self.activation_checkpointing:
+            raise AccelnbError(
+                "activation_checkpointing_offload=True: it offloads what "
+                "activation_checkpointing=True keeps, which is off"
+            )
+        if says_how_to_load:  # transformers asks there
+            os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = str(self.cpu_ram_efficient_loading)
+        if changes:
+            said = "; ".join(changes)
+            warnings.warn(f"FullyShardedDataParallelPlugin: {said}", stacklevel=3)
+
+    @property
+    def needs_replicas(self) -> bool:
+        """Whether it was asked to shard within groups of ranks that hold copies (HSDP)."""
+        return "HYBRID" in str(self.sharding_strategy)
+
+    # ---- names of Accelerate ----
+
+    def set_mixed_precision(
+        self, mixed_precision: Any, buffer_autocast: bool = False, override: bool = False
+    ) -> None:
+        """Gather, reduce and return in a type, unless there is a policy already.
+
+        `buffer_autocast` is of version 1: version 2 leaves buffers as they are.
+        """
+        if override or self.mixed_precision_policy is None:
+            self.mixed_precision_policy = _mixed_precision(_dtype(mixed_precision), [])
+
+    def set_auto_wrap_policy(self, model: Any) -> None:
+        """Make `auto_wrap_policy` what torch calls one, for a model; None if all is one unit."""
+        from torch.distributed.fsdp import wrap
+
+        if self.auto_wrap_policy == "TRANSFORMER_BASED_WRAP":
+            self.auto_wrap_policy = partial(
+                wrap.transformer_auto_wrap_policy, transformer_layer_cls=self.unit_classes(model)
+            )
+        elif self.auto_wrap_policy == "SIZE_BASED_WRAP":
+            self.auto_wrap_policy = partial(
+                wrap.size_based_auto_wrap_policy, min_num_params=self.min_num_params or 0
+            )
+
+    def set_state_dict_type(self, state_dict_type: Any = None) -> None:
+        """Choose how checkpoints are written."""
+        from torch.distributed import fsdp
+
+        wanted = state_dict_type or self.state_dict_type or "SHARDED_STATE_DICT"
+        self.state_dict_type = kind = _choice(
+            "state_dict_type", wanted, fsdp.StateDictType, _STATE_DICTS
+        )
+        if kind == fsdp.StateDictType.LOCAL_STATE_DICT:
+            raise AccelnbError(
+                "state_dict_type=LOCAL_STATE_DICT: FSDP2 has SHARDED_STATE_DICT and FULL_STATE_DICT"
+            )
+        whole = kind == fsdp.StateDictType.FULL_STATE_DICT
+        given = {"offload_to_cpu": True} | ({"rank0_only": True} if whole else {})
+        of_model = fsdp.FullStateDictConfig if whole else fsdp.ShardedStateDictConfig
+        of_optimizer = fsdp.FullOptimStateDictConfig if whole else fsdp.ShardedOptimStateDictConfig
+        if not isinstance(self.state_dict_config, of_model):
+            self.state_dict_config = of_model(**given)
+        if not isinstance(self.optim_state_dict_config, of_optimizer):
+            self.optim_state_dict_config = of_optimizer(**given)
+
+    def set_cpu_offload(self) -> None:
+        """Make `cpu_offload` a policy of torch."""
+        from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
+
+        wanted = self.cpu_offload
+        if not isinstance(wanted, OffloadPolicy):
+            wanted = getattr(wanted, "offload_params", wanted)  # CPUOffload of version 1
+            self.cpu_offload = (
+                CPUOffloadPolicy() if _flag("cpu_offload", wanted) else OffloadPolicy()
+            )
+
+    def unit_classes(self, model: Any) -> set[type]:
+        """Return the classes that ``transformer_based_wrap`` makes units of.
+
+        Raises
+        ------
+        AccelnbError
+            The model has no module of such a class.
+        """
+        there = {type(part).__name__: type(part) for part in model.modules()}
+        wanted = self.transformer_cls_names_to_wrap
+        if wanted is None:
+            parts = [getattr(part, "_no_split_modules", None) or () for part in model.modules()]
+            wanted = [name for names in parts for name in names if name in there]
+        if not wanted:
+            raise AccelnbError(
+                f"auto_wrap_policy=transformer_based_wrap: this {type(model).__name__} does not "
+                "say what its blocks are (_no_split_modules): name the classes of its units in "
+                f"transformer_cls_names_to_wrap, of {', '.join(there)}"
+            )
+        if missing := [name for name in wanted if name not in there]:
+            raise AccelnbError(
+                f"Could not find the transformer layer class {', '.join(missing)} in the model. "
+                f"transformer_cls_names_to_wrap takes classes of its modules: {', '.join(there)}"
+            )
+        return {there[name] for name in wanted}
+
+    # ---- what was given, made what is used ----
+
+    def _read_environment(self) -> None:
+        for field in dataclasses.fields(self):
+            variable = f"FSDP_{_VARIABLES.get(field.name, field.name.upper())}"
+            if getattr(self, field.name) is None and (text := os.environ.get(variable)):
+                setattr(self, field.name, text)
+        for name in _FLAGS:
+            setattr(self, name, _flag(name, getattr(self, name)))
+        names = self.transformer_cls_names_to_wrap
+        if isinstance(names, str):
+            self.transformer_cls_names_to_wrap = [name.strip() for name in names.split(",")]
+
+    def _set_resharding(self, changes: list[str]) -> None:
+        from torch.distributed.fsdp import ShardingStrategy
+
+        given = self.reshard_after_forward
+        as_strategy = isinstance(given, ShardingStrategy) or str(given).upper() in _STRATEGIES
+        wanted = given if as_strategy else self.sharding_strategy
+        of_launcher = not as_strategy and given is not None and not changes  # version 2, from there
+        if wanted is None or of_launcher:
+            self.sharding_strategy = None
+            self.reshard_after_forward = _resharding(given)
+            return
+        strategy = _choice("sharding_strategy", wanted, ShardingStrategy, _STRATEGIES)
+        if strategy == ShardingStrategy.NO_SHARD:
+            raise AccelnbError(
+                "sharding_strategy=NO_SHARD shards nothing: leave the plugin out (strategy ddp)"
+            )
+        self.sharding_strategy = strategy
+        self.reshard_after_forward = strategy.name in ("FULL_SHARD", "HYBRID_SHARD")
+        if strategy != ShardingStrategy.FULL_SHARD:
+            name, where = strategy.name.strip("_"), " with dp_replicate" * self.needs_replicas
+            changes.append(f"{name} is reshard_after_forward={self.reshard_after_forward}{where}")
+
+    def _drop_what_version_1_had(self, changes: list[str]) -> None:
+        from torch.distributed.fsdp import BackwardPrefetch
+
+        if self.backward_prefetch is not None:
+            wanted = self.backward_prefetch
+            if not str(wanted).upper().startswith("NO_PREFETCH"):
+                wanted = _choice("backward_prefetch", wanted, BackwardPrefetch, _PREFETCHES)
+            if wanted != BackwardPrefetch.BACKWARD_PRE:
+                changes.append("backward_prefetch: FSDP2 prefetches as BACKWARD_PRE does")
+        if not self.limit_all_gathers:
+            changes.append("limit_all_gathers: FSDP2 always limits them")
+        if self.use_orig_params is False:
+            changes.append("use_orig_params: FSDP2 always uses the original parameters")
+        for name in ("state_dict_config", "optim_state_dict_config"):
+            if getattr(getattr(self, name), "offload_to_cpu", True) is False:
+                changes.append(f"{name}: whole state dicts come to the CPU, one tensor at a time")
+        self.backward_prefetch = self.use_orig_params = None
+        self.limit_all_gathers = True
+
+    def _set_units(self) -> None:
+        policy = self.auto_wrap_policy
+        if policy is None:
+            policy = (
+                "TRANSFORMER_BASED_WRAP" if self.transformer_cls_names_to_wrap else _POLICIES[0]
+            )
+        if isinstance(policy, str):
+            policy = policy.upper()
+            if policy not in _POLICIES:
+                raise AccelnbError(
+                    f"auto_wrap_policy={policy.lower()}: it is a callable or one of "
+                    f"{', '.join(_POLICIES).lower()}"
+                )
+        elif not callable(policy):
+            raise AccelnbError(f"auto_wrap_policy: {type(policy).__name__} is not callable")
+        least = self.min_num_params
+        if least is not None:
+            try:
+                self.min_num_params = int(float(least))
+            except (TypeError, ValueError):
+                raise AccelnbError(f"min_num_params={least!r}: give a number") from None
+        nothing_to_find = policy == "SIZE_BASED_WRAP" and not self.min_num_params
+        self.auto_wrap_policy = None if policy == "NO_WRAP" or nothing_to_find else policy
+
+
+def _flag(name: str, value: Any) -> bool | None:
+    if not isinstance(value, str):
+        return value
+    if value.lower() not in environment.YES + environment.NO:
+        raise AccelnbError(f"{name}={value}: say true or false")
+    return value.lower() in environment.YES
+
+
+def _resharding(value: Any) -> bool | int:
+    if value is None:
+        return True
+    if isinstance(value, int):
+        return value
+    if str(value).isdecimal() and int(value) > 1:
+        return int(value)
+    if str(value).lower() not in environment.YES + environment.NO:
+        raise AccelnbError(
+            f"reshard_after_forward={value}: say true or false, or a number of ranks"
+        )
+    return str(value).lower() in environment.YES
+
+
+def _choice(name: str, value: Any, kinds: Any, order: list[str]) -> Any:
+    """Return a member of an enum of torch by its name, or by its number as Accelerate counts."""
+    if isinstance(value, kinds):
+        return value
+    text = str(value).upper()
+    number = order.index(text) + 1 if text in order else int(text) if text.isdecimal() else 0
+    if not 1 <= number <= len(order):
+        raise AccelnbError(f"{name}={value}: choose one of {', '.join(order)}")
+    return kinds(number)
+
+
+def _mixed_precision(given: Any, changes: list[str]) -> Any:
+    """Return a policy of FSDP2 from a type's name, a dict or a policy of FSDP1."""
+    from torch.distributed.fsdp import MixedPrecision, MixedPrecisionPolicy
+
+    if isinstance(given, MixedPrecisionPolicy):
+        return given
+    if isinstance(given, MixedPrecision):
+        if given.buffer_dtype is not None:
+            changes.append("mixed_precision_policy: FSDP2 leaves buffers as they are")
+        casts = given.cast_forward_inputs or given.cast_root_forward_inputs
+        types = {name: getattr(given, name) for name in ("param_dtype", "reduce_dtype")}
+        given = {**types, "cast_forward_inputs": casts}
+    if not isinstance(given, dict):
+        given = dict.fromkeys(("param_dtype", "reduce_dtype", "output_dtype"), given)
+    given = dict(given)
+    if given.pop("buffer_dtype", None) is not None:
+        changes.append("mixed_precision_policy: FSDP2 leaves buffers as they are")
+    known = {field.name for field in dataclasses.fields(MixedPrecisionPolicy)}
+    if unknown := sorted(given.keys() - known):
+        raise AccelnbError(
+            f"mixed_precision_policy: {', '.join(unknown)} is none of {', '.join(sorted(known))}"
+        )
+    types = {k: _dtype(v) for k, v in given.items() if k.endswith("_dtype")}
+    return MixedPrecisionPolicy(**given | types)
+
+
+def _dtype(value: Any) -> Any:
+    import torch
+
+    known = {
+        "fp8": torch.bfloat16,  # but for its linear layers
+        "fp16": torch.float16,
+        "bf16": torch.bfloat16,
+        "fp32": torch.float32,
+        "no": None,
+    }
+    if value is None or value in known.values():
+        return value
+    if value not in known:
+        raise AccelnbError(f"mixed_precision_policy: {value} is none of {', '.join(known)}")
+    return known[value]

@@ -147,7 +147,9 @@ class ParallelismConfig:
     def __post_init__(self) -> None:
         for name in MESH_DIMENSIONS:
             if getattr(self, f"{name}_size") is None:
-                said = environment.number(f"{_PREFIX}{name.upper()}_SIZE", default=1)
+                variable = f"{_PREFIX}{name.upper()}_SIZE"
+                fills = os.environ.get(variable) == "-1"
+                said = -1 if fills else environment.number(variable, default=1)
                 setattr(self, f"{name}_size", said)
         if self.device_mesh is not None:
             self._follow(self.device_mesh)

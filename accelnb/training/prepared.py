@@ -15,12 +15,14 @@ from accelnb.training.configuration import DataLoaderConfiguration
 from accelnb.training.data.prepare import prepare_data_loader, undivided
 from accelnb.training.data.prepared_loader import PreparedLoader
 from accelnb.training.optimizer import AcceleratedOptimizer
+from accelnb.training.parallel.fill import divides
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.mixed_precision import apply_precision
 from accelnb.training.parallel.parallelize import parallelize
 from accelnb.training.parallel.placement import check_device_map
 from accelnb.training.parallel.plan import Plan
 from accelnb.training.parallel.strategy import Strategy
+from accelnb.training.parallel.swap import Parameters, follow
 from accelnb.training.parallel.unwrapping import extract_model_from_parallel
 from accelnb.training.scaler import Scaler
 from accelnb.training.scheduler import AcceleratedScheduler
@@ -68,9 +70,13 @@ class Preparation:
         if any(extract_model_from_parallel(other) is model for other in known):
             raise _prepared_twice("model")
         check_device_map(on_several_devices, self.mesh)
+        before = Parameters(model) if divides(self.mesh, plan) else None
         model = parallelize(model, self.mesh, plan)
         model.__dict__.update(_is_accelerate_prepared=True, _is_for_evaluation=evaluation_mode)
         known.append(model)
+        if before is not None and before.note_replaced():
+            for other in self.prepared.optimizers:
+                follow(other.optimizer, known)
         return model
 
     def optimizer(
@@ -78,10 +84,12 @@ class Preparation:
     ) -> AcceleratedOptimizer:
         known = self.prepared.optimizers
         if isinstance(optimizer, AcceleratedOptimizer):
+            follow(optimizer.optimizer, self.prepared.models)
             optimizer.scaler, optimizer.strategy = scaler, self.strategy
             return _noted(optimizer, known)
         if any(other.optimizer is optimizer for other in known):
             raise _prepared_twice("optimizer")
+        follow(optimizer, self.prepared.models)
         known.append(AcceleratedOptimizer(optimizer, placed, scaler, self.strategy))
         return known[-1]
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
+
+from accelnb.training import sharded_gradients as sharded
 
 
 class Scaler(torch.amp.GradScaler):
     """A ``GradScaler`` that adapts its scale when the next loss is scaled, not at each step.
 
     Several optimizers can so step after one backward pass: each divides its gradients by the
-    scale that they were computed with, and once.
+    scale that they were computed with, and once. Where the parameters are DTensors, of any meshes
+    and beside plain ones, all processes that hold a part of them agree on what has overflowed:
+    they step together, or none does.
 
     Examples
     --------
@@ -39,6 +45,28 @@ class Scaler(torch.amp.GradScaler):
     def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
         super().unscale_(optimizer)
         self._unscaled.add(id(optimizer))
+
+    def _unscale_grads_(
+        self,
+        optimizer: torch.optim.Optimizer,
+        inv_scale: torch.Tensor,
+        found_inf: torch.Tensor,
+        allow_fp16: bool,
+    ) -> dict[torch.device, torch.Tensor]:
+        if not sharded.has_dtensors(_parameters(optimizer)):
+            return super()._unscale_grads_(optimizer, inv_scale, found_inf, allow_fp16)
+        held = _held_gradients(optimizer)
+        if any(torch.float16 in by_dtype for by_dtype in held.values()) and not allow_fp16:
+            raise ValueError("Attempting to unscale FP16 gradients.")
+        with torch.no_grad():
+            for device, by_dtype in held.items():
+                found, factor = torch.zeros_like(found_inf, device=device), inv_scale.to(device)
+                for parts in by_dtype.values():
+                    torch._amp_foreach_non_finite_check_and_unscale_(parts, found, factor)
+                found_inf += found.to(found_inf.device)
+            for group in sharded.groups_around(_parameters(optimizer)):
+                dist.all_reduce(found_inf, dist.ReduceOp.MAX, group=sharded.group_named(group))
+        return {found_inf.device: found_inf}
 
     def unscale_once(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide an optimizer's gradients by the scale, if that was not done since `scale`."""
@@ -83,3 +111,20 @@ class Scaler(torch.amp.GradScaler):
     def _settle(self) -> None:
         if self._stepped:
             self.update()
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
+    return (parameter for group in optimizer.param_groups for parameter in group["params"])
+
+
+def _held_gradients(
+    optimizer: torch.optim.Optimizer,
+) -> dict[torch.device, dict[torch.dtype, list[torch.Tensor]]]:
+    """Return what this process holds of the gradients, by device and dtype."""
+    held: dict[torch.device, dict[torch.dtype, list[torch.Tensor]]] = {}
+    for parameter in _parameters(optimizer):
+        part = sharded.held_gradient(parameter)
+        if part is not None:
+            values = part._values() if part.is_sparse else part
+            held.setdefault(part.device, {}).setdefault(part.dtype, []).append(values)
+    return held

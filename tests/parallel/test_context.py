@@ -223,6 +223,8 @@ def test_four_ranks_share_sequences_and_data():
             {"sizes": {"dp_shard": 2, "sp": 2}},
             {"sizes": {"dp_replicate": 2, "cp": 2}},
             {"sizes": {"dp_replicate": 2, "sp": 2}, "strategy": "ddp"},
+            {"sizes": {"cp": 2, "tp": 2}},
+            {"sizes": {"sp": 2, "tp": 2}},
             {"sizes": {"dp_shard": 2, "cp": 2}, "accumulation": 3},
         ],
     )

@@ -26,7 +26,7 @@ def test_questions_are_asked_again_until_this_machine_can_do_it_and_the_panel_re
     assert "procs=none: must be a whole number" in done.output
     assert "precision=fp8: cpu cannot; choose one of no, bf16, fp16" in done.output
     assert "mesh=tp=3: has 3 places for 4 ranks" in done.output
-    assert "fsdp      not here: not in this version" in done.output
+    assert "hsdp      not here: say how large its groups are" in done.output
     chosen = {"procs": 4, "device": "cpu", "precision": "bf16", "accumulation": 8}
     chosen["mesh"] = "dp_replicate=2,tp=2"
     config = from_mapping(LaunchConfig, chosen)

@@ -147,7 +147,8 @@ def test_the_estimate_is_what_training_takes(source):
 
 def test_strategies_divide_what_they_are_to_divide():
     size = ModelSize("m", parameters=1000, largest_layer=100)
-    needs = {s: estimate(size, procs=4, strategy=s, precision="bf16") for s in STRATEGIES}
+    whole = [strategy for strategy in STRATEGIES if strategy != "hsdp"]
+    needs = {s: estimate(size, procs=4, strategy=s, precision="bf16") for s in whole}
     parts = {s: (n.parameters, n.gradients, n.optimizer) for s, n in needs.items()}
     assert parts == {
         "ddp": (4000, 4000, 8000),
@@ -158,6 +159,47 @@ def test_strategies_divide_what_they_are_to_divide():
     assert needs["fsdp"].total < needs["zero2"].total < needs["zero1"].total < needs["ddp"].total
     half_size = ModelSize("m", parameters=1000, largest_layer=100, parameter_bytes=2000)
     assert estimate(half_size, procs=4, strategy="fsdp", precision="no").copies == 400
+
+
+@pytest.mark.parametrize(
+    ("strategy", "mesh", "parameters", "copies", "activations"),
+    [
+        ("fsdp", {"dp_shard": 2, "tp": 2}, 1000, 400, 96),
+        ("fsdp", {"tp": 4}, 1000, 0, 96),
+        ("fsdp", {"dp_shard": 2, "cp": 2}, 1000, 800, 48),
+        ("hsdp", {"dp_replicate": 2, "dp_shard": 2}, 2000, 800, 96),
+        ("ddp", {"dp_replicate": 2, "tp": 2}, 2000, 2000, 96),
+    ],
+)
+def test_a_mesh_divides_by_its_dimensions(strategy, mesh, parameters, copies, activations):
+    size = ModelSize("m", parameters=1000, largest_layer=100, activations=96)
+    need = estimate(size, procs=4, strategy=strategy, precision="no", mesh=mesh)
+    assert (need.parameters, need.gradients, need.optimizer) == (
+        parameters,
+        parameters,
+        2 * parameters,
+    )
+    assert (need.copies, need.activations) == (copies, activations)
+
+
+def test_ddp_is_shown_beside_a_mesh_and_a_wrong_mesh_is_one_line():
+    def said(*words: str) -> tuple[int, str]:
+        model = f"{Path(__file__)}:Net"
+        done = CliRunner().invoke(estimate_memory.command, [model, "--precision", "no", *words])
+        return done.exit_code, done.output
+
+    code, table = said("--strategy", "fsdp", "--mesh", "dp_shard=-1,tp=2", "-n", "8")
+    assert code == 0
+    assert "each of 8 ranks (dp_shard=4,tp=2)" in table
+    assert [line.split()[0] for line in table.splitlines()[3:5]] == ["ddp", "fsdp"]
+    for words, message in (
+        (("--mesh", "tp=3", "-n", "8"), "mesh=tp=3: has 3 places for 8 ranks"),
+        (("--mesh", "width=3"), "mesh=width=3: must be dimensions such as dp_shard=2,tp=2"),
+        (("--strategy", "hsdp", "-n", "4"), "strategy=hsdp: say how large its groups are"),
+        (("--strategy", "zero9"), "strategy=zero9: choose one of ddp, zero1"),
+    ):
+        code, line = said(*words)
+        assert (code, message in line, line.count("\n")) == (2, True, 1), line
 
 
 def test_a_folder_needs_no_weights_in_memory_and_wrong_models_are_one_line(tmp_path):

@@ -72,8 +72,8 @@ def test_a_word_that_yaml_takes_for_false_is_a_precision(tmp_path):
         ("gpus: 2", "line 1: gpus: no such field; fields are procs, device"),
         ("procs: 2\nlogs: all\nprocs: 3", "line 3: procs: is given twice, first in line 1"),
         (
-            "strategy: fsdp",
-            "line 1: strategy=fsdp: not in this version: choose none and call torch's",
+            "strategy: deepspeed",
+            "line 1: strategy=deepspeed: not in this version: choose fsdp",
         ),
         ("version: 2\nnew: 1", "line 1: version=2: this accelnb reads version 1; upgrade accelnb"),
         ("version: 0", "line 1: version=0: this accelnb reads version 1; save it anew"),

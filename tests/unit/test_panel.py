@@ -87,11 +87,32 @@ def test_what_is_wrong_is_said_beside_its_control_and_nothing_can_be_done_with_i
     driver.type("Processes", 3)
     assert "has 4 places for 3 ranks" in driver.text
     driver.type("Mesh", "rows=2")
-    assert "must be dimensions such as dp_replicate=2,tp=2" in driver.text
+    assert "must be dimensions such as dp_shard=2,tp=2" in driver.text
     assert all(driver.button(label).disabled for label in ("Test", "Use now", "Save"))
     driver.type("Mesh", "tp=3")
     driver.press("Use now")
     assert driver.session.defaults() == LaunchConfig(procs=3, mesh=(("tp", 3),))
+
+
+def test_a_mesh_and_a_strategy_say_what_they_do_to_the_memory_of_each_rank(driver):
+    driver.open()
+    driver.type("Processes", 4)
+    assert "each of 4 ranks has: ddp 18.63 GiB, fsdp 3.96 GiB." in driver.text
+    assert "4 ranks: copies 4; each rank holds the whole model" in driver.text
+    assert driver.button("hsdp").disabled
+    driver.press("fsdp")
+    assert "4 ranks: data 4; each rank holds 1/4" in driver.text
+    driver.type("Mesh", "dp_replicate=2,dp_shard=-1")
+    driver.press("hsdp")
+    assert "4 ranks: copies 2 x data 2; each rank holds 1/2" in driver.text
+    assert "ddp 18.63 GiB, this mesh 7.68 GiB." in driver.text
+    driver.press("none")
+    driver.type("Mesh", "dp_shard=2,tp=2")
+    assert "4 ranks: data 2 x tensor 2" in driver.text
+    assert "tensor 2; each" not in driver.text
+    driver.type("Mesh", "dp_shard=3,tp=-1")
+    assert "cannot be divided by 3" in driver.text
+    assert "tensor" not in driver.text
 
 
 def test_a_device_that_vanished_since_save_is_named_and_another_can_be_chosen(driver):

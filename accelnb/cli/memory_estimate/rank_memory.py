@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 from accelnb.cli.memory_estimate.model_size import ModelSize
 from accelnb.errors import AccelnbError
+from accelnb.options.mesh import usual_mesh
 
 # What the ranks divide among them instead of having it whole, by strategy.
 STRATEGIES = {
@@ -13,7 +16,10 @@ STRATEGIES = {
     "zero1": frozenset({"optimizer"}),
     "zero2": frozenset({"optimizer", "gradients"}),
     "fsdp": frozenset({"optimizer", "gradients", "parameters"}),
+    "hsdp": frozenset({"optimizer", "gradients", "parameters"}),
 }
+# The dimensions of a mesh over which `fsdp` divides, and those that have a part of each sequence.
+_SHARDS, _SEQUENCE = ("dp_shard", "cp", "sp"), ("cp", "sp")
 # Numbers that an optimizer keeps for each parameter, of its type.
 OPTIMIZERS = {"adam": 2, "adamw": 2, "sgd-momentum": 1, "sgd": 0}
 PRECISIONS = ("no", "fp16", "bf16", "fp8")
@@ -48,7 +54,13 @@ class Need:
 
 
 def estimate(
-    model: ModelSize, *, procs: int, strategy: str, precision: str, optimizer: str = "adamw"
+    model: ModelSize,
+    *,
+    procs: int,
+    strategy: str,
+    precision: str,
+    optimizer: str = "adamw",
+    mesh: Mapping[str, int] | None = None,
 ) -> Need:
     """Return what each of `procs` ranks needs to train a model.
 
@@ -58,6 +70,10 @@ def estimate(
     arXiv:1910.02054): ``zero1`` the optimizer's state, ``zero2`` the gradients too, ``fsdp`` (its
     stage 3) also the parameters. DDP has its gradients a second time, in buckets. FSDP gathers the
     layer that computes and the next one.
+
+    On a mesh `fsdp` divides over ``dp_shard``, ``cp`` and ``sp``, and ``tp`` divides all of that
+    once more, as if it did so with every layer. ``cp`` and ``sp`` divide the activations too. By
+    default there is none but the ranks in a row.
 
     Not in it: what CUDA and torch take themselves (about 0.5 to 1 GB) and fragmentation.
 
@@ -73,6 +89,9 @@ def estimate(
     >>> need = estimate(model, procs=4, strategy="zero1", precision="no")
     >>> need.parameters, need.optimizer
     (4000000, 2000000)
+    >>> mesh = {"dp_shard": 2, "tp": 2}
+    >>> estimate(model, procs=4, strategy="fsdp", precision="no", mesh=mesh).parameters
+    1000000
     """
     for what, value, choices in (
         ("strategy", strategy, STRATEGIES),
@@ -84,24 +103,29 @@ def estimate(
     if procs < 1:
         raise AccelnbError(f"procs={procs}: must be at least 1")
     divided = STRATEGIES[strategy]
+    is_sharded = "parameters" in divided
+    sizes = dict(mesh or usual_mesh(strategy, procs))
+    tensor = sizes.get("tp", 1)
+    # ZeRO divides over all copies of a model, which is what `dp_replicate` is to DDP.
+    shards = _along(sizes, _SHARDS) if is_sharded else procs // tensor
 
     def share(part: str, size: int) -> int:
-        return -(-size // procs) if part in divided else size
+        return -(-size // (tensor * (shards if part in divided else 1)))
 
     whole, trained = model.parameter_bytes, model.trainable_bytes
     whole = model.parameters * _FULL if whole is None else whole
     trained = model.trainable * _FULL if trained is None else trained
     is_mixed = precision != "no"
     in_half = model.parameters * _HALF
-    copies = max(0, whole - in_half) if is_mixed and strategy != "fsdp" else 0
+    copies = max(0, whole - in_half) // tensor if is_mixed and not is_sharded else 0
     if strategy in ("ddp", "zero1") and procs > 1:
-        copies += trained
-    if strategy == "fsdp":
-        numbers = 2 * model.largest_layer
+        copies += trained // tensor
+    if is_sharded and shards > 1:
+        numbers = 2 * model.largest_layer // tensor
         copies += numbers * _HALF if is_mixed else numbers * whole // max(1, model.parameters)
     activations = model.activations
-    if activations is not None and is_mixed:
-        activations //= 2
+    if activations is not None:
+        activations //= _along(sizes, _SEQUENCE) * (2 if is_mixed else 1)
     return Need(
         strategy,
         precision,
@@ -111,3 +135,7 @@ def estimate(
         copies,
         activations,
     )
+
+
+def _along(sizes: Mapping[str, int], names: tuple[str, ...]) -> int:
+    return prod(sizes.get(name, 1) for name in names)

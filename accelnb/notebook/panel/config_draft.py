@@ -37,6 +37,8 @@ class Draft:
         For each option that was given what cannot be read, why.
     errors : dict
         For each option whose value is wrong, why; those of `unread` too.
+    resolved : LaunchConfig or None
+        With all that is automatic filled in; None if something is wrong or not known.
     moved : dict
         For each option that the newest choice put back to its default, why.
 
@@ -79,10 +81,10 @@ class Draft:
         hardware = self.hardware
         self.why = possible(self.config, hardware or _ANYTHING)
         self.errors = dict(self.unread)
-        self._resolved: LaunchConfig | None = None
+        self.resolved: LaunchConfig | None = None
         try:
             resolved = resolve(self.config, hardware or _ANYTHING)
-            self._resolved = resolved if hardware else None
+            self.resolved = resolved if hardware else None
         except ConfigError as error:
             name = error.option or "device"
             value = BY_NAME[name].write(getattr(self.config, name))
@@ -100,7 +102,7 @@ class Draft:
 
     def in_force(self, name: str) -> Any:
         """Return the value that an option has there, as far as that is known."""
-        return getattr(self._resolved or self.config, name)
+        return getattr(self.resolved or self.config, name)
 
     def _move_what_became_impossible(self, chosen: str) -> None:
         self.moved = {}

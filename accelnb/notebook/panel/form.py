@@ -10,6 +10,7 @@ from accelnb.devices.hardware import Hardware
 from accelnb.notebook.panel.config_draft import BY_NAME, Draft
 from accelnb.notebook.panel.controls import Choices, ChoicesOrText, Control, Number, Text
 from accelnb.notebook.panel.elements import Message, box, markup
+from accelnb.notebook.panel.sharding_note import meaning_of_mesh, memory_by_strategy
 from accelnb.options.config import LaunchConfig
 
 # The options that the panel offers, in its order; the others keep their values.
@@ -24,7 +25,9 @@ LABELS = {
     "cluster": "Cluster",
     "nodes": "Nodes",
 }
-_MESH_EXAMPLE = "none, or e.g. dp_replicate=2,tp=2"
+_MESH_EXAMPLE = "none, or e.g. dp_shard=2,tp=2"
+# What an option means on this machine, with the others as they are chosen.
+_MEANINGS = {"mesh": meaning_of_mesh, "strategy": memory_by_strategy}
 _CLUSTER_EXAMPLE = "ray://HOST:PORT"
 
 
@@ -73,7 +76,8 @@ class Row:
             first = f'<span class="accelnb-warn">{html.escape(moved)}</span>'
         else:
             first = html.escape(self._help)
-        self._note.value = f"<div>{first}</div>{_inactive(why)}"
+        means = "" if error is not None else _meaning(name, draft)
+        self._note.value = f"<div>{first}</div>{means}{_inactive(why)}"
 
 
 class Form:
@@ -124,6 +128,13 @@ class Form:
             self._message.guard(change)()
 
         return choose
+
+
+def _meaning(name: str, draft: Draft) -> str:
+    """Say what an option means, as far as that is known."""
+    resolved = draft.resolved
+    said = _MEANINGS[name](resolved) if name in _MEANINGS and resolved is not None else ""
+    return f'<div class="accelnb-means">{html.escape(said)}</div>' if said else ""
 
 
 def _inactive(why: Mapping[str, str | None]) -> str:

@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from accelnb.training.checkpoint import rng_states
+from accelnb.training.checkpoint import rng_states, unfinished_gradients
 from accelnb.training.checkpoint.contents import Training
 from accelnb.training.checkpoint.reading import Pairs, States
-from accelnb.training.checkpoint.weights import unwrapped
 from accelnb.training.collective_errors import attempt, together
 
 
@@ -32,7 +31,7 @@ def apply(
     if states.scaler is not None and training.scaler is not None:
         training.scaler.load_state_dict(states.scaler)
     training.accumulation.step = states.step
-    _restore_gradients(training, states)
+    unfinished_gradients.restore(training.models, states.gradients)
     if states.rng is not None:
         rng_states.restore(states.rng, training.process.device)
 
@@ -51,12 +50,3 @@ def _load_or_put_back(pairs: Pairs) -> None:
     for thing, state in before:
         thing.load_state_dict(state)
     raise failure
-
-
-def _restore_gradients(training: Training, states: States) -> None:
-    """Set the gradients of an accumulation that was not complete, and no others."""
-    for index, model in enumerate(training.models):
-        held = states.gradients[index] if states.gradients else {}
-        for name, parameter in unwrapped(model).named_parameters():
-            gradient = held.get(name)
-            parameter.grad = None if gradient is None else gradient.to(parameter.device)

@@ -1,21 +1,25 @@
 """A save that goes on while training does.
 
-No collectives here: they would get among those of the training. Ranks tell each other by empty
+No collectives here: they would get among those of the training. Ranks tell each other by small
 files in the folder that they write into.
 """
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelnb.errors import AccelnbError
 from accelnb.training.checkpoint.manifest import Manifest, read_manifest
 from accelnb.training.checkpoint.saving import Save
+
+if TYPE_CHECKING:
+    from accelnb.training.checkpoint.sharded import Writing
 
 _LIMIT = 600.0  # seconds that a rank waits for the others' parts
 _GRACE = 5.0  # seconds in which a folder that is gone must turn up in its place
@@ -31,11 +35,17 @@ class PendingSave:
         Where it will be.
     """
 
-    def __init__(self, save: Save, files: dict[str, Any], manifest: Manifest) -> None:
+    def __init__(
+        self,
+        save: Save,
+        files: dict[str, Any],
+        manifest: Manifest,
+        parts: Writing | None = None,
+    ) -> None:
         self.path = str(save.target)
         self._error: Exception | None = None
         self._thread = threading.Thread(
-            target=self._run, args=(save, files, manifest), name="accelnb-checkpoint"
+            target=self._run, args=(save, files, manifest, parts), name="accelnb-checkpoint"
         )
         self._thread.start()
 
@@ -61,11 +71,15 @@ class PendingSave:
             raise error
         return self.path
 
-    def _run(self, save: Save, files: dict[str, Any], manifest: Manifest) -> None:
+    def _run(
+        self, save: Save, files: dict[str, Any], manifest: Manifest, parts: Writing | None
+    ) -> None:
         try:
-            _write_and_tell(save, files)
+            _write_and_tell(save, files, parts)
             if save.owns_folder:
-                _wait_for_writers(save)
+                written = _wait_for_writers(save)
+                if parts is not None:
+                    parts.complete(written)
                 save.complete(manifest)
             else:
                 _wait_for_place(save)
@@ -75,21 +89,26 @@ class PendingSave:
             save.discard()
 
 
-def _write_and_tell(save: Save, files: dict[str, Any]) -> None:
+def _write_and_tell(save: Save, files: dict[str, Any], parts: Writing | None) -> None:
     try:
         save.write(files)
+        written = parts.write() if parts is not None else None
     except Exception:
         with suppress(FileNotFoundError):  # another rank failed, and the folder is gone
             _mark(save, "failed", save.rank).touch()
         raise
-    _mark(save, "written", save.rank).touch()
+    told = _mark(save, "telling", save.rank)
+    told.write_bytes(pickle.dumps(written))
+    told.rename(_mark(save, "written", save.rank))
 
 
 def _mark(save: Save, what: str, rank: int) -> Path:
     return save.new_folder / f".{what}-{rank}"
 
 
-def _wait_for_writers(save: Save) -> None:
+def _wait_for_writers(save: Save) -> list[Any]:
+    """Return what each rank tells of its parts, once all have written them."""
+
     def all_written() -> bool:
         for rank in save.writers:
             if _mark(save, "failed", rank).exists():
@@ -97,8 +116,11 @@ def _wait_for_writers(save: Save) -> None:
         return all(_mark(save, "written", rank).exists() for rank in save.writers)
 
     _wait(all_written, f"{save.target}: not all ranks wrote their part within {_LIMIT:g} s")
-    for rank in save.writers:
-        _mark(save, "written", rank).unlink()
+    told = [_mark(save, "written", rank) for rank in save.writers]
+    written = [pickle.loads(path.read_bytes()) for path in told]
+    for path in told:
+        path.unlink()
+    return written
 
 
 def _wait_for_place(save: Save) -> None:

@@ -7,7 +7,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -17,14 +17,30 @@ from accelnb.errors import AccelnbError
 from accelnb.training.checkpoint import numbering
 from accelnb.training.checkpoint.applying import apply
 from accelnb.training.checkpoint.background import PendingSave
-from accelnb.training.checkpoint.contents import Training, contents, copied, kinds
+from accelnb.training.checkpoint.contents import (
+    Training,
+    contents,
+    copied,
+    has_parts,
+    is_divided,
+    kinds,
+    parts_of,
+)
 from accelnb.training.checkpoint.folder import checked_target, full_path, recover
 from accelnb.training.checkpoint.manifest import Manifest
-from accelnb.training.checkpoint.reading import check_optimizers, read_states, read_weights
+from accelnb.training.checkpoint.reading import (
+    check_optimizers,
+    read_parts,
+    read_states,
+    read_weights,
+)
 from accelnb.training.checkpoint.saving import begin
 from accelnb.training.checkpoint.weights import readable, unwrapped
 from accelnb.training.collective_errors import attempt, of_every_rank, together
 from accelnb.training.configuration import ProjectConfiguration
+
+if TYPE_CHECKING:
+    from accelnb.training.checkpoint.sharded import Writing
 
 _Hooks = OrderedDict[int, Callable[..., None]]
 _Given = str | os.PathLike[str] | None
@@ -81,19 +97,27 @@ class Checkpoints:
         save = begin(process, target, project.total_limit if numbered else None, numbered)
         try:
             weights = together(
-                lambda: self._weights_for(training.models, weights_of, str(save.new_folder))
+                lambda: self._weights_for(training, weights_of, str(save.new_folder))
             )
-            writes_shared = process.is_main_process or (
-                project.save_on_each_node and save.owns_folder
-            )
+            each_folder = project.save_on_each_node or has_parts(training)
+            writes_shared = process.is_main_process or (each_folder and save.owns_folder)
             mine = contents(training, weights, writes_shared, safe_serialization)
-            step = training.accumulation.step
-            manifest = Manifest(save.token, process.num_processes, step, kinds(training))
+            parts = save.parts(mine)
+            manifest = Manifest(
+                save.token,
+                process.num_processes,
+                training.accumulation.step,
+                kinds(training),
+                shares=training.mesh.shares_of(process.num_processes),
+            )
             if asynchronous:
-                copies = together(lambda: copied(mine))
-                self._pending = PendingSave(save, copies, manifest)
+                copies = together(lambda: _held(mine.files, parts))
+                self._pending = PendingSave(save, copies, manifest, parts)
             else:
-                together(lambda: save.write(mine))
+                together(lambda: save.write(mine.files))
+                if parts is not None:
+                    written = of_every_rank(together(parts.write))
+                    together(lambda: parts.complete([written[rank] for rank in save.writers]))
                 together(lambda: save.complete(manifest))
         except BaseException:
             save.discard()
@@ -123,11 +147,15 @@ class Checkpoints:
 
     def _weights_for(
         self,
-        models: list[nn.Module],
+        training: Training,
         weights_of: Callable[[nn.Module], dict[str, Any]],
         folder: str,
     ) -> list[dict[str, Any]]:
-        weights = [weights_of(model) for model in models]
+        models = training.models
+        weights = [
+            parts_of(model) if is_divided(model) and not training.whole else weights_of(model)
+            for model in models
+        ]
         for hook in self.before_save.values():
             hook(list(models), weights, folder)
         return weights
@@ -149,8 +177,15 @@ class Checkpoints:
         states = together(lambda: read_states(training, folder, location, load_kwargs))
         weights = together(lambda: self._weights_from(folder, location, strict))
         # After the weights: of another model these tell more.
-        together(lambda: check_optimizers(states.optimizers, folder))
+        together(lambda: check_optimizers(training, states.optimizers, folder))
+        states = together(lambda: read_parts(training, states, folder))
         apply(training, states, weights)
+        if states.dropped and training.process.is_main_process:
+            warnings.warn(
+                f"{folder} has gradients of {states.dropped} batches of an accumulation, of ranks "
+                "that divide the model or data in another way: the accumulation starts anew",
+                stacklevel=3,
+            )
         self._follow_number_of(folder)
         has_random_states = of_every_rank(states.rng is not None)
         lacking = [str(rank) for rank, has in enumerate(has_random_states) if not has]
@@ -202,3 +237,10 @@ class Checkpoints:
         home = numbering.checkpoints_folder(project)
         if home.resolve() == folder.resolve().parent:
             project.iteration = of_every_rank(numbering.following_number(home))[0]
+
+
+def _held(files: dict[str, Any], parts: Writing | None) -> dict[str, Any]:
+    """Return copies of what this rank writes, which training does not change."""
+    if parts is not None:
+        parts.hold()
+    return copied(files)

@@ -14,12 +14,13 @@ SCHEDULER = f"{constants.SCHEDULER_NAME}.bin"
 CUSTOM = "custom_checkpoint.pkl"  # numbered from 0
 LOADER = "dl_state_dict.bin"
 SCALER = constants.SCALER_NAME
+SHARDED = "sharded"  # not one of Accelerate's: a folder of torch.distributed.checkpoint
 MANIFEST = "checkpoint.json"  # not one of Accelerate's: what the checkpoint consists of
 
 _OURS = re.compile(
     r"model(_\d+)?\.safetensors|pytorch_model(_\d+)?\.bin|(optimizer|scheduler|sampler)(_\d+)?\.bin"
     r"|dl_state_dict(_\d+)?(_rank\d+)?\.bin|scaler\.pt|(random_states|custom_checkpoint)_\d+\.pkl"
-    r"|gradients_rank\d+\.bin|checkpoint\.json"
+    r"|gradients_rank\d+\.bin|checkpoint\.json|sharded"
 )
 
 
@@ -34,6 +35,12 @@ def numbered(name: str, index: int) -> str:
     """
     stem, dot, ending = name.partition(".")
     return f"{stem}_{index}{dot}{ending}" if index or name == CUSTOM else name
+
+
+def key(name: str, index: int) -> str:
+    """Return what the parts of an object are named by in the folder of parts: ``optimizer_1``."""
+    kind = "model" if name in (MODEL, MODEL_PICKLED) else name.partition(".")[0]
+    return f"{kind}_{index}" if index else kind
 
 
 def random_states(rank: int) -> str:

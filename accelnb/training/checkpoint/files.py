@@ -95,6 +95,14 @@ def load(f: Any, map_location: Any = None, **kwargs: Any) -> Any:
         raise AccelnbError(f"{f} cannot be read, it seems damaged: {first_line(error)}") from None
 
 
+def load_weights(file: Path, location: Any, **kwargs: Any) -> dict[str, Any]:
+    """Return the state dict in a file that is not of safetensors."""
+    state = load(file, map_location=location, **kwargs)
+    if not isinstance(state, dict):
+        raise AccelnbError(f"{file} holds no weights, but a {type(state).__name__}")
+    return state
+
+
 def _array_types() -> list[Any]:
     """Return what numpy arrays and scalars consist of: numbers, no code."""
     try:
@@ -199,13 +207,14 @@ def _reporting(write: Callable[[Any, Path], None], obj: Any, path: Path) -> None
     except (OSError, SafetensorError, RuntimeError) as error:  # torch: RuntimeError on a full disk
         raise AccelnbError(
             f"cannot write {path.name.lstrip('.')} in {path.parent}: {first_line(error)} "
-            f"({_free(path.parent)} free)"
+            f"({size_free(path.parent)} free)"
         ) from error
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise AccelnbError(f"{path.name}: cannot be saved: {first_line(error)}") from error
 
 
-def _free(folder: Path) -> str:
+def size_free(folder: Path) -> str:
+    """Return how much the disk of a folder still takes, as a text."""
     try:
         return f"{shutil.disk_usage(folder).free / 1e6:.0f} MB"
     except OSError:

@@ -28,6 +28,8 @@ class Manifest:
         Of ``optimizer`` and ``scheduler``: the names of their classes.
     files : dict
         The size of each file, by its path in the folder.
+    shares : list of int
+        Which part of the data each rank computed on.
     """
 
     token: str
@@ -35,6 +37,7 @@ class Manifest:
     step: int
     kinds: dict[str, list[str]] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
+    shares: list[int] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
         """Write it into a folder, with the files that are there now."""

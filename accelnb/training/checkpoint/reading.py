@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,19 @@ import torch
 from torch import nn
 
 from accelnb.errors import AccelnbError
-from accelnb.training.checkpoint import file_names, rng_states
+from accelnb.training.checkpoint import (
+    file_names,
+    parameter_names,
+    rng_states,
+    unfinished_gradients,
+)
 from accelnb.training.checkpoint.contents import Training, kind_of
+from accelnb.training.checkpoint.dtensors import Tensors, fitted, mapped, room_for
 from accelnb.training.checkpoint.files import load
 from accelnb.training.checkpoint.manifest import Manifest, check_complete
-from accelnb.training.checkpoint.shards import weights_in
-from accelnb.training.checkpoint.weights import (
-    differences,
-    shapes_of,
-    without_ddp_prefix,
-)
+from accelnb.training.checkpoint.weights import differences
+from accelnb.training.checkpoint.weights_sources import sources_in
+from accelnb.training.parallel.slices import class_name
 
 Pairs = list[tuple[Any, Any]]  # an object and the state for it
 
@@ -30,7 +33,10 @@ _ELEMENTWISE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "s
 
 @dataclass
 class States:
-    """Everything of a checkpoint but the models' weights, for one rank."""
+    """Everything of a checkpoint but the models' weights, for one rank.
+
+    Of what is divided over ranks there are tensors without values until `read_parts`.
+    """
 
     optimizers: Pairs
     schedulers: Pairs
@@ -38,8 +44,9 @@ class States:
     custom: Pairs
     scaler: dict[str, Any] | None
     rng: dict[str, Any] | None
-    gradients: list[dict[str, torch.Tensor]] | None
+    gradients: Any | None
     step: int
+    dropped: int = 0  # batches of an accumulation whose gradients are of another layout
 
 
 def read_states(
@@ -59,39 +66,86 @@ def read_states(
         raise AccelnbError(f"input_dir={folder}: there is no such folder")
     manifest = check_complete(folder)
 
-    def read(name: str, where: Any = "cpu") -> Any:
-        return load(folder / name, **{"map_location": where, **load_kwargs})
+    def read(name: str, where: Any = "cpu", **how: Any) -> Any:
+        return load(folder / name, **{"map_location": where, **how, **load_kwargs})
 
-    def pairs(things: Sequence[Any], name: str, where: Any = "cpu") -> Pairs:
+    def pairs(things: Sequence[Any], name: str) -> Pairs:
         _check_number(folder, name, len(things))
-        return [(x, read(file_names.numbered(name, i), where)) for i, x in enumerate(things)]
+        return [(x, read(file_names.numbered(name, i))) for i, x in enumerate(things)]
 
-    optimizers = pairs(training.optimizers, file_names.OPTIMIZER, location)
+    def optimizer_state(optimizer: Any, index: int) -> Any:
+        name = file_names.numbered(file_names.OPTIMIZER, index)
+        if parameter_names.is_sharded(optimizer):  # of a whole state each rank takes its part
+            return read(name, mmap=True)
+        return read(name, location)
+
+    _check_number(folder, file_names.OPTIMIZER, len(training.optimizers))
+    optimizers = [(x, optimizer_state(x, i)) for i, x in enumerate(training.optimizers)]
     schedulers = pairs(training.schedulers, file_names.SCHEDULER)
     for kind, found in (("optimizer", optimizers), ("scheduler", schedulers)):
         _check_kinds(folder, kind, found, manifest)
 
-    rank = training.process.process_index
-    own = folder / file_names.random_states(rank)
-    rng = read(own.name) if own.exists() else None
-    if rng is not None:
+    origin = Origin.of(manifest, training)
+    rng = None
+    if origin.rank is not None and (folder / file_names.random_states(origin.rank)).exists():
+        own = folder / file_names.random_states(origin.rank)
+        rng = read(own.name)
         rng_states.check(rng, own)
     step = manifest.step if manifest else (rng or {}).get("step", 0)
-    as_many = manifest is None or manifest.num_processes == training.process.num_processes
-    gradients = file_names.gradients(rank)
+    gradients, goes_on = None, origin.as_many_ranks
+    gradients_file = file_names.gradients(training.process.process_index)
+    if goes_on and (folder / gradients_file).exists():
+        gradients = read(gradients_file)
+        goes_on = unfinished_gradients.fits(gradients, training.models)
+    unfinished = step % training.gradients.num_steps
     return States(
         optimizers=optimizers,
         schedulers=schedulers,
-        loaders=_read_loaders(training, folder, read, as_many),
+        loaders=_read_loaders(training, folder, read, origin),
         custom=pairs(training.custom, file_names.CUSTOM),
         scaler=_read_scaler(training.scaler, folder, read),
         rng=rng,
-        gradients=read(gradients) if as_many and (folder / gradients).exists() else None,
-        step=step if as_many or step % training.gradients.num_steps == 0 else 0,
+        gradients=gradients if goes_on else None,
+        step=step if goes_on or not unfinished else 0,
+        dropped=0 if goes_on else unfinished,
     )
 
 
-def check_optimizers(optimizers: Pairs, folder: Path) -> None:
+@dataclass
+class Origin:
+    """Which rank of the training that was saved this one goes on from.
+
+    Attributes
+    ----------
+    rank : int or None
+        It itself where the ranks are as they were, otherwise the first one that computed on the
+        same share of the data; None if there was none.
+    as_many_ranks, as_many_shares : bool
+        Whether there are as many as there were.
+    """
+
+    rank: int | None
+    as_many_ranks: bool
+    as_many_shares: bool
+
+    @classmethod
+    def of(cls, manifest: Manifest | None, training: Training) -> Origin:
+        process, mesh = training.process, training.mesh
+        shares = mesh.shares_of(process.num_processes)
+        if manifest is None:  # one of Accelerate's: nothing says how it was
+            return cls(process.process_index, True, True)
+        saved = manifest.shares or list(range(manifest.num_processes))
+        if saved == shares:
+            return cls(process.process_index, True, True)
+        share = mesh.data_share
+        return cls(
+            saved.index(share) if share in saved else None,
+            len(saved) == len(shares),
+            max(saved) == max(shares),
+        )
+
+
+def check_optimizers(training: Training, optimizers: Pairs, folder: Path) -> None:
     """Compare the states of optimizers with the parameters that they have here.
 
     Raises
@@ -100,36 +154,91 @@ def check_optimizers(optimizers: Pairs, folder: Path) -> None:
         They are of another model.
     """
     for index, (optimizer, state) in enumerate(optimizers):
-        _check_optimizer(
-            folder / file_names.numbered(file_names.OPTIMIZER, index), optimizer, state
-        )
+        path = folder / file_names.numbered(file_names.OPTIMIZER, index)
+        _check_optimizer(path, optimizer, _by_number(training, optimizer, state, path))
+
+
+def _by_number(training: Training, optimizer: Any, state: Any, path: Path) -> Any:
+    if not parameter_names.is_by_name(state):
+        return state
+    names = parameter_names.names_of(optimizer, training.models)
+    return parameter_names.by_number(state, names, optimizer, str(path))
+
+
+def read_parts(training: Training, states: States, folder: Path) -> States:
+    """Return the states with what is divided over ranks, each rank's parts. No collective.
+
+    Raises
+    ------
+    AccelnbError
+        The folder of the parts is damaged, or lacks some.
+    """
+    wanted: Tensors = {}
+    likes: dict[str, Any] = {}
+
+    def with_room(state: Any, key: str, like_of: Callable[[str], Any]) -> Any:
+        def room(path: str, value: torch.Tensor) -> torch.Tensor:
+            likes[path] = like_of(path)
+            if not value.is_meta:
+                return value
+            return wanted.setdefault(path, room_for(value.shape, value.dtype, likes[path]))
+
+        return mapped(state, key, room)
+
+    optimizers = []
+    for index, (optimizer, state) in enumerate(states.optimizers):
+        key = file_names.key(file_names.OPTIMIZER, index)
+        names = parameter_names.names_of(optimizer, training.models)
+        keys = names if parameter_names.is_by_name(state) else range(len(names))
+        values = dict(state["state"])
+        for name, parameter in zip(keys, parameter_names.parameters_of(optimizer), strict=True):
+            if name in values:
+                path = f"{key}.state.{name}"
+                values[name] = with_room(values[name], path, lambda _, like=parameter: like)
+        optimizers.append((optimizer, {**state, "state": values}))
+    custom = []
+    for index, (thing, state) in enumerate(states.custom):
+        key, own = file_names.key(file_names.CUSTOM, index), {}
+        mapped(thing.state_dict(), key, own.__setitem__)
+        custom.append((thing, with_room(state, key, own.get)))
+    if wanted:
+        from accelnb.training.checkpoint.sharded import read_into  # slow to import
+
+        read_into(folder / file_names.SHARDED, wanted)
+
+    def with_values(state: Any, key: str) -> Any:
+        return mapped(state, key, lambda path, value: fitted(value, likes.get(path)))
+
+    for index, (optimizer, state) in enumerate(optimizers):
+        key = file_names.key(file_names.OPTIMIZER, index)
+        state = {**state, "state": with_values(state["state"], f"{key}.state")}
+        optimizers[index] = optimizer, _by_number(training, optimizer, state, folder)
+    for index, (thing, state) in enumerate(custom):
+        custom[index] = thing, with_values(state, file_names.key(file_names.CUSTOM, index))
+    return replace(states, optimizers=optimizers, custom=custom)
 
 
 def read_weights(
     models: list[nn.Module], folder: Path, location: torch.device, strict: bool
 ) -> list[tuple[nn.Module, dict[str, Any]]]:
-    """Read the weights of unwrapped models.
+    """Read the weights of unwrapped models; of sharded ones this rank's parts. No collective.
 
     Raises
     ------
     AccelnbError
         They are missing, damaged, or of other models.
     """
-    found = file_names.count(folder, file_names.MODEL) or file_names.count(
-        folder, file_names.MODEL_PICKLED
-    )
-    if models and found != len(models):
-        raise AccelnbError(f"{folder} has weights of {found} models, and {len(models)} are here")
+    sources = sources_in(folder)
+    if models and len(sources) != len(models):
+        raise AccelnbError(
+            f"{folder} has weights of {len(sources)} models, and {len(models)} are here"
+        )
     read = []
-    for index, model in enumerate(models):
-        path = folder / file_names.numbered(file_names.MODEL, index)
-        if not path.exists():
-            path = folder / file_names.numbered(file_names.MODEL_PICKLED, index)
-        state = without_ddp_prefix(weights_in(path, location), model)
-        fatal, _ = differences(model, shapes_of(state), strict)
+    for source, model in zip(sources, models, strict=False):
+        fatal, _ = differences(model, source.shapes_for(model), strict)
         if fatal:
-            raise AccelnbError(f"{path} is not of this {type(model).__name__}: {fatal}")
-        read.append((model, state))
+            raise AccelnbError(f"{source.path} is not of this {class_name(model)}: {fatal}")
+        read.append((model, source.read_for(model, location)))
     return read
 
 
@@ -180,14 +289,14 @@ def _check_optimizer(path: Path, optimizer: Any, state: Any) -> None:
 
 
 def _read_loaders(
-    training: Training, folder: Path, read: Callable[[str], Any], as_many: bool
+    training: Training, folder: Path, read: Callable[[str], Any], origin: Origin
 ) -> Pairs:
     loaders = [(i, x) for i, x in enumerate(training.loaders) if hasattr(x, "state_dict")]
     _check_number(folder, file_names.LOADER, len(loaders))
     found = []
     for index, loader in loaders:
-        name = file_names.loader_of_rank(index, training.process.process_index)
-        if not as_many or not (folder / name).exists():
+        name = file_names.loader_of_rank(index, origin.rank or 0)
+        if not origin.as_many_shares or not (folder / name).exists():
             name = file_names.numbered(file_names.LOADER, index)
         if (folder / name).exists():
             found.append((loader, read(name)))

@@ -5,14 +5,18 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from accelnb.training.checkpoint import folder
+from accelnb.training.checkpoint import file_names, folder
+from accelnb.training.checkpoint.contents import Contents
 from accelnb.training.checkpoint.files import flush, warn_if_refused, write
 from accelnb.training.checkpoint.manifest import Manifest
 from accelnb.training.checkpoint.numbering import delete_oldest
 from accelnb.training.collective_errors import of_every_rank, together
 from accelnb.training.state import PartialState
+
+if TYPE_CHECKING:
+    from accelnb.training.checkpoint.sharded import Writing
 
 
 @dataclass
@@ -47,6 +51,15 @@ class Save:
     @property
     def new_folder(self) -> Path:
         return folder.staging(self.target, self.token)
+
+    def parts(self, contents: Contents) -> Writing | None:
+        """Plan who writes what of that which is divided over ranks. A collective."""
+        if not any(of_every_rank(bool(contents.parts))):
+            return None
+        from accelnb.training.checkpoint.sharded import Writing  # slow to import
+
+        path = self.new_folder / file_names.SHARDED
+        return Writing(contents.parts, contents.aliases, path, self.writers, self.rank)
 
     def write(self, files: dict[str, Any]) -> None:
         """Write this rank's files."""

@@ -78,17 +78,13 @@ def clean_state_dict_for_safetensors(state_dict: Mapping[str, Any]) -> dict[str,
     >>> list(clean_state_dict_for_safetensors({"embedding": weight, "head": weight}))
     ['embedding']
     """
+    refuse_objects(state_dict)
     merged = merged_names(state_dict)
     owners: set[Any] = set()
     cleaned = {}
     for name, tensor in state_dict.items():
         if name in merged:
             continue
-        if not isinstance(tensor, torch.Tensor):
-            raise AccelnbError(
-                f"{name} is a {type(tensor).__name__}, and safetensors holds tensors alone: save "
-                "with safe_serialization=False"
-            )
         tensor = tensor.detach().contiguous()
         storage = (tensor.device, tensor.untyped_storage().data_ptr())
         if storage in owners and tensor.numel():
@@ -96,6 +92,16 @@ def clean_state_dict_for_safetensors(state_dict: Mapping[str, Any]) -> dict[str,
         owners.add(storage)
         cleaned[name] = tensor
     return cleaned
+
+
+def refuse_objects(state_dict: Mapping[str, Any]) -> None:
+    """Raise an error if something is not a tensor."""
+    for name, value in state_dict.items():
+        if not isinstance(value, torch.Tensor):
+            raise AccelnbError(
+                f"{name} is a {type(value).__name__}, and safetensors holds tensors alone: save "
+                "with safe_serialization=False"
+            )
 
 
 def unwrapped(model: Any) -> nn.Module:
@@ -132,7 +138,7 @@ def _may_be_opaque() -> bool:
 
 def shapes_in(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     """Return the shapes in a safetensors file, and which names were merged; reads no weights."""
-    with _opened(path) as file:
+    with opened(path) as file:
         names = list(file.keys())
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
         merged = file.metadata() or {}
@@ -142,12 +148,13 @@ def shapes_in(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
 def read_safetensors(path: Path, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
     """Return the tensors of a safetensors file, merged ones under each of their names."""
     _, merged = shapes_in(path)
-    with _opened(path, str(device)) as file:
+    with opened(path, str(device)) as file:
         state = {name: file.get_tensor(name) for name in list(file.keys())}
     return state | {name: state[kept] for name, kept in merged.items()}
 
 
-def _opened(path: Path, device: str = "cpu") -> Any:
+def opened(path: Path, device: str = "cpu") -> Any:
+    """Return an open safetensors file, to be used in a ``with`` statement."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -178,7 +185,7 @@ def differences(
     other : str
         What is missing or unexpected where `strict` is not set.
     """
-    own = model.state_dict()
+    own = model.state_dict(keep_vars=True)  # tied ones are then one object, also if sharded
     merged = merged_names(own)
     held = {*shapes, *(merged.get(name, name) for name in shapes)}
     missing = [name for name in own if name not in held and merged.get(name, name) not in held]

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -13,13 +14,17 @@ from accelnb.errors import AccelnbError
 from accelnb.training.parallel.blocks import repeated_blocks
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
+from accelnb.training.parallel.units import outermost_units
 
 
 def apply_activation_checkpointing(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     """Have a model that trains compute its blocks' activations again, if that is asked for."""
-    if plan.activation_checkpointing and not plan.evaluation_mode:
-        checkpoint_activations(model)
-    return model
+    if plan.evaluation_mode:
+        return model
+    if plan.fsdp is not None and plan.fsdp.activation_checkpointing:
+        units = outermost_units(model, plan.fsdp)
+        return _checkpoint(model, units or None, bool(plan.fsdp.activation_checkpointing_offload))
+    return checkpoint_activations(model) if plan.activation_checkpointing else model
 
 
 def checkpoint_activations(
@@ -53,12 +58,21 @@ def checkpoint_activations(
     >>> list(model.state_dict())[0]
     '0.self_attn.in_proj_weight'
     """
-    if blocks is None:
+    chosen = None if blocks is None else [m for m in model.modules() if isinstance(m, blocks)]
+    return _checkpoint(model, chosen, context_fn=context_fn)
+
+
+def _checkpoint(
+    model: nn.Module,
+    chosen: list[nn.Module] | None,
+    offload: bool = False,
+    context_fn: Callable[[], Any] | None = None,
+) -> nn.Module:
+    by_default = chosen is None
+    if chosen is None:
         chosen = list(repeated_blocks(model))
-    else:
-        chosen = [part for part in model.modules() if isinstance(part, blocks)]
     if not chosen:
-        what = "repeated blocks" if blocks is None else "modules of these classes"
+        what = "repeated blocks" if by_default else "modules of these classes"
         raise AccelnbError(
             f"activation checkpointing: this {type(model).__name__} has no {what}; name the "
             "classes of its blocks: checkpoint_activations(model, blocks=...)"
@@ -67,11 +81,20 @@ def checkpoint_activations(
     for block in chosen:
         if not is_checkpointed(block):
             # A partial of a bound method: a copy of the model gets one of its own.
-            block.forward = functools.partial(checkpoint, block.forward, **options)
+            again = _checkpoint_on_cpu if offload else checkpoint
+            block.forward = functools.partial(again, block.forward, **options)
     return model
+
+
+def _checkpoint_on_cpu(*args: Any, **kwargs: Any) -> Any:
+    """Keep what a block began with in the CPU's memory."""
+    with torch.autograd.graph.save_on_cpu(pin_memory=torch.accelerator.is_available()):
+        return checkpoint(*args, **kwargs)
 
 
 def is_checkpointed(module: nn.Module) -> bool:
     """Return whether the activations of this very module are computed again."""
     forward = module.__dict__.get("forward")
-    return isinstance(forward, functools.partial) and forward.func is checkpoint
+    return isinstance(forward, functools.partial) and (
+        forward.func is checkpoint or forward.func is _checkpoint_on_cpu
+    )

@@ -11,12 +11,14 @@ from accelnb.training.parallel.activation_checkpointing import apply_activation_
 from accelnb.training.parallel.compilation import apply_compilation
 from accelnb.training.parallel.context import apply_context_parallel
 from accelnb.training.parallel.ddp import DataParallel
+from accelnb.training.parallel.fill import fill, hold_back
 from accelnb.training.parallel.fsdp import Sharded
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.mixed_precision import apply_precision
 from accelnb.training.parallel.placement import apply_placement
 from accelnb.training.parallel.plan import Plan
 from accelnb.training.parallel.strategy import Strategy
+from accelnb.training.parallel.tensor import apply_tensor_parallel, planned_layers
 from accelnb.training.parallel.xla import XlaProcess, XlaProcesses
 
 # How several processes train one model, by the names that a launch gives to it.
@@ -49,10 +51,15 @@ def parallelize(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     Linear(in_features=2, out_features=1, bias=True)
     """
     model = apply_context_parallel(model, mesh, plan)
+    layers = planned_layers(model, mesh, plan)
+    held_back = hold_back(model, mesh, plan)
+    model = apply_tensor_parallel(model, mesh, layers)
     model = apply_activation_checkpointing(model, mesh, plan)
     model = apply_precision(model, mesh, plan)
-    model = apply_placement(model, mesh, plan)
+    if plan.evaluation_mode or not strategy_for(mesh, plan).shards:
+        model = apply_placement(model, mesh, plan)  # what is sharded goes there unit by unit
     model = apply_strategy(model, mesh, plan)
+    model = fill(model, held_back, mesh, plan)
     return apply_compilation(model, mesh, plan)
 
 

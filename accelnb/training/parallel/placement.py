@@ -9,6 +9,7 @@ from accelnb.devices import records
 from accelnb.errors import AccelnbError
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
+from accelnb.training.parallel.without_values import without_values
 
 
 def apply_placement(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
@@ -16,6 +17,8 @@ def apply_placement(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     if not plan.device_placement:
         return model
     if not records(mesh.device.type):
+        if without_values(model):  # they are given their place with their values
+            return model._apply(lambda it: it if it.is_meta else it.to(mesh.device))
         return model.to(mesh.device)
     # A model gets new parameters when it comes to such a device, but in this mode of torch. So
     # optimizers that were made before go on with the model's, and tied weights stay tied.

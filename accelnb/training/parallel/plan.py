@@ -26,7 +26,7 @@ class Plan:
         What models compute in, and what becomes of their outputs.
     ddp : DistributedDataParallelKwargs
         Of ``DistributedDataParallel``.
-    fsdp : FullyShardedDataParallelPlugin
+    fsdp : FullyShardedDataParallelPlugin, optional
         Of ``fully_shard``.
     tensor : TorchTensorParallelConfig
         Of tensor parallelism, where the mesh has `tp`.
@@ -47,7 +47,7 @@ class Plan:
     strategy: str
     precision: Precision
     ddp: DistributedDataParallelKwargs = field(default_factory=DistributedDataParallelKwargs)
-    fsdp: FullyShardedDataParallelPlugin = field(default_factory=FullyShardedDataParallelPlugin)
+    fsdp: FullyShardedDataParallelPlugin | None = None
     tensor: TorchTensorParallelConfig = field(default_factory=TorchTensorParallelConfig)
     context: TorchContextParallelConfig = field(default_factory=TorchContextParallelConfig)
     sequence: DeepSpeedSequenceParallelConfig = field(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -10,8 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from accelnb.errors import AccelnbError
+from accelnb.training import norms
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
+from accelnb.training.sharded_gradients import has_dtensors
 
 
 class Strategy:
@@ -87,24 +89,32 @@ class Strategy:
 
     def clip_norm(self, parameters: Any, max_norm: float, norm_type: float) -> torch.Tensor:
         """Scale gradients down to a norm; return what it was."""
-        return nn.utils.clip_grad_norm_(parameters, max_norm, norm_type=norm_type)
+        return norms.clip_grad_norm(parameters, max_norm, norm_type)
 
     def clip_value(self, parameters: Any, clip_value: float) -> None:
         """Bound each element of gradients."""
-        nn.utils.clip_grad_value_(parameters, clip_value)
+        norms.clip_grad_value(parameters, clip_value)
 
     def step(self, optimizer: torch.optim.Optimizer, closure: Callable[[], Any] | None) -> Any:
         """Have an optimizer step with averaged gradients; return what its closure does."""
         return optimizer.step(closure)
 
     def join(self, joinables: Sequence[Any], enable: bool) -> AbstractContextManager[Any]:
-        """Return a context in which processes that ran out of batches wait for the others."""
+        """Return a context in which processes that ran out of batches wait for the others.
+
+        Raises
+        ------
+        AccelnbError
+            A model is sharded: all processes take part in each of its passes.
+        """
+        if enable and any(is_sharded(model) for model in joinables):
+            raise AccelnbError(
+                "join_uneven_inputs: every process takes part in every pass of a sharded model: "
+                "leave even_batches=True"
+            )
         return nullcontext()
 
 
 def is_sharded(model: nn.Module) -> bool:
     """Return whether a model's weights are DTensors."""
-    tensor = sys.modules.get("torch.distributed.tensor")  # slow to import; not there: no DTensors
-    if tensor is None:
-        return False
-    return any(isinstance(parameter, tensor.DTensor) for parameter in model.parameters())
+    return has_dtensors(model.parameters())

@@ -1,0 +1,70 @@
+"""A process's parts of a model's weights, read from whole ones in files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
+
+import torch
+from torch import nn
+
+from accelnb.training.checkpoint.files import load
+from accelnb.training.checkpoint.weights import opened, shapes_in
+from accelnb.training.parallel.slices import is_dtensor, local_part, own_slices, rows_at_once
+from accelnb.training.parallel.without_values import allocate
+from accelnb.training.state import PartialState
+
+
+def reads_parts(model: nn.Module) -> bool:
+    """Return whether a model is divided over processes, or has tensors without values."""
+    return any(is_dtensor(it) or it.is_meta for it in (*model.parameters(), *model.buffers()))
+
+
+def read_parts(model: nn.Module, files: list[Path]) -> None:
+    """Read what a model holds of the weights in files: each process its part, block by block.
+
+    Tensors without values (on the meta device) get memory for their parts.
+    """
+    for file in files:
+        with _tensors_in(file) as saved:
+            names = saved.keys() & _tensors_of(model).keys()
+            own = _tensors_of(model)
+            allocate(model, [own[name] for name in names], PartialState().device)
+            own = _tensors_of(model)  # buffers are other objects with memory
+            for name in sorted(names):
+                _read(saved[name], own[name])
+
+
+def _tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a model's parameters and buffers by all their names."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    return dict(parameters) | dict(model.named_buffers(remove_duplicate=False))
+
+
+@torch.no_grad()
+def _read(saved: Any, tensor: torch.Tensor) -> None:
+    part = local_part(tensor)
+    if not tensor.ndim:
+        part.copy_(saved[...])
+        return
+    rows, *columns = own_slices(tensor)
+    for block in rows_at_once(tuple(part.shape), part.element_size()):
+        there = slice(rows.start + block.start, rows.start + block.stop)
+        part[block].copy_(saved[(there, *columns)])
+
+
+@contextmanager
+def _tensors_in(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield what is in a file by name. Of a tensor only what is sliced is read."""
+    if file.suffix != ".safetensors":
+        yield load(file, map_location="cpu", mmap=is_zipfile(file))
+        return
+    _, merged = shapes_in(file)
+    with opened(file) as tensors:
+        yield {
+            **{name: tensors.get_slice(name) for name in list(tensors.keys())},
+            **{name: tensors.get_slice(kept) for name, kept in merged.items()},
+        }
