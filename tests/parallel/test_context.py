@@ -42,6 +42,11 @@ class Block(nn.Module):
 
 
 class Gpt(nn.Module):
+    tp_plan = {f"blocks.*.{name}": "colwise" for name in ("q", "k", "v", "up")} | {
+        "blocks.*.o": "rowwise",
+        "blocks.*.down": "rowwise",
+    }
+
     def __init__(self, recompute: bool | None = None) -> None:
         super().__init__()
         self.words, self.places = nn.Embedding(WORDS, 32), nn.Embedding(LENGTH, 32)
