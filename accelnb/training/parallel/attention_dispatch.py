@@ -165,6 +165,8 @@ def _watched_models(block: _Block) -> Iterator[None]:
     """Note the first module with parameters that is called."""
 
     def note(module: nn.Module, args: Any) -> None:
+        if torch._C._current_graph_task_id() != -1:
+            return  # computed again, for a forward pass of any block
         if next(module.parameters(), None) is not None:
             block.model = type(module).__name__
             handle.remove()  # the others cost nothing
