@@ -40,6 +40,25 @@ def part_of_all_heads(heads: torch.Tensor, group: Any) -> torch.Tensor:
     return _ToSequence.apply(heads, group)  # pyright: ignore[reportReturnType]
 
 
+def started_to_next(tensor: torch.Tensor, group: Any) -> torch.Tensor:
+    """Start to send a tensor to the next process, the last one's to the first.
+
+    Returns
+    -------
+    coming
+        What the previous process sends, for `receive`.
+    """
+    places, place, rows = group.size(), group.rank(), tensor.shape[0]
+    sent, received = [0] * places, [0] * places
+    sent[(place + 1) % places] = received[(place - 1) % places] = rows
+    return _collectives.all_to_all_single(tensor.contiguous(), received, sent, group.group_name)
+
+
+def receive(coming: torch.Tensor) -> torch.Tensor:
+    """Wait for what `started_to_next` returned, and return it whole."""
+    return _collectives.wait_tensor(coming)
+
+
 class _Gather(Function):
     @staticmethod
     def forward(ctx: Any, part: torch.Tensor, group: Any) -> torch.Tensor:

@@ -9,14 +9,20 @@ from typing import Any
 import torch
 
 from accelnb.errors import AccelnbError
-from accelnb.training.parallel.attention import Attention, WayOfAttention, by_gathering, by_heads
+from accelnb.training.parallel.attention import (
+    Attention,
+    WayOfAttention,
+    by_gathering,
+    by_heads,
+    by_ring,
+)
 from accelnb.training.parallel.attention_dispatch import attention_computed_by
 from accelnb.training.parallel.sequence import SequenceShare, in_parts, length_along
 
 # The first two by the names that `TorchContextParallelConfig` has for them.
 WAYS: dict[str, WayOfAttention] = {
     "allgather": by_gathering,
-    "alltoall": by_gathering,
+    "alltoall": by_ring,
     "heads": by_heads,
 }
 
