@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -36,6 +36,7 @@ class AccumulationMethods:
     gradient_state: GradientState
     scaler: Scaler | None
     strategy: Strategy
+    loss_parallel: Callable[[], AbstractContextManager[None]]
     _accumulation: Accumulation
     _prepared: Prepared
 
@@ -61,7 +62,8 @@ class AccumulationMethods:
         models = self._prepared.models
         repair.refuse_half_done(models)
         try:
-            loss.backward(**kwargs)
+            with self.loss_parallel():
+                loss.backward(**kwargs)
         except BaseException:  # an interrupt too
             repair.repair_half_done(models)
             raise

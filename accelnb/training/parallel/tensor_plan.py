@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 
-import torch
 from torch import nn
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import (
@@ -166,8 +165,7 @@ def _check_sizes(name: str, module: nn.Module, style: Style, tp: int) -> None:
     placement = placement_of_weight(style, module)
     if not isinstance(placement, Shard):
         return
-    assert isinstance(module.weight, torch.Tensor)
-    size = module.weight.shape[placement.dim]
+    size = module.get_parameter("weight").shape[placement.dim]
     if size % tp:
         what = {
             (nn.Linear, 0): "out_features",
