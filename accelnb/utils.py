@@ -93,7 +93,7 @@ if TYPE_CHECKING:
     from accelnb.training.available import is_xpu_available as is_xpu_available
     from accelnb.training.checkpoint.files import load as load
     from accelnb.training.checkpoint.files import save as save
-    from accelnb.training.checkpoint.shards import (
+    from accelnb.training.checkpoint.reading_weights import (
         load_checkpoint_in_model as load_checkpoint_in_model,
     )
     from accelnb.training.checkpoint.weights import (
@@ -229,7 +229,7 @@ _NAMES = {
     """,
     "accelnb.training.debug_mode": "DistributedOperationException",
     "accelnb.training.checkpoint.files": "load save",
-    "accelnb.training.checkpoint.shards": "load_checkpoint_in_model",
+    "accelnb.training.checkpoint.reading_weights": "load_checkpoint_in_model",
     "accelnb.training.checkpoint.weights": """
         clean_state_dict_for_safetensors find_tied_parameters
     """,

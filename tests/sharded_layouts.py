@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
@@ -32,6 +31,8 @@ class Block(nn.Module):
 class Net(nn.Module):
     """Tied weights, a frozen one, a buffer."""
 
+    tp_plan: ClassVar = {"blocks.*.first": "colwise", "blocks.*.second": "rowwise"}
+
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(11, 6)
@@ -48,43 +49,53 @@ class Net(nn.Module):
         return self.head(x) * self.scale.sum() + self.shift
 
 
-def divided(layout: str) -> nn.Module:
-    """Return the model in a layout: all ranks call it."""
-    torch.manual_seed(0)
-    model, size = Net(), dist.get_world_size() if dist.is_initialized() else 1
-    if layout in ("single", "ddp"):
-        return model
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor.parallel import (
-        ColwiseParallel,
-        RowwiseParallel,
-        parallelize_module,
-    )
+# How an Accelerator is launched for each layout: its strategy and mesh.
+LAUNCHES = {
+    "single": ("ddp", "none"),
+    "ddp": ("ddp", "none"),
+    "fsdp": ("fsdp", "none"),
+    "hsdp": ("fsdp", "dp_replicate=2,dp_shard=2"),
+    "cp": ("fsdp", "cp=2"),
+    "tp": ("ddp", "tp=2"),
+    "fsdp_tp": ("fsdp", "dp_shard=2,tp=2"),
+    "by_hand": ("none", "none"),
+    "tp_by_hand": ("none", "tp=2"),
+}
 
-    names = {"hsdp": ("dp_replicate", "dp_shard"), "fsdp_tp": ("dp_shard", "tp")}.get(layout)
-    sizes = (size // 2, 2) if names else (size,)
-    mesh = init_device_mesh("cpu", sizes, mesh_dim_names=names or (layout,))
-    if layout in ("tp", "fsdp_tp"):
-        styles = {"first": ColwiseParallel(), "second": RowwiseParallel()}
+
+def net(layout: str = "single") -> nn.Module:
+    """Return the model, divided already if the layout is one of the cell's own."""
+    torch.manual_seed(0)
+    model = Net()
+    if layout == "by_hand":
+        from torch.distributed.fsdp import fully_shard
+
         for block in model.blocks:
-            parallelize_module(block, mesh["tp"], styles)
-    if layout != "tp":
-        of_data = mesh["dp_shard"] if layout == "fsdp_tp" else mesh
+            fully_shard(block)
+        fully_shard(model)
+    if layout == "tp_by_hand":
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.tensor.parallel import (
+            ColwiseParallel,
+            RowwiseParallel,
+            parallelize_module,
+        )
+
+        mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("tp",))
         for block in model.blocks:
-            fully_shard(block, mesh=of_data)
-        fully_shard(model, mesh=of_data)
+            styles = {"first": ColwiseParallel(), "second": RowwiseParallel()}
+            parallelize_module(block, mesh, styles)
     return model
 
 
 def prepared(layout: str, model: nn.Module | None = None, **options: Any) -> Any:
     """Return an Accelerator with the model and an optimizer that has two groups of parameters."""
-    os.environ["ACCELNB_STRATEGY"] = "ddp" if layout == "ddp" else "none"
+    os.environ["ACCELNB_STRATEGY"], os.environ["ACCELNB_MESH"] = LAUNCHES[layout]
     AcceleratorState._reset_state()
     GradientState._reset_state()
     once = DataLoaderConfiguration(split_batches=True)  # schedulers step once for each batch
     accelerator = Accelerator(dataloader_config=once, **options)
-    model = model or divided(layout)
+    model = model or net(layout)
     slow = [p for name, p in model.named_parameters() if "norm" in name]
     fast = [p for name, p in model.named_parameters() if "norm" not in name]
     groups = [{"params": fast}, {"params": slow, "lr": 0.01, "weight_decay": 0.0}]
@@ -93,11 +104,10 @@ def prepared(layout: str, model: nn.Module | None = None, **options: Any) -> Any
     return accelerator, *accelerator.prepare(model, optimizer, scheduler)
 
 
-def train(layout: str, training: Any, first: int, last: int) -> list[float]:
+def train(training: Any, first: int, last: int) -> list[float]:
     """Train on the batches `first` to `last`; return the mean losses of all ranks."""
     accelerator, model, optimizer, scheduler = training
-    tp = {"tp": accelerator.num_processes, "fsdp_tp": 2}.get(layout, 1)
-    shares, share = accelerator.num_processes // tp, accelerator.process_index // tp
+    shares, share = accelerator.mesh.data_shares, accelerator.mesh.data_share
     draw = torch.Generator().manual_seed(1)
     losses = []
     for number in range(last):

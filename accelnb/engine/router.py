@@ -12,7 +12,7 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import zmq
@@ -60,6 +60,7 @@ class Router(threading.Thread):
         self._query = Query()  # the newest
         self._requests: set[str] = set()
         self._sequences: dict[int, dict[str, int]] = {}
+        self._stopped: set[int] = set()  # ranks that have not been told so yet
         self._late: collections.deque[Event] = collections.deque(maxlen=_LATE_EVENTS)
         self._jobs: collections.deque[Callable[[], object]] = collections.deque()
         self._woken, self._wake = os.pipe()
@@ -198,6 +199,9 @@ class Router(threading.Thread):
             run.deliver(self._late.popleft())
         self._requests = set()
         for rank, (content, buffers) in requests.items():
+            if rank in self._stopped:  # also those whose own part had ended
+                self._stopped.remove(rank)
+                content = content | {"after_stop": True}
             self._requests |= self._send(kind, content, [rank], buffers)
         for rank in run.ranks:  # one may have died before it was asked
             if ended := self.workers[rank].exit:
@@ -323,9 +327,10 @@ class Router(threading.Thread):
         if run.failures:
             # Ranks that made a different number of collectives would answer one another
             # wrongly from now on.
-            counts = list(self._sequences.values())
-            self.regroup |= any(count != counts[0] for count in counts)
+            self.regroup |= _are_out_of_step(self._sequences.values())
         self._run = None
+        if run.stopped_by is not None:
+            self._stopped |= set(run.ranks)
         self._stopping = Stopping()  # now: the next run is here before `_begin` is called
         run.finish()  # last: whoever waits for it may begin the next one at once
 
@@ -378,3 +383,9 @@ class Router(threading.Thread):
             due.append(self._stall_watch.next_look)
         until = min(due) - time.monotonic()
         return max(0, int(until * 1000) + 1) if until < float("inf") else None
+
+
+def _are_out_of_step(counts: Collection[Mapping[str, int]]) -> bool:
+    """Return whether ranks have made different numbers of collectives in a group of both."""
+    seen: dict[str, int] = {}
+    return any(seen.setdefault(name, n) != n for count in counts for name, n in count.items())

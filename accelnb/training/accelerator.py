@@ -206,6 +206,7 @@ class Accelerator(
 
         # From here on nothing is refused: what all Accelerators of a process share is changed.
         self.state = AcceleratorState(kind, cpu, dynamo, **group)
+        self.state.data_share = self.mesh.data_share
         self.device = self.state.device
         self.parallelism_config = sizes
         if self.strategy.shards:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from accelnb.errors import AccelnbError
 from accelnb.training.arguments import accumulation_steps
 from accelnb.training.gradients import Accumulation, GradientState
+from accelnb.training.parallel import repair
 from accelnb.training.parallel.strategy import Strategy
 from accelnb.training.prepared import Prepared
 from accelnb.training.scaler import Scaler
@@ -35,6 +36,7 @@ class AccumulationMethods:
     gradient_state: GradientState
     scaler: Scaler | None
     strategy: Strategy
+    loss_parallel: Callable[[], AbstractContextManager[None]]
     _accumulation: Accumulation
     _prepared: Prepared
 
@@ -44,7 +46,7 @@ class AccumulationMethods:
         Raises
         ------
         AccelnbError
-            `loss` is not a tensor.
+            `loss` is not a tensor, or an earlier backward pass of a sharded model was cut short.
         """
         if not isinstance(loss, torch.Tensor):
             raise AccelnbError(
@@ -57,7 +59,14 @@ class AccumulationMethods:
         if self.scaler is not None:
             loss = self.scaler.scale(loss)
         self.strategy.began_backward()
-        loss.backward(**kwargs)
+        models = self._prepared.models
+        repair.refuse_half_done(models)
+        try:
+            with self.loss_parallel():
+                loss.backward(**kwargs)
+        except BaseException:  # an interrupt too
+            repair.repair_half_done(models)
+            raise
 
     def accumulate(self, *models: nn.Module) -> AbstractContextManager[Any]:
         """Return a context for one batch of an accumulation.

@@ -22,7 +22,11 @@ from accelnb.training.padding import pad_input_tensors as pad_input_tensors
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.pytree import TensorInformation
 from accelnb.training.reduction import reduce as reduce
+from accelnb.training.reduction import reduce_counted
 from accelnb.training.state import PartialState
+
+# Processes that differ only in their places along these compute the same results.
+_SAME_RESULTS = ("pp", "tp")
 
 
 def gather(tensor: Any) -> Any:
@@ -248,8 +252,13 @@ class CollectiveMethods:
         return gather_for_metrics.gathered(input_data, loader, use_gather_object, self.mesh)
 
     def reduce(self, tensor: Any, reduction: str = "sum", scale: float = 1.0) -> Any:
-        """Combine the tensors of all ranks; see `accelnb.utils.reduce`."""
-        return reduce(tensor, reduction, scale)
+        """Combine the tensors of all ranks; see `accelnb.utils.reduce`.
+
+        Of ranks that compute the same, those of one tensor-parallel group, the first counts.
+        """
+        number = self.mesh.size // self.mesh.size_along(*_SAME_RESULTS)
+        counts = self.mesh.place_along(*_SAME_RESULTS) == 0
+        return reduce_counted(tensor, reduction, scale, number, counts)
 
     def pad_across_processes(
         self, tensor: Any, dim: int = 0, pad_index: int | float = 0, pad_first: bool = False

@@ -40,6 +40,12 @@ def device_mesh(
     return _made[wanted]
 
 
+def stay_on_new_group() -> None:
+    """Take note that the groups of all meshes are there again, on the process group of now."""
+    global _made_on
+    _made_on = dist.group.WORLD
+
+
 def flattened(mesh: Any, along: tuple[str, ...], name: str | None = None) -> Any:
     """Return the part of a mesh along dimensions, as one; the first time all ranks must call it."""
     return mesh[along]._flatten(name or "_".join(along))

@@ -361,12 +361,14 @@ def _mixed_precision(given: Any, changes: list[str]) -> Any:
     if isinstance(given, MixedPrecisionPolicy):
         return given
     if isinstance(given, MixedPrecision):
-        kept = {"param_dtype", "reduce_dtype", "cast_forward_inputs"}
         if given.buffer_dtype is not None:
             changes.append("mixed_precision_policy: FSDP2 leaves buffers as they are")
-        given = {name: getattr(given, name) for name in kept}
+        casts = given.cast_forward_inputs or given.cast_root_forward_inputs
+        types = {name: getattr(given, name) for name in ("param_dtype", "reduce_dtype")}
+        given = {**types, "cast_forward_inputs": casts}
     if not isinstance(given, dict):
         given = dict.fromkeys(("param_dtype", "reduce_dtype", "output_dtype"), given)
+    given = dict(given)
     if given.pop("buffer_dtype", None) is not None:
         changes.append("mixed_precision_policy: FSDP2 leaves buffers as they are")
     known = {field.name for field in dataclasses.fields(MixedPrecisionPolicy)}

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from accelnb.errors import AccelnbError
 from accelnb.training.enums import DistributedType
 from accelnb.training.process_control import ProcessControl
+from accelnb.training.sharded_gradients import has_dtensors
 
 # With these DDP averages the gradients, and its `no_sync` leaves that out.
 _SUPPORTED = {DistributedType.NO, *(t for t in DistributedType if t.startswith("MULTI_"))}
@@ -65,6 +66,11 @@ class LocalSGD:
         if local_sgd_steps < 1:
             raise AccelnbError(f"local_sgd_steps={local_sgd_steps}: must be at least 1")
         kind = accelerator.distributed_type
+        if has_dtensors(model.parameters()):
+            raise AccelnbError(
+                "LocalSGD: this model is sharded, and no process has weights of its own that could "
+                "be averaged: use it with DDP"
+            )
         if kind not in _SUPPORTED:
             raise AccelnbError(f"LocalSGD does not work with {kind}: use it with DDP")
         self.enabled = enabled and accelerator.use_distributed

@@ -12,6 +12,7 @@ import torch
 
 from accelnb.devices import DEVICES
 from accelnb.errors import AccelnbError
+from accelnb.training.parallel.repair import repair_half_done
 
 # What torch says where its error has no type of its own.
 _OUT_OF_MEMORY = (
@@ -150,6 +151,7 @@ def find_executable_batch_size(
                 if not should_reduce_batch_size(error):
                     raise
             # Here the error is gone, and with it what its frames held in memory.
+            repair_half_done()
             clear_device_cache(garbage_collection=True)
             smaller = reduce_batch_size_fn() if reduce_batch_size_fn else int(batch_size * 0.9)
             if smaller >= batch_size:

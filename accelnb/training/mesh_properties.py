@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.strategy import Strategy
+from accelnb.training.parallel.tensor_loss import loss_parallel
 from accelnb.training.parallelism_config import ParallelismConfig
 
 
@@ -41,6 +43,11 @@ class MeshProperties:
         return self.is_fsdp2
 
     @property
+    def _parts(self) -> tuple[int, int]:
+        """Into how many parts `split_between_processes` splits, and which is this process's."""
+        return self.mesh.data_shares, self.mesh.data_share
+
+    @property
     def data_parallel_rank(self) -> int:
         """Which copy of the model this process has a part of."""
         return self.mesh.place_along("dp_replicate")
@@ -66,3 +73,12 @@ class MeshProperties:
     def should_save_model(self) -> bool:
         """Whether this process has to take part in saving the model."""
         return self.is_fsdp2 or self.mesh.rank == 0
+
+    def loss_parallel(self) -> AbstractContextManager[None]:
+        """Return a context for a loss of logits that are divided over tensor-parallel ranks.
+
+        They are so by ``TorchTensorParallelConfig(loss_parallel=True)``; else the context does
+        nothing. Forward passes and `backward` are in it without being told.
+        """
+        config = self.parallelism_config and self.parallelism_config.tp_handler
+        return loss_parallel() if config and config.loss_parallel else nullcontext()

@@ -6,18 +6,15 @@ holds of the gradients, and what it found travels once over each process group t
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from accelnb.errors import AccelnbError
-
-# The process groups over which a parameter is divided, outermost first, by torch's names for them.
-_Groups = tuple[str, ...]
+from accelnb.training import sharded_gradients as sharded
+from accelnb.training.sharded_gradients import Groups
 
 
 def clip_grad_norm(
@@ -49,7 +46,7 @@ def clip_grad_norm(
     tensor([0.6000, 0.8000])
     """
     given = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
-    if not has_dtensors(given):
+    if not sharded.has_dtensors(given):
         return nn.utils.clip_grad_norm_(given, max_norm, norm_type=norm_type)
     norm_type = float(norm_type)
     if not norm_type > 0:
@@ -73,7 +70,7 @@ def clip_grad_value(parameters: torch.Tensor | Iterable[torch.Tensor], clip_valu
         No sharded parameter has a gradient.
     """
     given = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
-    if not has_dtensors(given):
+    if not sharded.has_dtensors(given):
         nn.utils.clip_grad_value_(given, clip_value)
         return
     bound = float(clip_value)
@@ -85,92 +82,31 @@ def clip_grad_value(parameters: torch.Tensor | Iterable[torch.Tensor], clip_valu
     _on_each_device(_held_parts(given, "clip_grad_value_"), clip)
 
 
-def has_dtensors(tensors: Iterable[Any]) -> bool:
-    """Return whether any of them is a DTensor."""
-    module = sys.modules.get("torch.distributed.tensor")  # slow to import; not there: no DTensors
-    return module is not None and any(isinstance(one, module.DTensor) for one in tensors)
-
-
-def group_named(name: str) -> Any:
-    """Return the process group of now that has this name."""
-    from torch.distributed.distributed_c10d import _resolve_process_group
-
-    return _resolve_process_group(name)  # pyright: ignore[reportArgumentType]
-
-
-@torch.no_grad()
-def held_gradient(parameter: torch.Tensor) -> torch.Tensor | None:
-    """Return what this process holds of a gradient, divided as its parameter is; None without one.
-
-    A gradient that is a sum of which each process has a part, as those of normalizations in
-    sequence parallelism, is added up first, and stays so.
-    """
-    gradient: Any = parameter.grad
-    if gradient is None or not has_dtensors([parameter]):
-        return gradient
-    placements = _placements(parameter)
-    if gradient.placements != placements:
-        gradient = parameter.grad = gradient.redistribute(placements=placements)
-    return gradient.to_local()
-
-
-def groups_around(parameters: Iterable[torch.Tensor]) -> list[str]:
-    """Return the names of the process groups of all meshes that parameters lie on."""
-    meshes = dict.fromkeys(_mesh(one) for one in parameters if has_dtensors([one]))
-    return list(
-        dict.fromkeys(
-            mesh.get_group(dimension).group_name
-            for mesh in meshes
-            for dimension in range(mesh.ndim)
-            if mesh.size(dimension) > 1
-        )
-    )
-
-
-def _held_parts(parameters: Sequence[torch.Tensor], name: str) -> dict[_Groups, list[torch.Tensor]]:
+def _held_parts(parameters: Sequence[torch.Tensor], name: str) -> dict[Groups, list[torch.Tensor]]:
     """Return what this process holds of the gradients, by the groups that they are divided over.
 
     All processes have the same keys in the same order, whichever gradients are missing on some.
     """
-    held: dict[_Groups, list[torch.Tensor]] = {}
+    held: dict[Groups, list[torch.Tensor]] = {}
     trained = [p for p in parameters if p.requires_grad or p.grad is not None]
-    sharded = [p for p in trained if has_dtensors([p])]
-    if sharded and all(p.grad is None for p in sharded):
+    divided = [p for p in trained if sharded.has_dtensors([p])]
+    if divided and all(p.grad is None for p in divided):
         raise AccelnbError(
             f"{name}: no sharded parameter has a gradient. Before the last batch of an "
             "accumulation they are not there yet: call it only if accelerator.sync_gradients, "
             "after backward()"
         )
     for parameter in trained:
-        parts = held.setdefault(_groups_of(parameter), [])
-        part = held_gradient(parameter)
+        parts = held.setdefault(sharded.groups_dividing(parameter), [])
+        part = sharded.held_gradient(parameter)
         if part is not None and part.numel():
             parts.append(part)
     return held
 
 
-def _mesh(dtensor: Any) -> Any:
-    return dtensor.device_mesh
-
-
-def _placements(dtensor: Any) -> Any:
-    return dtensor.placements
-
-
-def _groups_of(parameter: torch.Tensor) -> _Groups:
-    if not has_dtensors([parameter]):
-        return ()
-    mesh = _mesh(parameter)
-    return tuple(
-        mesh.get_group(dimension).group_name
-        for dimension, placement in enumerate(_placements(parameter))
-        if not placement.is_replicate() and mesh.size(dimension) > 1
-    )
-
-
 @torch.no_grad()
 def _norm_of(
-    held: dict[_Groups, list[torch.Tensor]], norm_type: float, device: torch.device
+    held: dict[Groups, list[torch.Tensor]], norm_type: float, device: torch.device
 ) -> torch.Tensor:
     norms = {
         groups: nn.utils.get_total_norm(parts, norm_type).to(device, torch.float32)
@@ -187,7 +123,7 @@ def _norm_of(
 
 
 def _gathered(row: torch.Tensor, group_name: str) -> torch.Tensor:
-    group = group_named(group_name)
+    group = sharded.group_named(group_name)
     rows = [torch.empty_like(row) for _ in range(dist.get_world_size(group))]
     dist.all_gather(rows, row, group=group)
     return torch.stack(rows)
@@ -195,7 +131,7 @@ def _gathered(row: torch.Tensor, group_name: str) -> torch.Tensor:
 
 @torch.no_grad()
 def _on_each_device(
-    held: dict[_Groups, list[torch.Tensor]],
+    held: dict[Groups, list[torch.Tensor]],
     change: Callable[[list[torch.Tensor], torch.device], None],
 ) -> None:
     by_device: dict[torch.device, list[torch.Tensor]] = {}

@@ -154,6 +154,9 @@ class ProcessControl:
     def split_between_processes(self, inputs: Any, apply_padding: bool = False) -> Iterator[Any]:
         """Give each process its part of `inputs`, the first ones one more where it does not divide.
 
+        An Accelerator gives the processes that compute on the same data, as those of one
+        tensor-parallel group, the same part.
+
         Parameters
         ----------
         inputs
@@ -175,7 +178,12 @@ class ProcessControl:
         ...     print(mine)
         ['a', 'b', 'c']
         """
-        yield self._part(inputs, apply_padding) if self.num_processes > 1 else inputs
+        yield self._part(inputs, apply_padding) if self._parts[0] > 1 else inputs
+
+    @property
+    def _parts(self) -> tuple[int, int]:
+        """Into how many parts work is split, and which is this process's."""
+        return self.num_processes, self.process_index
 
     def _part(self, inputs: Any, apply_padding: bool) -> Any:
         if isinstance(inputs, dict):
@@ -183,10 +191,11 @@ class ProcessControl:
             if len(set(lengths.values())) > 1:
                 raise AccelnbError(f"the values to split have different lengths: {lengths}")
             return {name: self._part(value, apply_padding) for name, value in inputs.items()}
-        each, extra = divmod(len(inputs), self.num_processes)
-        start = self.process_index * each + min(self.process_index, extra)
-        end = start + each + (self.process_index < extra)
-        missing = math.ceil(len(inputs) / self.num_processes) - (end - start)
+        parts, place = self._parts
+        each, extra = divmod(len(inputs), parts)
+        start = place * each + min(place, extra)
+        end = start + each + (place < extra)
+        missing = math.ceil(len(inputs) / parts) - (end - start)
         padding = missing if apply_padding and len(inputs) else 0
         if hasattr(inputs, "select") and not isinstance(inputs, torch.Tensor):  # of `datasets`
             return inputs.select([*range(start, end), *[len(inputs) - 1] * padding])

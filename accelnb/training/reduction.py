@@ -66,12 +66,26 @@ def reduce(tensor: Any, reduction: str = "mean", scale: float = 1.0) -> Any:
     >>> reduce(torch.tensor([1, 2]), "sum")  # one process
     tensor([1, 2])
     """
+    ranks = PartialState().num_processes
+    return reduce_counted(tensor, reduction, scale, ranks, counts=True)
+
+
+def reduce_counted(tensor: Any, reduction: str, scale: float, number: int, counts: bool) -> Any:
+    """Do what `reduce` does, of the values of some ranks only; all ranks get the result.
+
+    Parameters
+    ----------
+    number
+        How many ranks count.
+    counts
+        Whether this one does.
+    """
     if reduction not in _OPERATIONS:
         raise AccelnbError(f"reduction={reduction}: choose one of {', '.join(_OPERATIONS)}")
     debug_mode.check(f"reduce({reduction})", tensor)
     for part in communication.tensors_in(tensor):  # all of them before the first is sent
         _refuse_unreducible(part, reduction)
-    return recursively_apply(_reduced, tensor, reduction, scale)
+    return recursively_apply(_reduced, tensor, reduction, scale, number, counts)
 
 
 def _refuse_unreducible(tensor: torch.Tensor, reduction: str) -> None:
@@ -81,16 +95,19 @@ def _refuse_unreducible(tensor: torch.Tensor, reduction: str) -> None:
         raise AccelnbError(f"reduction={reduction}: not for tensors of {dtype}; convert them first")
 
 
-def _reduced(tensor: torch.Tensor, reduction: str, scale: float) -> torch.Tensor:
-    ranks = PartialState().num_processes
+def _reduced(
+    tensor: torch.Tensor, reduction: str, scale: float, number: int, counts: bool
+) -> torch.Tensor:
     computed, result = _dtypes(tensor.dtype, reduction, scale)
     own = tensor.detach().to(computed, copy=True, memory_format=torch.contiguous_format)
     operation = _OPERATIONS[reduction]
-    if ranks > 1 and operation is not None and own.numel():
+    if operation == dist.ReduceOp.SUM and not counts:
+        own.zero_()
+    if PartialState().num_processes > 1 and operation is not None and own.numel():
         values = torch.view_as_real(own) if own.is_complex() else own  # some know real ones alone
         dist.all_reduce(values, operation)
     if reduction == "mean":
-        own = own / ranks
+        own = own / number
     if scale != 1.0:
         own = own * scale
     return own.to(result)

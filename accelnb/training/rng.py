@@ -15,7 +15,7 @@ from accelnb.devices.xla_device import XlaRandom
 from accelnb.errors import AccelnbError
 from accelnb.training import communication
 from accelnb.training.enums import RNGType
-from accelnb.training.state import PartialState
+from accelnb.training.state import AcceleratorState, PartialState
 
 _LARGEST_SEED = 2**32 - 1  # that numpy takes
 
@@ -26,7 +26,9 @@ def set_seed(seed: int, device_specific: bool = False, deterministic: bool = Fal
     Parameters
     ----------
     device_specific
-        Add the rank, so that each rank draws numbers of its own.
+        Add the rank, so that each rank draws numbers of its own. Ranks that compute on the same
+        data, as those of one tensor-parallel group, draw the same: seed after the Accelerator was
+        made.
     deterministic
         Make torch use only algorithms that give the same numbers in every run. It is slower, and
         an operation that has none raises an error. For cuBLAS, ``CUBLAS_WORKSPACE_CONFIG`` is
@@ -48,7 +50,7 @@ def set_seed(seed: int, device_specific: bool = False, deterministic: bool = Fal
     True
     """
     if device_specific:
-        seed += PartialState().process_index
+        seed += AcceleratorState._shared_state.get("data_share", PartialState().process_index)
     if not 0 <= seed <= _LARGEST_SEED:
         raise AccelnbError(f"seed={seed}: choose a number from 0 to {_LARGEST_SEED}")
     random.seed(seed)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from accelnb.training import norms
+from accelnb.training import sharded_gradients as sharded
 
 
 class Scaler(torch.amp.GradScaler):
@@ -53,7 +53,7 @@ class Scaler(torch.amp.GradScaler):
         found_inf: torch.Tensor,
         allow_fp16: bool,
     ) -> dict[torch.device, torch.Tensor]:
-        if not norms.has_dtensors(_parameters(optimizer)):
+        if not sharded.has_dtensors(_parameters(optimizer)):
             return super()._unscale_grads_(optimizer, inv_scale, found_inf, allow_fp16)
         held = _held_gradients(optimizer)
         if any(torch.float16 in by_dtype for by_dtype in held.values()) and not allow_fp16:
@@ -64,8 +64,8 @@ class Scaler(torch.amp.GradScaler):
                 for parts in by_dtype.values():
                     torch._amp_foreach_non_finite_check_and_unscale_(parts, found, factor)
                 found_inf += found.to(found_inf.device)
-            for group in norms.groups_around(_parameters(optimizer)):
-                dist.all_reduce(found_inf, dist.ReduceOp.MAX, group=norms.group_named(group))
+            for group in sharded.groups_around(_parameters(optimizer)):
+                dist.all_reduce(found_inf, dist.ReduceOp.MAX, group=sharded.group_named(group))
         return {found_inf.device: found_inf}
 
     def unscale_once(self, optimizer: torch.optim.Optimizer) -> None:
@@ -123,7 +123,7 @@ def _held_gradients(
     """Return what this process holds of the gradients, by device and dtype."""
     held: dict[torch.device, dict[torch.dtype, list[torch.Tensor]]] = {}
     for parameter in _parameters(optimizer):
-        part = norms.held_gradient(parameter)
+        part = sharded.held_gradient(parameter)
         if part is not None:
             values = part._values() if part.is_sparse else part
             held.setdefault(part.device, {}).setdefault(part.dtype, []).append(values)

@@ -175,6 +175,7 @@ class AcceleratorState(PartialState):
 
     mixed_precision: str
     dynamo_plugin: TorchDynamoPlugin
+    data_share: int  # which part of the data the process computes on
 
     def __init__(
         self,

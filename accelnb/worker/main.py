@@ -30,6 +30,7 @@ from accelnb.engine.wire.queries import ANSWER, QUERY
 from accelnb.errors import AccelnbError
 from accelnb.training import streaming
 from accelnb.training.memory import clear_device_cache
+from accelnb.training.parallel import repair
 from accelnb.worker import (
     completion,
     interrupt,
@@ -49,6 +50,8 @@ from accelnb.worker.process_group import RankProcessGroup
 from accelnb.worker.shell import Cell, CellError, RankShell, make_shell
 
 BeRank = Callable[[dict[str, Any], Sequence[Output], Sequence[int]], int]
+
+_DROPPED = "{what}: the gradients of sharded models, which may be half done, were dropped"
 
 _shell: RankShell | None = None
 
@@ -80,7 +83,7 @@ class Rank:
             self.rank, self.world_size, backend, listener, kind.aborts, self._on_interrupt
         )
         self._stuck_in: str | None = None
-        self._has_values = False
+        self._has_values = self._has_failed = False
         self._ran_out = False  # of memory, in the cell
         self._bound_to: dict[str, int] | None = None  # identities of variables before the cell
         self._finish = finished if spec["same_machine"] else finished_in_message
@@ -200,6 +203,7 @@ class Rank:
         self._of_notebook.before_values()
         if "settings" in request:
             self._settings.apply(request["settings"])
+        self._repair_models(request.get("after_stop", False))
         self._loop.begin_cell()
         self._shell.know_sources(request.get("sources", {}))
         namespace = self._shell.user_ns
@@ -221,6 +225,14 @@ class Rank:
             )
         flush_all()
         return self._brought_back(request, value)
+
+    def _repair_models(self, after_stop: bool) -> None:
+        """Make sharded models whole that the last cell left in the middle of a pass."""
+        has_failed, self._has_failed = self._has_failed, False
+        if after_stop and repair.repair_after_stop():
+            print(_DROPPED.format(what="a cell was stopped"), file=sys.stderr)
+        elif has_failed and repair.repair_half_done():
+            print(_DROPPED.format(what="a pass was cut short"), file=sys.stderr)
 
     def _rebuilt(self, rebuild: Callable[[], Any]) -> Any:
         try:
@@ -258,6 +270,7 @@ class Rank:
 
     def _error_reply(self, error: CellError) -> dict[str, Any]:
         self._interruptible = False  # the notebook still gets its reply
+        self._has_failed = True
         place, said = error.where, error.evalue
         lost_peer = error.is_runtime_error and bool(LOST_PEER.search(said))
         if hint := self._group.wrapped_on_old(said, self._shell.user_ns):

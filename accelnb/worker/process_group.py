@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from accelnb.worker.lost_peer import LOST_PEER
 from accelnb.worker.store_waits import wrap_stores
+from accelnb.worker.subgroups import Subgroup, Subgroups
 from accelnb.worker.tcp_connections import Connections
 from accelnb.worker.waits import Wait, Waits
 
@@ -66,6 +67,7 @@ class RankProcessGroup:
         self._user_groups = 0
         self._store: dist.TCPStore  # this rank's client of it
         self._store_is_cut = True  # there is no such connection, or no more
+        self._subgroups = Subgroups()
         self._connections = Connections()  # of gloo
         self._store_connections = Connections()  # of clients of stores
         self.waits = Waits(interrupted, self.unstick)
@@ -83,6 +85,7 @@ class RankProcessGroup:
         self._connect(rendezvous["host"], rendezvous["port"])
         self._generation = rendezvous["generation"]
         self._user_groups = 0
+        self._subgroups.end()
         # A peer may be gone, for which nccl would wait.
         self._destroy(abort=self.broken or self._aborts)
         if forget := getattr(_distributed_c10d, "_reset_fr_recording_nccl", None):
@@ -90,6 +93,8 @@ class RankProcessGroup:
         store = dist.PrefixStore(f"generation-{self._generation}", self._store)
         self._init(self._backend, store=store, rank=self._rank, world_size=self._world_size)
         self.broken = False
+        if self._generation > 1:
+            self._subgroups.renew(store, self._rank, self._world_size)
 
     def begin(self) -> None:
         """Take note that a new cell begins."""
@@ -207,12 +212,17 @@ class RankProcessGroup:
                     timeout = kwargs.get("timeout") or store.timeout
                     self._await_members(wait, size, store, group_name, timeout)
                 with self.waits.noted(wait), self._connections.noting(self._is_not_of_store):
-                    return make_group(
+                    made = make_group(
                         size, rank, ranks, backend, store, group_name, *args, **kwargs
                     )
             except (RuntimeError, KeyboardInterrupt):
                 self.broken = True  # some ranks have it: from now on they would name groups apart
                 raise
+            if ranks and rank is not None:
+                given = {key: kwargs.get(key) for key in ("timeout", "group_desc")}
+                options = {key: value for key, value in given.items() if value is not None}
+                self._subgroups.note(str(group_name), Subgroup(tuple(ranks), str(backend), options))
+            return made
 
         @functools.wraps(self._init)
         def init_process_group(
@@ -228,6 +238,7 @@ class RankProcessGroup:
             if self.replaceable:
                 self.replaceable = False
                 self._destroy(abort=self.broken)
+                self._subgroups.forget()
             if store is None and init_method in (None, "env://"):
                 # torch would look for the store at MASTER_PORT: this is that one, with a
                 # prefix of its own, so that a cell can be run again.

@@ -353,7 +353,8 @@ def _passes() -> dict[str, Any]:
             loss = loss_of(model, tokens[3])
             with accelerator.trigger_sync_in_backward(model):
                 loss.backward()
-        seen.append((loss.item(), [whole(p.grad) for p in model.parameters()]))
+        seen.append(([loss.item()], [whole(p.grad) for p in model.parameters()]))
+        optimizer.zero_grad()
     tokens = batch(fsdp, 5)[:, :4]
     made_up = two.generate(tokens)
     return {
@@ -361,8 +362,8 @@ def _passes() -> dict[str, Any]:
         "local": local.flatten().tolist(),
         "generated": torch.equal(made_up, one.module.generate(tokens)),
         "still trains": same(
-            (train(ddp, one), map(whole, one.parameters())),
-            (train(fsdp, two), map(whole, two.parameters())),
+            (train(ddp, one), [whole(parameter) for parameter in one.parameters()]),
+            (train(fsdp, two), [whole(parameter) for parameter in two.parameters()]),
         ),
         "unwrapped": fsdp.unwrap_model(two, keep_fp32_wrapper=False)(tokens).shape,
     }

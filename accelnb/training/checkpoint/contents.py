@@ -19,14 +19,7 @@ from accelnb.training.checkpoint import (
     rng_states,
     unfinished_gradients,
 )
-from accelnb.training.checkpoint.dtensors import (
-    Tensors,
-    as_shards,
-    gathered,
-    is_dtensor,
-    mapped,
-    taken_out,
-)
+from accelnb.training.checkpoint.dtensors import Tensors, as_shards, gathered, mapped, taken_out
 from accelnb.training.checkpoint.weights import (
     clean_state_dict_for_safetensors,
     memory_of,
@@ -37,6 +30,7 @@ from accelnb.training.checkpoint.weights import (
 from accelnb.training.collective_errors import of_every_rank, together
 from accelnb.training.gradients import Accumulation, GradientState
 from accelnb.training.parallel.mesh import Mesh
+from accelnb.training.parallel.slices import is_dtensor
 from accelnb.training.parallel.strategy import Strategy
 from accelnb.training.pytree import recursively_apply
 from accelnb.training.state import PartialState

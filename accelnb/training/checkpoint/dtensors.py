@@ -9,12 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from accelnb.training.parallel.slices import is_dtensor, own_slices
+
 Tensors = dict[str, torch.Tensor]
-
-
-def is_dtensor(value: Any) -> bool:
-    tensor = sys.modules.get("torch.distributed.tensor")  # slow to import; not there: no DTensors
-    return tensor is not None and isinstance(value, tensor.DTensor)
 
 
 def as_shards(model: nn.Module) -> nn.Module:
@@ -102,12 +99,7 @@ def fitted(value: torch.Tensor, like: Any) -> torch.Tensor:
 
 def part_of(whole: Any, like: Any) -> torch.Tensor:
     """Return this rank's part of a tensor, or of a slice of a file, divided as `like` is."""
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    mesh, placements = like.device_mesh, like.placements
-    sizes, offsets = compute_local_shape_and_global_offset(like.shape, mesh, placements)
-    along = zip(sizes, offsets, strict=True)
-    mine = whole[tuple(slice(offset, offset + size) for size, offset in along)]
+    mine = whole[own_slices(like)]
     part: Any = torch.empty_like(like.detach(), dtype=mine.dtype)
     part.to_local().copy_(mine)
     return part

@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import os
-import pickle
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from accelnb.errors import AccelnbError
-from accelnb.training.checkpoint import shards
-from accelnb.training.checkpoint.files import first_line, last_line, replace_file, write_safetensors
+from accelnb.training.checkpoint import reading_weights
+from accelnb.training.checkpoint.files import replace_file, write_safetensors
+from accelnb.training.checkpoint.sharded import METADATA, described, read_into, tensors_in
+from accelnb.training.checkpoint.writing_weights import Weights, write_weights
 
-_METADATA = ".metadata"
 _OTHER_FILES = (".bin", ".pt", ".pth", ".ckpt")  # that somebody may expect to get
 _OF_TRAINING = ("optim", "optimizer", "optimizers", "scheduler", "lr_scheduler", "dataloader")
-# What the description of a checkpoint consists of; anything else in it would be code to run.
-_PLAIN = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
-_PLAIN_OF_TORCH = (torch.dtype, torch.memory_format, torch.layout)
-_PLAIN_NAMES = frozenset(
-    {
-        ("builtins", "set"),
-        ("collections", "OrderedDict"),
-        ("pathlib", "PosixPath"),
-        ("pathlib", "PurePosixPath"),
-        ("torch", "Size"),
-        ("torch.serialization", "_get_layout"),
-    }
-)
 
 
 def merge_weights(
@@ -81,16 +64,18 @@ def merge_weights(
     if not force and _is_there(target):
         raise AccelnbError(f"{target} is there already: give another name, or --force")
     folder = _sharded_folder(source)
-    state = _of_dcp(folder, key) if folder else _of_files(source, key)
-    if not state:
+    weights = _of_dcp(folder, key) if folder else _of_files(source, key)
+    if not weights.sizes:
         raise AccelnbError(f"{source} holds no tensors")
     if target.suffix == ".safetensors":
         if not target.resolve().parent.is_dir():
             raise AccelnbError(f"{target} cannot be written: there is no such folder")
+        state = dict(weights.take(list(weights.sizes)))
+        state |= {name: state[kept] for name, kept in weights.merged.items()}
         replace_file(target.resolve(), lambda path: write_safetensors(state, path))
     else:
-        shards.write_model(state, target, max_shard_size, True)
-    return len(state)
+        write_weights(weights, target, max_shard_size, True)
+    return len(weights.sizes) + len(weights.merged)
 
 
 def _is_there(target: Path) -> bool:
@@ -99,9 +84,9 @@ def _is_there(target: Path) -> bool:
 
 def _sharded_folder(source: Path) -> Path | None:
     """Return the folder of torch.distributed.checkpoint: the given one, or the one model in it."""
-    if (source / _METADATA).is_file():
+    if (source / METADATA).is_file():
         return source
-    below = sorted(path.parent for path in source.glob(f"*/{_METADATA}"))
+    below = sorted(path.parent for path in source.glob(f"*/{METADATA}"))
     models = [folder for folder in below if "optim" not in folder.name]
     if len(models) > 1:
         names = ", ".join(str(folder) for folder in models)
@@ -109,57 +94,55 @@ def _sharded_folder(source: Path) -> Path | None:
     return models[0] if models else None
 
 
-def _of_files(source: Path, key: str | None) -> dict[str, torch.Tensor]:
+def _of_files(source: Path, key: str | None) -> Weights:
     if not source.exists():
         raise AccelnbError(f"{source}: no such checkpoint")
     if any(source.glob("*.distcp")):
         raise AccelnbError(
-            f"{source} has parts (*.distcp) but no {_METADATA}, which is written last: copy all of "
+            f"{source} has parts (*.distcp) but no {METADATA}, which is written last: copy all of "
             "the folder, or take an older checkpoint if the save was cut off"
         )
     state: dict[str, torch.Tensor] = {}
-    for file in shards.files_of(source):
-        state |= shards.weights_in(file)
-    return _below(state, key, source) if key else state
+    for file in reading_weights.files_of(source):
+        state |= reading_weights.weights_in(file)
+    return Weights.of_state(_below(state, key, source) if key else state)
 
 
-def _of_dcp(folder: Path, key: str | None) -> dict[str, torch.Tensor]:
-    _check_plain(folder / _METADATA)
-    reader = dcp.FileSystemReader(folder)
-    try:
-        metadata = reader.read_metadata()
-        paths = metadata.planner_data or {}
-        found = {
-            name: torch.empty(entry.size, dtype=entry.properties.dtype)
-            for name, entry in metadata.state_dict_metadata.items()
-            if isinstance(entry, TensorStorageMetadata)
+def _of_dcp(folder: Path, key: str | None) -> Weights:
+    """Return the weights in a folder of torch.distributed.checkpoint, read when they are taken."""
+    metadata = described(folder)
+    found = tensors_in(metadata)
+    wanted = _weights(found, metadata.planner_data or {}, key, folder)
+    entries = {name: found[there] for name, there in wanted.items()}
+    first: dict[int, str] = {}
+    kept = {name: first.setdefault(id(entry), name) for name, entry in entries.items()}
+
+    def take(names: list[str]) -> dict[str, torch.Tensor]:
+        read = {
+            name: torch.empty(entries[name].size, dtype=entries[name].properties.dtype)
+            for name in names
         }
-        wanted = _weights(found, paths, key, folder)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that this is a single process
-            dcp.load(dict(wanted.values()), storage_reader=reader, no_dist=True)
-    except AccelnbError:
-        raise
-    except (Exception, CheckpointException) as error:  # of many kinds for a missing or cut file
-        raise AccelnbError(
-            f"{folder} cannot be read, it seems damaged: {last_line(error)}"
-        ) from error
-    return {name: tensor for name, (_, tensor) in wanted.items()}
+        read_into(folder, {wanted[name]: tensor for name, tensor in read.items()})
+        return read
+
+    sizes = {
+        name: entry.size.numel() * entry.properties.dtype.itemsize
+        for name, entry in entries.items()
+        if kept[name] == name
+    }
+    return Weights(sizes, take, {name: kept[name] for name in entries if kept[name] != name})
 
 
 def _weights(
-    found: Mapping[str, torch.Tensor], paths: Mapping[str, Any], key: str | None, folder: Path
-) -> dict[str, tuple[str, torch.Tensor]]:
-    """Return the tensors to be read: their name in the model, their name there."""
+    found: Mapping[str, Any], paths: Mapping[str, Any], key: str | None, folder: Path
+) -> dict[str, str]:
+    """Return the names of the tensors to be read: in the model, and there."""
     heads = {name: str(paths[name][0]) if paths.get(name) else name for name in found}
     if key is None and "model" in heads.values():
         key = "model"
     if key is not None:
-        named = {name: name for name in found}
-        return {short: (name, found[name]) for short, name in _below(named, key, folder).items()}
-    return {
-        name: (name, tensor) for name, tensor in found.items() if heads[name] not in _OF_TRAINING
-    }
+        return _below({name: name for name in found}, key, folder)
+    return {name: name for name in found if heads[name] not in _OF_TRAINING}
 
 
 def _below(state: Mapping[str, Any], key: str, source: Path) -> dict[str, Any]:
@@ -169,30 +152,3 @@ def _below(state: Mapping[str, Any], key: str, source: Path) -> dict[str, Any]:
         heads = ", ".join(sorted({name.partition(".")[0] for name in state})[:8])
         raise AccelnbError(f"{source} holds nothing at {key}; it has {heads}")
     return found
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if "." not in name:
-            found = super().find_class(module, name)
-            of_checkpoint = module in _PLAIN and isinstance(found, type)
-            if (of_checkpoint and found.__module__ == module) or (module, name) in _PLAIN_NAMES:
-                return found
-            if module == "torch" and isinstance(found, _PLAIN_OF_TORCH):
-                return found
-        raise AccelnbError(f"{module}.{name}")
-
-
-def _check_plain(path: Path) -> None:
-    """Refuse a description that would run code: torch unpickles it unseen."""
-    try:
-        with path.open("rb") as file:
-            _PlainUnpickler(file).load()
-    except AccelnbError as error:
-        raise AccelnbError(
-            f"{path} holds a {error}, which no checkpoint needs: it is not read"
-        ) from None
-    except Exception as error:  # unpickling damaged bytes can raise anything
-        raise AccelnbError(
-            f"{path} cannot be read, it seems damaged: {first_line(error)}"
-        ) from None

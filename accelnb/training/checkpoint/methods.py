@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from accelnb.training.checkpoint import files, shards
+from accelnb.training.checkpoint import files, writing_weights
 from accelnb.training.checkpoint.background import PendingSave
 from accelnb.training.checkpoint.checkpoints import Checkpoints
 
@@ -195,7 +195,7 @@ class CheckpointMethods:
         ['model.safetensors']
         """
         on_each_machine = self._checkpoints.project.save_on_each_node
-        shards.save_model(
+        writing_weights.save_model(
             model,
             self.get_state_dict,
             save_directory,

@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 
 from accelnb.errors import AccelnbError
-from accelnb.training.checkpoint.dtensors import as_shards, is_dtensor
+from accelnb.training.checkpoint.dtensors import as_shards
 from accelnb.training.checkpoint.weights import unwrapped
+from accelnb.training.parallel.slices import is_dtensor
 
 
 def names_of(optimizer: Any, models: Sequence[nn.Module]) -> list[str]:

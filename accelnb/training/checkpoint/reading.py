@@ -23,6 +23,7 @@ from accelnb.training.checkpoint.files import load
 from accelnb.training.checkpoint.manifest import Manifest, check_complete
 from accelnb.training.checkpoint.weights import differences
 from accelnb.training.checkpoint.weights_sources import sources_in
+from accelnb.training.parallel.slices import class_name
 
 Pairs = list[tuple[Any, Any]]  # an object and the state for it
 
@@ -236,7 +237,7 @@ def read_weights(
     for source, model in zip(sources, models, strict=False):
         fatal, _ = differences(model, source.shapes_for(model), strict)
         if fatal:
-            raise AccelnbError(f"{source.path} is not of this {type(model).__name__}: {fatal}")
+            raise AccelnbError(f"{source.path} is not of this {class_name(model)}: {fatal}")
         read.append((model, source.read_for(model, location)))
     return read
 

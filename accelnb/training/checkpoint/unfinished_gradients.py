@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from accelnb.training.checkpoint.dtensors import as_shards, is_dtensor
+from accelnb.training.checkpoint.dtensors import as_shards
 from accelnb.training.checkpoint.weights import unwrapped
+from accelnb.training.parallel.slices import is_dtensor
 
 _PARTS, _WHOLE, _LAYOUT = "parts", "whole", "layout"
 

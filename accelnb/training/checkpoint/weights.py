@@ -78,17 +78,13 @@ def clean_state_dict_for_safetensors(state_dict: Mapping[str, Any]) -> dict[str,
     >>> list(clean_state_dict_for_safetensors({"embedding": weight, "head": weight}))
     ['embedding']
     """
+    refuse_objects(state_dict)
     merged = merged_names(state_dict)
     owners: set[Any] = set()
     cleaned = {}
     for name, tensor in state_dict.items():
         if name in merged:
             continue
-        if not isinstance(tensor, torch.Tensor):
-            raise AccelnbError(
-                f"{name} is a {type(tensor).__name__}, and safetensors holds tensors alone: save "
-                "with safe_serialization=False"
-            )
         tensor = tensor.detach().contiguous()
         storage = (tensor.device, tensor.untyped_storage().data_ptr())
         if storage in owners and tensor.numel():
@@ -96,6 +92,16 @@ def clean_state_dict_for_safetensors(state_dict: Mapping[str, Any]) -> dict[str,
         owners.add(storage)
         cleaned[name] = tensor
     return cleaned
+
+
+def refuse_objects(state_dict: Mapping[str, Any]) -> None:
+    """Raise an error if something is not a tensor."""
+    for name, value in state_dict.items():
+        if not isinstance(value, torch.Tensor):
+            raise AccelnbError(
+                f"{name} is a {type(value).__name__}, and safetensors holds tensors alone: save "
+                "with safe_serialization=False"
+            )
 
 
 def unwrapped(model: Any) -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from accelnb.training.checkpoint import file_names
-from accelnb.training.checkpoint.dtensors import Tensors, fitted, is_dtensor, part_of, room_for
+from accelnb.training.checkpoint.dtensors import Tensors, fitted, part_of, room_for
 from accelnb.training.checkpoint.files import load_weights
 from accelnb.training.checkpoint.weights import (
     merged_names,
@@ -20,6 +20,7 @@ from accelnb.training.checkpoint.weights import (
     shapes_of,
     without_ddp_prefix,
 )
+from accelnb.training.parallel.slices import is_dtensor
 
 
 @dataclass

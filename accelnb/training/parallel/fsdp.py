@@ -105,6 +105,7 @@ def shard(
         _prefetch_in_forward([(root,), *units[:-1]])
     if callable(getattr(type(root), "generate", None)):
         register_fsdp_forward_method(root, "generate")  # it may call parts of the model first
+    _begin_at_the_root(root)
     _reshard_after_evaluation(root)
     vars(root)[_MARK] = Sharding(plugin, device_mesh, AveragedGradients(ignored, device_mesh))
     return model
@@ -234,6 +235,15 @@ def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
 def _prefetch_in_forward(units: list[Unit]) -> None:
     for (unit, *_), (following, *_) in itertools.pairwise(units):
         unit.set_modules_to_forward_prefetch([following])  # pyright: ignore
+
+
+def _begin_at_the_root(root: Any) -> None:
+    """Have what torch sets up at the first forward pass done for the whole model.
+
+    Otherwise a part that is called first would take itself for the root, and the model then fail.
+    """
+    for part in sharded_parts(root):
+        part._get_fsdp_state()._lazy_init = root._get_fsdp_state()._lazy_init
 
 
 def _reshard_after_evaluation(root: nn.Module) -> None:

@@ -17,6 +17,7 @@ from accelnb.training.parallel.mixed_precision import apply_precision
 from accelnb.training.parallel.placement import apply_placement
 from accelnb.training.parallel.plan import Plan
 from accelnb.training.parallel.strategy import Strategy
+from accelnb.training.parallel.tensor import apply_tensor_parallel, planned_layers
 from accelnb.training.parallel.xla import XlaProcess, XlaProcesses
 
 # How several processes train one model, by the names that a launch gives to it.
@@ -48,7 +49,9 @@ def parallelize(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     >>> parallelize(torch.nn.Linear(2, 1), alone, Plan("ddp", Precision("bf16", "cpu")))
     Linear(in_features=2, out_features=1, bias=True)
     """
+    layers = planned_layers(model, mesh, plan)
     held_back = hold_back(model, mesh, plan)
+    model = apply_tensor_parallel(model, mesh, layers)
     model = apply_activation_checkpointing(model, mesh, plan)
     model = apply_precision(model, mesh, plan)
     if plan.evaluation_mode or not strategy_for(mesh, plan).shards:

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from accelnb.errors import AccelnbError
 from accelnb.training import norms
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
+from accelnb.training.sharded_gradients import has_dtensors
 
 
 class Strategy:
@@ -98,10 +100,21 @@ class Strategy:
         return optimizer.step(closure)
 
     def join(self, joinables: Sequence[Any], enable: bool) -> AbstractContextManager[Any]:
-        """Return a context in which processes that ran out of batches wait for the others."""
+        """Return a context in which processes that ran out of batches wait for the others.
+
+        Raises
+        ------
+        AccelnbError
+            A model is sharded: all processes take part in each of its passes.
+        """
+        if enable and any(is_sharded(model) for model in joinables):
+            raise AccelnbError(
+                "join_uneven_inputs: every process takes part in every pass of a sharded model: "
+                "leave even_batches=True"
+            )
         return nullcontext()
 
 
 def is_sharded(model: nn.Module) -> bool:
     """Return whether a model's weights are DTensors."""
-    return norms.has_dtensors(model.parameters())
+    return has_dtensors(model.parameters())

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
+import torch.distributed as dist
 from torch import nn
 
 from accelnb.errors import AccelnbError
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
+from accelnb.training.parallel.strategy import is_sharded
+from accelnb.training.parallel.tensor_loss import compute_losses_inside
 
 if TYPE_CHECKING:  # slow to import
     from torch.distributed.device_mesh import DeviceMesh
@@ -19,76 +23,84 @@ if TYPE_CHECKING:  # slow to import
     from accelnb.training.parallel.tensor_plan import Style
 
 
-def apply_tensor_parallel(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
-    """Divide a model's layers over the ranks of the mesh's dimension ``tp``, in place.
+@dataclass(frozen=True)
+class DividedLayers:
+    """What tensor parallelism does to a model.
+
+    Attributes
+    ----------
+    styles : dict
+        How layers are divided, by the names of modules.
+    ties : list of list of str
+        The names of each parameter that several of them share.
+    heads : list
+        Modules, the attributes that say how many heads they have, and how many a rank has.
+    stacks : list
+        The first and last of the blocks that compute on parts of sequences.
+    loss_parallel : bool
+        Whether logits stay divided.
+    """
+
+    styles: dict[str, Style]
+    ties: list[list[str]]
+    heads: list[tuple[nn.Module, str, int]]
+    stacks: list[tuple[nn.Module, nn.Module]]
+    loss_parallel: bool
+
+
+def planned_layers(model: nn.Module, mesh: Mesh, plan: Plan) -> DividedLayers | None:
+    """Return how a model's layers will be divided over the mesh's ``tp``. It is not changed.
 
     Raises
     ------
     AccelnbError
-        There is no plan for it, or it cannot be divided so. Then nothing has changed.
+        There is no plan for it, or it cannot be divided so.
     """
-    if not mesh.has("tp") or plan.tensor is None:
-        return model
-    return divide_layers(model, mesh.submesh("tp"), plan.tensor)
-
-
-def divide_layers(model: nn.Module, tp_mesh: DeviceMesh, config: Any) -> nn.Module:
-    """Divide a model's layers as a `TorchTensorParallelConfig` says, in place.
-
-    Raises
-    ------
-    AccelnbError
-        There is no plan for it, or it cannot be divided so. Then nothing has changed.
-    """
-    from torch.distributed.tensor.parallel import parallelize_module
-
+    if not mesh.has("tp") or is_sharded(model):
+        return None
     from accelnb.training.parallel import tensor_plan as plans
     from accelnb.training.parallel.tensor_sequence import parts_of_sequences
-    from accelnb.training.parallel.tensor_styles import STYLES, divide_sequences
 
-    tp = tp_mesh.size()
+    config, tp = plan.tensor, mesh.size_along("tp")
     styles = plans.styles_by_word(model, config.plan)
     plans.check_layers(model, styles, tp, from_the_model=not config.plan)
-    heads = _heads_by_rank(model, styles, tp)
-    ties = _ties(model, styles)
+    heads, ties = _heads_by_rank(model, styles, tp), _ties(model, styles)
     stacks = []
     if config.loss_parallel:
         styles = plans.keep_logits_divided(styles)
     if config.sequence_parallel:
         styles, stacks = parts_of_sequences(model, styles)
+    return DividedLayers(styles, ties, heads, stacks, config.loss_parallel)
 
-    _make_equal(model, tp_mesh)
+
+def apply_tensor_parallel(model: nn.Module, mesh: Mesh, layers: DividedLayers | None) -> nn.Module:
+    """Divide a model's layers over the ranks of the mesh's ``tp``, in place."""
+    if layers is None:
+        return model
+    from torch.distributed.tensor.parallel import parallelize_module
+
+    from accelnb.training.parallel.tensor_styles import STYLES, divide_sequences
+
+    tp_mesh = mesh.submesh("tp")
     trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    modules = dict(model.named_modules())
-    for name, style in styles.items():
+    for name, style in layers.styles.items():
         made = STYLES[style]() if isinstance(style, str) else style
         if made is not None:
-            parallelize_module(modules[name], tp_mesh, made, src_data_rank=None)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(trainable.get(name, parameter.requires_grad))
-    for first, *others in ties:
+            parallelize_module(model.get_submodule(name), tp_mesh, made)
+    for first, *others in layers.ties:
         for other in others:
             owner, _, name = other.rpartition(".")
-            modules[owner].register_parameter(name, model.get_parameter(first))
-    for module, name, count in heads:
+            model.get_submodule(owner).register_parameter(name, model.get_parameter(first))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trainable[name])  # not all styles keep it
+    for module, name, count in layers.heads:
         setattr(module, name, count)
-    for first, last in stacks:
+    for first, last in layers.stacks:
         divide_sequences(first, last, tp_mesh)
+    if layers.loss_parallel:
+        compute_losses_inside(model)
+    _make_rest_equal(model, tp_mesh)
     return model
-
-
-def loss_parallel(enabled: bool) -> AbstractContextManager[None]:
-    """Return a context for the loss of logits that are divided over the classes.
-
-    The loss's backward pass belongs into it too.
-    """
-    from contextlib import nullcontext
-
-    if not enabled:
-        return nullcontext()
-    from torch.distributed.tensor.parallel import loss_parallel
-
-    return loss_parallel()
 
 
 def _heads_by_rank(
@@ -165,16 +177,18 @@ def _ties(model: nn.Module, styles: Mapping[str, Style]) -> list[list[str]]:
     return ties
 
 
-def _make_equal(model: nn.Module, tp_mesh: DeviceMesh) -> None:
-    """Give all ranks of a tensor-parallel group the values of its first."""
-    from torch.distributed.utils import _sync_module_states
+def _make_rest_equal(model: nn.Module, tp_mesh: DeviceMesh) -> None:
+    """Give what is not divided the values that it has on the first rank of the group."""
+    from torch.distributed.tensor import DTensor
 
-    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
-        return  # filled later
-    _sync_module_states(
-        model,
-        tp_mesh.get_group(),
-        broadcast_bucket_size=2**28,
-        src=0,
-        params_and_buffers_to_ignore=(),
-    )
+    device = torch.device(tp_mesh.device_type)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if isinstance(tensor, DTensor):
+            if not all(placement.is_replicate() for placement in tensor.placements):
+                continue
+            tensor = tensor.to_local()
+        if tensor.is_meta:
+            continue  # filled later
+        received = tensor.detach().to(device)
+        dist.broadcast(received, group=tp_mesh.get_group(), group_src=0)
+        tensor.data.copy_(received)

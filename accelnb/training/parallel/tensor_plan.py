@@ -166,8 +166,7 @@ def _check_sizes(name: str, module: nn.Module, style: Style, tp: int) -> None:
     placement = placement_of_weight(style, module)
     if not isinstance(placement, Shard):
         return
-    assert isinstance(module.weight, torch.Tensor)
-    size = module.weight.shape[placement.dim]
+    size = module.get_parameter("weight").shape[placement.dim]
     if size % tp:
         what = {
             (nn.Linear, 0): "out_features",
