@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbclient
 import nbformat
+import pytest
 
 from accelnb.export import export_notebook
 
