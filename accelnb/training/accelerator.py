@@ -209,6 +209,8 @@ class Accelerator(
         self.state.data_share = self.mesh.data_share
         self.device = self.state.device
         self.parallelism_config = sizes
+        # Third-party code asks for it.
+        self.state.fsdp_plugin = vars(self.strategy).get("plugin")
         if self.strategy.shards:
             self.state.distributed_type = DistributedType.FSDP
         self.distributed_type = self.state.distributed_type
@@ -250,6 +252,7 @@ class Accelerator(
             accumulation=self._accumulation,
             strategy=self.strategy,
             mesh=self.mesh,
+            whole=getattr(self.plan.fsdp, "saves_whole", False),
         )
 
     # ---- what was prepared, for third-party code ----

@@ -93,6 +93,7 @@ def _of_the_launch() -> tuple[str, str, str]:
     accelerator = Accelerator()
     weight = accelerator.prepare_model(made()).blocks[0].up.weight
     kept_whole = accelerator.prepare_model(made(), evaluation_mode=True)
+    assert accelerator.state.fsdp_plugin == plugin()
     return str(accelerator.distributed_type), str(weight.placements), type(kept_whole).__name__
 
 
