@@ -161,6 +161,11 @@ class FullyShardedDataParallelPlugin:
         """Whether it was asked to shard within groups of ranks that hold copies (HSDP)."""
         return "HYBRID" in str(self.sharding_strategy)
 
+    @property
+    def saves_whole(self) -> bool:
+        """Whether checkpoints hold whole weights, written by rank 0 (``FULL_STATE_DICT``)."""
+        return "FULL" in str(self.state_dict_type)
+
     # ---- names of Accelerate ----
 
     def set_mixed_precision(

@@ -9,6 +9,7 @@ from accelnb.devices import records
 from accelnb.errors import AccelnbError
 from accelnb.training.parallel.activation_checkpointing import apply_activation_checkpointing
 from accelnb.training.parallel.compilation import apply_compilation
+from accelnb.training.parallel.context import apply_context_parallel
 from accelnb.training.parallel.ddp import DataParallel
 from accelnb.training.parallel.fill import fill, hold_back
 from accelnb.training.parallel.fsdp import Sharded, check_sharding
@@ -55,6 +56,7 @@ def parallelize(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     layers = planned_layers(model, mesh, plan)
     held_back = hold_back(model, mesh, plan)
     model = apply_tensor_parallel(model, mesh, layers)
+    model = apply_context_parallel(model, mesh, plan)
     model = apply_activation_checkpointing(model, mesh, plan)
     model = apply_precision(model, mesh, plan)
     if not shards:  # it goes to the device unit by unit
