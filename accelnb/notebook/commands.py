@@ -17,6 +17,7 @@ from accelnb.jupyter import front_ends
 from accelnb.notebook.auto_mode import switch
 from accelnb.notebook.defaults import Defaults
 from accelnb.notebook.session import Session
+from accelnb.notebook.views.sharing import place_of_each, sharing_in_words
 from accelnb.notebook.views.updated_display import in_kernel
 from accelnb.options.config import (
     CellOptions,
@@ -215,14 +216,18 @@ def status(session: Session) -> str:
         f"{len(group.ranks)} ranks on {group.config.device}, "
         f"started by {group.config.start}, {busy}"
     ]
-    for member, place in zip(group.workers, group.where(), strict=True):
+    config = session.arranged or group.config
+    if said := sharing_in_words(config):
+        lines[0] += f": {said}"
+    in_mesh = place_of_each(config) or [""] * len(group.ranks)
+    for member, place, at in zip(group.workers, group.where(), in_mesh, strict=True):
         if member.exit:
             lines.append(f"rank {member.rank}: ended ({member.exit.code}), will be replaced")
             continue
         memory = [f"{in_words(place.memory)} memory"] if place.memory else []
         if place.device_memory is not None:
             memory.append(f"{in_words(place.device_memory)} on the device")
-        said = [f"pid {member.pid}", *memory, place.describe()]
+        said = [*filter(None, [at]), f"pid {member.pid}", *memory, place.describe()]
         lines.append(f"rank {member.rank}: {', '.join(said)}")
     return "\n".join(lines)
 

@@ -51,6 +51,7 @@ class Session:
         self._asked: Asked | None = None  # what the ranks were asked to be
         self.requests = CellRequests(shell)
         self.last_run: Run | None = None
+        self.arranged: LaunchConfig | None = None  # of the last cell on all ranks: their mesh
 
     def defaults(self) -> LaunchConfig:
         """Return the options of a cell that gives none.
@@ -111,6 +112,8 @@ class Session:
             self._asked = asked
             assert self.group is not None
             self._replace_dead(self.group)
+            if options.ranks is None:
+                self.arranged = config
             run = self.last_run = self.requests.run(self.group, cell, ranks, config, options)
         except KeyboardInterrupt:
             raise RunInterrupted("stopped before the cell began on the ranks") from None
@@ -213,6 +216,7 @@ class Session:
             if note := sharing(config, hardware_for(config)):
                 say(note)
             before, self.group = self.group, None
+            self.arranged = None
             self.requests.forget_all()
             if before is not None and before.restart(config):
                 self.group = before

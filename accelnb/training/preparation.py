@@ -81,6 +81,9 @@ class PreparationMethods:
         for thing in args:  # first, for loaders divide data as it is divided for the models
             if isinstance(thing, nn.Module):
                 self._follow(thing)
+        self._preparation.check_optimizers(
+            it for it in args if isinstance(it, torch.optim.Optimizer)
+        )
         result = list(args)
         for kinds in _IN_ORDER:
             for i, placement in enumerate(placements):

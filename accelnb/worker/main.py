@@ -31,7 +31,14 @@ from accelnb.errors import AccelnbError
 from accelnb.training import streaming
 from accelnb.training.memory import clear_device_cache
 from accelnb.training.parallel import repair
-from accelnb.worker import completion, interrupt, out_of_memory, progress, stack_report
+from accelnb.worker import (
+    completion,
+    interrupt,
+    out_of_memory,
+    progress,
+    sharded_values,
+    stack_report,
+)
 from accelnb.worker.cell_options import CellOptions
 from accelnb.worker.event_loop import CellLoop
 from accelnb.worker.link import RankLink
@@ -242,6 +249,7 @@ class Rank:
         back |= {name: variables[name] for name in request.get("pull", ()) if name in variables}
         if not back:
             return None
+        sharded_values.check(back, request["ranks"])
         try:
             return dumps(back, request["ranks"], self._finish)
         except Exception as error:
@@ -327,10 +335,9 @@ def _check_picklable(name: str, value: Any, ranks: Collection[int]) -> None:
     try:
         dumps(value, ranks).close()
     except Exception as error:
-        what = "the cell's last value" if name == "result" else f"the variable {name}"
         raise AccelnbError(
-            f"{what} is a {type(value).__name__}, which cannot be brought back to the notebook: "
-            f"{error}"
+            f"{sharded_values.named(name)} is a {type(value).__name__}, which cannot be brought "
+            f"back to the notebook: {error}"
         ) from error
 
 

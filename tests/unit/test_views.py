@@ -250,3 +250,18 @@ def test_a_run_is_let_go_of_with_its_state(tmp_path):
         assert run() is None
     finally:
         gc.enable()
+
+
+def test_ranks_that_share_a_model_say_how_once_and_where_each_is(tmp_path):
+    mesh = (("dp_shard", 2), ("tp", 2))
+    shown = Shown(tmp_path, ranks=4, procs=4, strategy="fsdp", mesh=mesh)
+    for rank in range(4):
+        shown.state.take(Usage(rank, (400 + rank) * 10**6, None))
+    assert shown.state.info(can_stop=False)["sharing"] == "data 2 x tensor 2; each rank holds 1/4"
+    assert shown.state.rows()[3]["place"] == "dp_shard 1, tp 1"
+    shown.end()
+    said = "4 cpu ranks: data 2 x tensor 2; each rank holds 1/4; 400 MB to 403 MB of memory at most"
+    assert said in text_of(shown.state)
+    usual = Shown(tmp_path, ranks=2, procs=2, mesh=(("dp_replicate", 2),))
+    assert not usual.state.info(can_stop=False)["sharing"]
+    assert usual.state.rows()[1]["place"] == ""

@@ -9,6 +9,7 @@ import { memory, plural, short } from "./text.js";
 const COLUMNS = [
   { name: "rank", title: "rank", text: (row) => String(row.rank), always: true },
   { name: "state", title: "state", text: (row) => row.state, always: true },
+  { name: "place", title: "place", text: (row) => row.place ?? "" },
   {
     name: "step",
     title: "step",

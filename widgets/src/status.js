@@ -57,6 +57,7 @@ export function statusLine(store) {
     line.dataset.state = shown;
     setText(state, lost ? "Kernel gone" : (NAMES.get(shown) ?? status.state));
     setText(facts, factsOf(info));
+    facts.title = info.sharing ?? "";
     setText(step, status.step === null ? "" : `step ${status.step.toLocaleString("en-US")}`);
     setText(rate, status.rate === null ? "" : `${short(status.rate)} steps/s`);
     setText(elapsed, lost ? "" : (store.isLive ? clock : duration)(store.elapsed));
@@ -83,7 +84,7 @@ function stateOf({ state, banners }, stopping) {
 function factsOf(info) {
   const precision = info.precision === "no" ? "" : info.precision;
   const ranks = info.ranks.length ? plural(info.ranks.length, "rank") : "";
-  return [info.title, ranks, info.device, precision].filter(Boolean).join(" · ");
+  return [info.title, ranks, info.device, precision, info.sharing].filter(Boolean).join(" · ");
 }
 
 /**

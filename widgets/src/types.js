@@ -10,12 +10,12 @@
 // `from`, which are in the run's log only.
 
 /**
- * @typedef {{title: string, ranks: number[], device: string, precision: string,
+ * @typedef {{title: string, ranks: number[], device: string, precision: string, sharing?: string,
  *            can_stop: boolean, log_folder: string}} Info
  * @typedef {{kind: "stall" | "error" | "note", text: string}} Banner
  * @typedef {{state: string, seconds: number, banners: Banner[],
  *            rate: number | null, step: number | null}} Status
- * @typedef {{rank: number, state: string, step: number | null, rate: number | null,
+ * @typedef {{rank: number, place?: string, state: string, step: number | null, rate: number | null,
  *            memory: number | null, device_memory: number | null, line: string}} Row
  * @typedef {{key: string, ranks: number[], label: string, done: number, total: number | null,
  *            unit: string, rate: number | null, closed: boolean,

@@ -120,6 +120,19 @@ test("each rank has a row, and only columns that say something are there", () =>
   expect(kept.isConnected).toBe(false); // other columns, other rows
 });
 
+test("ranks that share a model say how, and where in the mesh each is", () => {
+  const info = { title: "Cell In[5]", ranks: [0, 1], device: "cpu", precision: "no" };
+  const sharing = "data 2; each rank holds 1/2";
+  const { el } = open([0, 1], {
+    info: { ...info, sharing },
+    rows: [row(0, { place: "dp_shard 0" }), row(1, { place: "dp_shard 1" })],
+  });
+  expect(el.querySelector(".anb-facts").textContent).toContain(`cpu · ${sharing}`);
+  expect(el.querySelector(".anb-facts").title).toBe(sharing);
+  const places = [...el.querySelectorAll("td.anb-place")].map((node) => node.textContent);
+  expect(places).toEqual(["dp_shard 0", "dp_shard 1"]);
+});
+
 test("a bar shows its share, the time left and who lags", () => {
   const { model, el } = open([0, 1], { bars: [bar({ by_rank: { 0: 45, 1: 20 } })] });
   expect(el.querySelector(".anb-bar").textContent).toBe(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from accelnb.cli.memory_estimate import ModelSize, estimate
 from accelnb.devices.memory_size import in_words
+from accelnb.notebook.views.sharing import mesh_of
 from accelnb.options.config import LaunchConfig
 from accelnb.options.mesh import Dimensions, usual_mesh
 from accelnb.options.mesh_words import mesh_in_words
@@ -21,9 +22,9 @@ def meaning_of_mesh(config: LaunchConfig) -> str:
     >>> meaning_of_mesh(LaunchConfig(procs=4, mesh=(("dp_shard", 2), ("tp", 2))))
     '4 ranks: data 2 x tensor 2; each rank holds 1/4'
     """
-    ranks = config.world_size
-    mesh = config.mesh or usual_mesh(config.strategy, ranks, config.nodes)
-    return mesh_in_words(mesh, ranks, is_sharded=config.strategy != "none")
+    ranks = f"{config.world_size} rank{'s' * (config.world_size > 1)}"
+    means = mesh_in_words(mesh_of(config), is_sharded=config.strategy != "none")
+    return f"{ranks}: {means}" if means else ranks
 
 
 def memory_by_strategy(config: LaunchConfig) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html
-import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from accelnb.devices.memory_size import in_words
+from accelnb.options.mesh_words import places_in_words
 from accelnb.training.parallel.picture import Picture, Row, ranges_in_words
 from accelnb.training.parallel.picture_text import (
     cuts,
@@ -67,14 +67,10 @@ def _html_ranks(picture: Picture) -> str:
 
 def _places(picture: Picture) -> list[str]:
     """Return where each rank is in a mesh of several dimensions."""
-    names = [name for name, _ in picture.mesh]
-    grid = list(itertools.product(*(range(size) for _, size in picture.mesh)))
-    if len(names) < 2 or len(grid) != len(picture.ranks):
+    places = places_in_words(picture.mesh) if len(picture.mesh) > 1 else []
+    if len(places) != len(picture.ranks):
         return [""] * len(picture.ranks)
-    return [
-        ": " + ", ".join(f"{name} {n}" for name, n in zip(names, place, strict=True))
-        for place in grid
-    ]
+    return [f": {place}" for place in places]
 
 
 def _html_row(row: Row, picture: Picture) -> str:

@@ -24,6 +24,7 @@ from accelnb.engine.failure import RankError, RunInterrupted
 from accelnb.engine.run import Run
 from accelnb.notebook.views.live_view.log import NEWEST, Log
 from accelnb.notebook.views.progress_bars import Bars
+from accelnb.notebook.views.sharing import place_of_each, sharing_in_words
 from accelnb.notebook.views.streamed_values import Values
 from accelnb.options.config import LaunchConfig
 
@@ -72,6 +73,7 @@ class RunState:
         self.bars = Bars()
         self.values = Values(run.streamed)
         self.displays: list[Any] = []  # where it is shown and kept up to date
+        self._places = place_of_each(config)
         self.version = 0  # grows when something changes
         self._memory: dict[int, Usage] = {}
         self._peak: dict[int, int] = {}
@@ -147,6 +149,7 @@ class RunState:
             "ranks": list(self.run.ranks),
             "device": self.config.device,
             "precision": self.config.precision,
+            "sharing": self.sharing,
             "can_stop": can_stop,
             "log_folder": str(self.run.log.folder),
         }
@@ -201,6 +204,12 @@ class RunState:
         given = sum(len(points) for of in news["points"].values() for points in of.values())
         return given < self.values.count()
 
+    @property
+    def sharing(self) -> str:
+        """How all ranks share a model, in words; empty if each has one of its own."""
+        is_whole = len(self.run.ranks) == len(self._places)
+        return sharing_in_words(self.config) if is_whole else ""
+
     def peak_memory(self, rank: int) -> int | None:
         return self._peak.get(rank)
 
@@ -214,6 +223,7 @@ class RunState:
         usage = self._memory.get(rank)
         return {
             "rank": rank,
+            "place": self._places[rank] if rank < len(self._places) else "",
             "state": self._state_of(rank, pending, secondary),
             "step": step,
             "rate": rate,

@@ -55,7 +55,18 @@ def status_line(state: RunState) -> str:
     took = f"{state.state} {'in' if state.run.done else 'for'} {_duration(state.run.seconds)}"
     if state.state in ("failed", "stopped"):
         took = f"{state.state} after {_duration(state.run.seconds)}"
-    return f"{took} on {count} {device}rank{'s' * (count != 1)}{precision}"
+    said = f"{took} on {count} {device}rank{'s' * (count != 1)}{precision}"
+    if not state.sharing:
+        return said
+    return f"{said}: {'; '.join([state.sharing, *_memory_at_most(state)])}"
+
+
+def _memory_at_most(state: RunState) -> list[str]:
+    peaks = [peak for rank in state.run.ranks if (peak := state.peak_memory(rank))]
+    if not peaks:
+        return []
+    low, high = _bytes(min(peaks)), _bytes(max(peaks))
+    return [f"{high if low == high else f'{low} to {high}'} of memory at most"]
 
 
 def _status(state: RunState) -> str:
@@ -123,6 +134,7 @@ def _rows(state: RunState) -> str:
         return ""
     columns = {
         "rank": [str(row["rank"]) for row in rows],
+        "place": [row["place"] for row in rows],
         "state": [row["state"] for row in rows],
         "step": ["" if row["step"] is None else f"{row['step']:,}" for row in rows],
         "steps/s": ["" if row["rate"] is None else f"{row['rate']:.3g}" for row in rows],
