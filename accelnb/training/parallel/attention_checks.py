@@ -19,6 +19,11 @@ def check_is_of_sequence(attention: Attention, length: int | None) -> None:
     Others, to an image or to a cache, say, may be whole on each process or be of parts: here that
     cannot be known.
     """
+    if hasattr(attention.query, "placements"):
+        raise AccelnbError(
+            "context parallel: attention got DTensors: let the layers before it return local "
+            "tensors (use_local_output=True)"
+        )
     queries, keys = attention.query.shape[-2], attention.key.shape[-2]
     if queries == keys and length in (None, queries):
         return
