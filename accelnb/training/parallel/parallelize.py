@@ -16,6 +16,7 @@ from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.mixed_precision import apply_precision
 from accelnb.training.parallel.placement import apply_placement
 from accelnb.training.parallel.plan import Plan
+from accelnb.training.parallel.repair import cut_short_is_refused
 from accelnb.training.parallel.strategy import Strategy
 from accelnb.training.parallel.tensor import apply_tensor_parallel, planned_layers
 from accelnb.training.parallel.xla import XlaProcess, XlaProcesses
@@ -49,6 +50,11 @@ def parallelize(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     >>> parallelize(torch.nn.Linear(2, 1), alone, Plan("ddp", Precision("bf16", "cpu")))
     Linear(in_features=2, out_features=1, bias=True)
     """
+    with cut_short_is_refused(model):
+        return _parallelized(model, mesh, plan)
+
+
+def _parallelized(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     layers = planned_layers(model, mesh, plan)
     held_back = hold_back(model, mesh, plan)
     model = apply_tensor_parallel(model, mesh, layers)

@@ -10,15 +10,17 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from accelnb.errors import AccelnbError
+from accelnb.training.sharded_gradients import has_dtensors
 
 _STATE = "torch.distributed.fsdp._fully_shard._fsdp_state"
-_REFUSED = "_accelnb_refusal"
+_REFUSED, _BEGUN = "_accelnb_refusal", "_accelnb_sharding_begun"
 
 
 def repair_after_stop() -> bool:
@@ -83,6 +85,30 @@ def refuse_half_done(models: Iterable[nn.Module]) -> None:
         )
 
 
+@contextmanager
+def cut_short_is_refused(model: nn.Module) -> Iterator[None]:
+    """In the block a model is sharded. Refuse it if that was done before, and not to its end.
+
+    Raises
+    ------
+    AccelnbError
+        A part of its weights would never be averaged.
+    """
+    marked = vars(model)
+    if _BEGUN in marked and has_dtensors(model.parameters()):
+        raise AccelnbError(
+            "this model was cut short in an earlier prepare(), and only a part of it is sharded: "
+            "make it anew, then prepare it"
+        )
+    marked[_BEGUN] = True
+    try:
+        yield
+    except AccelnbError:  # it says so before it changes anything
+        del marked[_BEGUN]
+        raise
+    del marked[_BEGUN]
+
+
 def join_new_groups(renewed: dict[str, Any]) -> None:
     """Have meshes and FSDP2 models use process groups that were made again under their old names.
 
@@ -93,14 +119,14 @@ def join_new_groups(renewed: dict[str, Any]) -> None:
     renewed
         The groups of now, by name, the default one too.
     """
+    if not _loaded():
+        return
     from torch.distributed.device_mesh import DeviceMesh
 
     for mesh in _living(DeviceMesh):
         for name in getattr(mesh, "_dim_group_names", ()):
             if name in renewed and name in (registry := mesh._get_root_mesh()._pg_registry):
                 registry[name] = renewed[name]
-    if not _loaded():
-        return
     from torch.distributed.fsdp._fully_shard._fsdp_common import DataParallelMeshInfo
 
     for info in _living(DataParallelMeshInfo):
