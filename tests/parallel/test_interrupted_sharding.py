@@ -226,3 +226,6 @@ def test_a_model_with_a_lost_rank_says_so_in_one_line(four):
         cell = f"%%distributed --ranks 0\nmodels[{kind!r}](x)"
         output = four.run(cell, fails=True)
         assert "AccelnbError: this model is divided over a process group that ended" in output.error
+    four.run(SETUP, timeout=120)  # equal meshes, on groups of other names
+    for kind in ("fsdp tp", "tp"):
+        assert four.run(CHECK.format(kind=kind)).said == {"[] 0"}

@@ -7,9 +7,10 @@ gradients are gone, for they are of some parameters only, and not of the same on
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -112,8 +113,6 @@ def cut_short_is_refused(model: nn.Module) -> Iterator[None]:
 def join_new_groups(renewed: dict[str, Any]) -> None:
     """Have meshes and FSDP2 models use process groups that were made again under their old names.
 
-    Models that are divided over others, which are gone, say so when they are used.
-
     Parameters
     ----------
     renewed
@@ -127,15 +126,31 @@ def join_new_groups(renewed: dict[str, Any]) -> None:
         for name in getattr(mesh, "_dim_group_names", ()):
             if name in renewed and name in (registry := mesh._get_root_mesh()._pg_registry):
                 registry[name] = renewed[name]
+    _replace_groups(lambda name: renewed.get(name) or EndedGroup())
+
+
+def leave_old_groups() -> None:
+    """Have models say that their process groups ended, and torch forget the meshes of these."""
+    if not _loaded():
+        return
+    _replace_groups(lambda _: EndedGroup())
+    # Of meshes that are equal it would go on to use the first, though its groups are gone.
+    for cache in _living(functools._lru_cache_wrapper):
+        if (getattr(cache, "__module__", None) or "").startswith("torch.distributed.tensor"):
+            cache.cache_clear()
+    if clear := getattr(torch._C, "_clear_DTensor_sharding_propagator_cache", None):
+        clear()
+
+
+def _replace_groups(replaced: Callable[[str], Any]) -> None:
+    """Replace the process groups that FSDP2 models hold, by their names."""
     from torch.distributed.fsdp._fully_shard._fsdp_common import DataParallelMeshInfo
 
     for info in _living(DataParallelMeshInfo):
         for part in ("shard", "replicate"):
-            if f"{part}_process_group" not in vars(info):
-                continue
-            names = info.mesh._dim_group_names
-            name = names[getattr(info, f"{part}_mesh_dim")]
-            setattr(info, f"{part}_process_group", renewed.get(name) or EndedGroup())
+            if f"{part}_process_group" in vars(info):
+                name = info.mesh._dim_group_names[getattr(info, f"{part}_mesh_dim")]
+                setattr(info, f"{part}_process_group", replaced(name))
         if vars(info).get("reduce_scatter_process_group") is not None:
             info.reduce_scatter_process_group = None  # that of the shards does as well
 
