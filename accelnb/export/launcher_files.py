@@ -9,7 +9,10 @@ from accelnb.devices import DEVICES
 from accelnb.export.cells.notebook_file import ExportError
 from accelnb.options.config import LaunchConfig
 from accelnb.options.config_file import FILE, to_yaml
+from accelnb.options.mesh import filled, usual_mesh
 
+# The dimensions of a mesh that Accelerate has sizes for.
+_SIZES = ("dp_replicate", "dp_shard", "tp", "cp", "sp")
 # With MULTI_CPU `accelerate launch` starts one process, unless it is given a host file for mpirun.
 _STARTED_AS = {"MULTI_CPU": "MULTI_GPU"}
 
@@ -158,6 +161,7 @@ def accelerate_text(config: LaunchConfig) -> str:
     procs = config.procs or 2
     device = probe().best_device if config.device == "auto" else config.device
     kind = DEVICES[device].kind if procs > 1 else "NO"
+    sharded = _sharding_fields(config, procs)
     fields = {
         "compute_environment": "LOCAL_MACHINE",
         "debug": False,
@@ -172,8 +176,30 @@ def accelerate_text(config: LaunchConfig) -> str:
         "rdzv_backend": "static",
         "same_network": True,
         "use_cpu": device == "cpu",
+        **sharded,
     }
     text = yaml.safe_dump(fields)
     if config.accumulation > 1:  # accelerate takes it on the command line alone
         return f"# Start with --gradient_accumulation_steps {config.accumulation}\n{text}"
     return text
+
+
+def _sharding_fields(config: LaunchConfig, procs: int) -> dict[str, object]:
+    """Return how models are divided, in Accelerate's fields; empty if each process has its copy."""
+    if config.strategy == "none" or procs == 1:
+        return {}
+    mesh = dict(filled(config.mesh, procs) or usual_mesh(config.strategy, procs))
+    if not any(size > 1 for name, size in mesh.items() if name != "dp_replicate"):
+        return {}
+    fields: dict[str, object] = {
+        "distributed_type": "FSDP",
+        "fsdp_config": {
+            "fsdp_reshard_after_forward": True,
+            "fsdp_state_dict_type": "SHARDED_STATE_DICT",
+            "fsdp_version": 2,
+        },
+    }
+    if config.mesh or config.strategy == "hsdp":
+        sizes = {name: mesh.get(name, 1) for name in _SIZES}
+        fields["parallelism_config"] = {f"parallelism_config_{n}_size": s for n, s in sizes.items()}
+    return fields

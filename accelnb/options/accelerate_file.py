@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accelnb.devices import DEVICES
-from accelnb.options.config import LaunchConfig, options
+from accelnb.options import accelerate_sharding as sharding
+from accelnb.options.config import ConfigError, LaunchConfig, options
 from accelnb.options.config_file import FileValues, fields, in_line, line_of, text_of
+from accelnb.options.mesh import Dimensions
 
 if TYPE_CHECKING:
     import yaml
@@ -40,6 +42,7 @@ _WITHOUT_USE = frozenset(
         "same_network",
     }
 )
+_SHARDING = ("fsdp_config", "parallelism_config", "use_parallelism_config")
 # Values that say no more than the default.
 _ORDINARY = {
     "compute_environment": "LOCAL_MACHINE",
@@ -54,12 +57,20 @@ class AccelerateValues(FileValues):
     Attributes
     ----------
     left_out : list of str
-        What of the file was not taken over, such as ``fsdp_config``.
+        What of the file was not taken over, such as ``gpu_ids: 0,1``.
+    variables : dict
+        What ``accelerate launch`` tells the processes of sharding, by environment variable.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.left_out: list[str] = []
+        self.variables: dict[str, str] = {}
+
+    @property
+    def beyond_options(self) -> list[str]:
+        """What only a launch with this file carries, such as ``fsdp_offload_params: true``."""
+        return sharding.beyond_options(self.variables)
 
 
 def default_path(environ: Mapping[str, str] = os.environ) -> Path:
@@ -94,13 +105,14 @@ def read_accelerate(path: str | os.PathLike[str] | None = None) -> AccelerateVal
     >>> _ = path.write_text("distributed_type: FSDP\\nnum_processes: 4\\nmixed_precision: bf16\\n")
     >>> values = read_accelerate(path)
     >>> values, values.left_out
-    ({'procs': 4, 'precision': 'bf16'}, ['distributed_type: FSDP'])
+    ({'procs': 4, 'precision': 'bf16', 'strategy': 'fsdp'}, [])
     """
     values = AccelerateValues(Path(path or default_path()).expanduser())
     found = dict(fields(values.path))
     for name, node in found.items():
         with in_line(values.path, line_of(node)):
             _take(values, name, node)
+    _take_sharding(values, found)
     if any(left.startswith("num_machines") for left in values.left_out):
         values.pop("procs", None)  # they are those of all machines
     if "use_cpu" in found and found["use_cpu"].value in _YES:
@@ -111,6 +123,8 @@ def read_accelerate(path: str | os.PathLike[str] | None = None) -> AccelerateVal
 def _take(values: AccelerateValues, name: str, node: yaml.Node) -> None:
     if name in _WITHOUT_USE or not node.value:
         return
+    if name in _SHARDING or (name == "distributed_type" and node.value == "FSDP"):
+        return  # `_take_sharding`
     if name == "deepspeed_config":
         _take_accumulation(values, node)
     if not isinstance(node.value, str):  # a list or a mapping of its own
@@ -125,6 +139,39 @@ def _take(values: AccelerateValues, name: str, node: yaml.Node) -> None:
         values["device"] = _DEVICES[text]
     else:
         values.left_out.append(f"{name}: {text}")
+
+
+def _take_sharding(values: AccelerateValues, found: Mapping[str, yaml.Node]) -> None:
+    """Take what FSDP and a mesh need together."""
+    kind, sizes = found.get("distributed_type"), found.get("parallelism_config")
+    is_off = "use_parallelism_config" in found and found["use_parallelism_config"].value in _NO
+    mesh: Dimensions = ()
+    if sizes is not None and sizes.value and not is_off:
+        with in_line(values.path, line_of(sizes)):
+            variables = sharding.parallelism_variables(_fields_of("parallelism_config", sizes))
+            mesh = sharding.mesh_of(variables)
+        if mesh:
+            values["mesh"] = mesh
+            values.variables |= {sharding.USE_PARALLELISM: "true"} | variables
+    fsdp = found.get("fsdp_config")
+    if kind is None or kind.value != "FSDP":
+        values.left_out += ["fsdp_config"] if fsdp is not None and fsdp.value else []
+        return
+    variables = {}
+    if fsdp is not None and fsdp.value:
+        with in_line(values.path, line_of(fsdp)):
+            variables = sharding.fsdp_variables(_fields_of("fsdp_config", fsdp))
+    values["strategy"] = sharding.strategy_of(variables, mesh)
+    if values["strategy"] != "ddp":
+        values.variables |= {sharding.USE_FSDP: "true"} | variables
+
+
+def _fields_of(name: str, node: yaml.Node) -> dict[str, yaml.Node]:
+    import yaml
+
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{name}: must be lines such as {name[:4]}_...: value")
+    return {str(key.value): value for key, value in node.value}
 
 
 def _take_accumulation(values: AccelerateValues, deepspeed: yaml.Node) -> None:

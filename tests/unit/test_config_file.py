@@ -151,7 +151,7 @@ num_processes: 16
 @pytest.mark.parametrize(
     ("text", "values", "left_out"),
     [
-        (FSDP, {"precision": "bf16", "procs": 4}, ["distributed_type: FSDP", "fsdp_config"]),
+        (FSDP, {"precision": "bf16", "procs": 4, "strategy": "fsdp"}, []),
         (
             DEEPSPEED,
             {"accumulation": 4, "precision": "no"},
@@ -179,12 +179,92 @@ def test_a_file_of_accelerate_gives_its_options_and_says_what_is_left_out(
     assert found.left_out == left_out
 
 
+SHARDED = """\
+distributed_type: FSDP
+fsdp_config:
+  fsdp_version: 2
+  fsdp_reshard_after_forward: false
+  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP
+  fsdp_transformer_layer_cls_to_wrap: Block,Head
+  fsdp_offload_params: false
+  fsdp_cpu_ram_efficient_loading: true
+  fsdp_state_dict_type: SHARDED_STATE_DICT
+num_processes: 8
+parallelism_config:
+  parallelism_config_dp_replicate_size: 1
+  parallelism_config_dp_shard_size: 2
+  parallelism_config_tp_size: 2
+  parallelism_config_cp_size: 2
+  parallelism_config_cp_comm_strategy: alltoall
+"""
+
+
+def test_a_file_that_shards_gives_a_mesh_and_the_variables_of_accelerate_launch(tmp_path):
+    found = read_accelerate(_file(tmp_path, SHARDED))
+    mesh = (("dp_shard", 2), ("cp", 2), ("tp", 2))
+    assert found == {"procs": 8, "strategy": "fsdp", "mesh": mesh}
+    assert found.left_out == []
+    assert found.variables == {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_RESHARD_AFTER_FORWARD": "false",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_TRANSFORMER_CLS_TO_WRAP": "Block,Head",
+        "FSDP_OFFLOAD_PARAMS": "false",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+        "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+        "ACCELERATE_USE_PARALLELISM_CONFIG": "true",
+        "PARALLELISM_CONFIG_DP_REPLICATE_SIZE": "1",
+        "PARALLELISM_CONFIG_DP_SHARD_SIZE": "2",
+        "PARALLELISM_CONFIG_TP_SIZE": "2",
+        "PARALLELISM_CONFIG_CP_SIZE": "2",
+        "PARALLELISM_CONFIG_CP_COMM_STRATEGY": "alltoall",
+    }
+    assert found.beyond_options == [
+        "parallelism_config_cp_comm_strategy: alltoall",
+        "fsdp_reshard_after_forward: false",
+        "fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP",
+        "fsdp_transformer_layer_cls_to_wrap: Block,Head",
+        "fsdp_cpu_ram_efficient_loading: true",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("fsdp_config:\n  fsdp_sharding_strategy: HYBRID_SHARD\n", {"strategy": "hsdp"}),
+        ("fsdp_config:\n  fsdp_sharding_strategy: 1\n", {"strategy": "fsdp"}),
+        (
+            "parallelism_config:\n  parallelism_config_tp_size: 2\n",
+            {"strategy": "ddp", "mesh": (("tp", 2),)},
+        ),
+        ("parallelism_config:\n  parallelism_config_tp_size: 1\n", {"strategy": "fsdp"}),
+        (
+            "use_parallelism_config: false\nparallelism_config:\n  parallelism_config_tp_size: 2\n",
+            {"strategy": "fsdp"},
+        ),
+    ],
+)
+def test_what_a_file_says_of_groups_and_sizes_becomes_strategy_and_mesh(tmp_path, text, values):
+    assert read_accelerate(_file(tmp_path, f"distributed_type: FSDP\n{text}")) == values
+
+
+def test_fsdp_settings_of_a_file_that_does_not_ask_for_it_are_left_out(tmp_path):
+    found = read_accelerate(_file(tmp_path, "fsdp_config:\n  fsdp_version: 2\n"))
+    assert (found, found.left_out, found.variables) == ({}, ["fsdp_config"], {})
+
+
 def test_a_wrong_file_of_accelerate_is_named_with_its_line(tmp_path):
     path = _file(tmp_path, "num_machines: 1\nnum_processes: zero\n")
     with pytest.raises(ConfigError, match="line 2: procs=zero: must be a whole number"):
         read_accelerate(path)
     with pytest.raises(ConfigError, match=r"gone\.yaml cannot be read: No such file"):
         read_accelerate(tmp_path / "gone.yaml")
+    sizes = "parallelism_config:\n  parallelism_config_tp_size: half\n"
+    with pytest.raises(ConfigError, match="line 2: mesh=tp=half: must be dimensions such as"):
+        read_accelerate(_file(tmp_path, sizes))
+    with pytest.raises(ConfigError, match="line 3: fsdp_config: offload: its fields begin with"):
+        read_accelerate(_file(tmp_path, "distributed_type: FSDP\nfsdp_config:\n  offload: true\n"))
 
 
 def test_the_file_of_accelerate_is_looked_for_where_accelerate_writes_it(tmp_path):

@@ -190,11 +190,18 @@ def test_saving_ends_what_was_chosen_for_the_session(driver):
 def test_import_takes_over_an_accelerate_file_and_names_what_it_leaves_out(driver, tmp_path):
     driver.open()
     file = tmp_path / "theirs.yaml"
-    file.write_text("distributed_type: FSDP\nnum_processes: 4\nmixed_precision: bf16\n")
+    file.write_text(
+        "distributed_type: FSDP\nnum_processes: 4\nmixed_precision: bf16\ngpu_ids: 0,1\n"
+        "fsdp_config:\n  fsdp_offload_params: true\n"
+        "parallelism_config:\n  parallelism_config_dp_shard_size: 4\n"
+    )
     driver.type("Import from Accelerate", str(file))
     driver.press("Import")
-    assert "%%distributed --procs 4 --precision bf16" in driver.text
-    assert "Not taken over: distributed_type: FSDP" in driver.text
+    line = "%%distributed --procs 4 --precision bf16 --strategy fsdp --mesh dp_shard=4"
+    assert line in driver.text
+    assert "strategy=fsdp, mesh=dp_shard=4" in driver.text or "mesh=dp_shard=4" in driver.text
+    assert "Not taken over: gpu_ids: 0,1." in driver.text
+    assert "by a FullyShardedDataParallelPlugin or a ParallelismConfig: fsdp_offload" in driver.text
     file.write_text("distributed_type: XLA\n")
     driver.press("Import")
     assert "To put right: device: not found on this machine" in driver.text

@@ -48,13 +48,21 @@ def test_a_configuration_that_works_passes_each_step_with_its_options():
     mesh = {"mesh": "dp_replicate=2", "precision": "bf16", "accumulation": 2}
     steps, ranks = _test(**mesh)
     over = {step.name: step for step in steps if step.status != "running"}
-    assert [step.status for step in over.values()] == ["ok"] * 8
+    assert [step.status for step in over.values()] == ["ok"] * 9
     assert "2 ranks on cpu" in over["start"].detail
     assert "64 MiB" in over["bandwidth"].detail
     assert over["mesh"].detail.startswith("dp_replicate of 2: ")
+    assert over["sharding"].detail.startswith("each rank holds 50% of a model; after 3 steps")
     assert "8 steps in bf16 (DDP)" in over["training"].detail
     assert len(ranks) == 2
     assert_ended(ranks)
+
+
+def test_a_configuration_that_divides_models_trains_so():
+    steps, _ = _test(strategy="fsdp")
+    assert steps[-1] == Step("end", "ok", steps[-1].detail)
+    training = next(step for step in steps if step.name == "training" and step.status == "ok")
+    assert "8 steps in float32 (weights divided by FSDP)" in training.detail
 
 
 def test_a_rank_that_ends_in_a_step_is_named_and_nothing_is_left():

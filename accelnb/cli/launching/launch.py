@@ -33,6 +33,7 @@ def launch(
     given: Mapping[str, Any] | None = None,
     config: LaunchConfig | None = None,
     settings: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> int:
     """Run a target on several processes and wait for them.
 
@@ -46,6 +47,9 @@ def launch(
         How many processes, on which device; resolved. Unused where `given` says the number.
     settings
         Options that the script's Accelerator takes over: those of `environment.BY_OPTION`.
+
+    environ
+        Other variables that all processes get.
 
     Returns
     -------
@@ -64,7 +68,7 @@ def launch(
     0
     """
     given = given or {}
-    variables = _for_accelerator(config, settings or {})
+    variables = {**(environ or {}), **_for_accelerator(config, settings or {})}
     place = started(os.environ, os.getppid())
     if place is not None and not any(given.get(name) for name in _PLACES_PROCESSES):
         return _run_in_place(target, place, variables | _sharing(config))
@@ -142,7 +146,7 @@ def _for_accelerator(config: LaunchConfig | None, settings: Mapping[str, Any]) -
     """Return the variables by which an Accelerator takes over the launch's options."""
     known = {option.name: option for option in options(LaunchConfig)}
     variables = {
-        environment.BY_OPTION[name]: known[name].write(value)
+        environment.BY_OPTION[name]: known[name].write(known[name].read(value))
         for name, value in settings.items()
         if name in environment.BY_OPTION
     }

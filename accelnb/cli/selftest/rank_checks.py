@@ -13,11 +13,14 @@ from torch import nn
 
 from accelnb.errors import AccelnbError
 from accelnb.training.accelerator import Accelerator
+from accelnb.training.device_mesh import device_mesh
 
 _MIB = 1 << 20
 _SIZES = (1, 16, 64)  # MiB that are reduced
 _REPEATS = 3
 _UPDATES = 8  # of the optimizer
+_SHARDED_UPDATES = 3
+_CLOSE = 1e-3  # some devices compute with fewer bits than 32
 _BATCH, _WIDTH = 32, 64
 
 
@@ -86,24 +89,52 @@ def mesh() -> str:
     return f"{sizes}: sums over each dimension are right"
 
 
+def sharding() -> str:
+    """Train a model whose weights all ranks divide, and compare it with one that has them whole."""
+    size = dist.get_world_size()
+    if size == 1:
+        return "one rank has nobody to share with"
+    from torch.distributed.fsdp import fully_shard
+
+    device = _device()
+    alone, divided = _model().to(device), _model().to(device)
+    over = device_mesh(device.type, ("dp_shard",), (size,))
+    for layer in divided.children():
+        fully_shard(layer, mesh=over)
+    fully_shard(divided, mesh=over)
+    inputs, targets = _batch(size * _BATCH)
+    own_inputs, own_targets = (part.chunk(size)[dist.get_rank()] for part in (inputs, targets))
+    losses = []
+    for model, given, wanted in (
+        (alone, inputs, targets),
+        (divided, own_inputs, own_targets),
+    ):
+        optimizer = torch.optim.SGD(model.parameters(), 0.05)
+        for _ in range(_SHARDED_UPDATES):
+            optimizer.zero_grad()
+            loss = nn.functional.mse_loss(model(given), wanted)
+            loss.backward()
+            optimizer.step()
+        losses.append(loss.detach())
+    dist.all_reduce(losses[1])
+    _expect_close("the loss", losses[1] / size, losses[0])
+    _expect_close("the gathered weights", _weights(divided), _weights(alone))
+    held = sum(parameter.to_local().numel() for parameter in divided.parameters())  # pyright: ignore
+    return (
+        f"each rank holds {held / len(_weights(alone)):.0%} of a model; after {_SHARDED_UPDATES} "
+        "steps its loss and gathered weights are those of one process"
+    )
+
+
 def training() -> str:
     """Train a small model, each rank on its own data, and compare the weights."""
-    torch.manual_seed(0)
     accelerator = Accelerator()
-    model = nn.Sequential(
-        nn.Linear(_WIDTH, _WIDTH),
-        nn.GELU(),
-        nn.Linear(_WIDTH, _WIDTH),
-        nn.GELU(),
-        nn.Linear(_WIDTH, 1),
-    )
+    model = _model()
     before = _weights(model).clone()
     model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), 0.05))
     several = dist.get_world_size() > 1
-    averaged = isinstance(model, nn.parallel.DistributedDataParallel)
-    torch.manual_seed(accelerator.process_index)
-    inputs = torch.randn(_BATCH, _WIDTH, device=accelerator.device)
-    targets = inputs.sum(1, keepdim=True) / _WIDTH**0.5
+    averaged = accelerator.strategy.averages
+    inputs, targets = _batch(_BATCH, seed=accelerator.mesh.data_share)
 
     def step() -> None:
         for _ in range(accelerator.gradient_accumulation_steps):
@@ -126,12 +157,33 @@ def training() -> str:
     if not torch.equal(first, weights):
         raise AccelnbError("the weights differ from those of rank 0 after training")
     middle = times[len(times) // 2]
-    how = "DDP" if averaged else "gradients averaged by hand" if several else "one rank"
+    how = "gradients averaged by hand" if several else "one rank"
+    if averaged:
+        how = "weights divided by FSDP" if accelerator.strategy.shards else "DDP"
     precision = accelerator.mixed_precision.replace("no", "float32")
     return (
         f"{_UPDATES} steps in {precision} ({how}), {middle * 1e3:.1f} ms a step, "
         "equal weights on all ranks"
     )
+
+
+def _model() -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(_WIDTH, _WIDTH),
+        nn.GELU(),
+        nn.Linear(_WIDTH, _WIDTH),
+        nn.GELU(),
+        nn.Linear(_WIDTH, 1),
+    )
+    vars(model)["tp_plan"] = {"0": "colwise", "2": "rowwise"}  # for a mesh with `tp`
+    return model
+
+
+def _batch(size: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(seed)
+    inputs = torch.randn(size, _WIDTH).to(_device())
+    return inputs, inputs.sum(1, keepdim=True) / _WIDTH**0.5
 
 
 def _device() -> torch.device:
@@ -152,8 +204,17 @@ def _expect(what: str, value: Any, known: Any) -> None:
         raise AccelnbError(f"{what}: is {str(value)[:60]} instead of {str(known)[:60]}")
 
 
+def _expect_close(what: str, value: torch.Tensor, known: torch.Tensor) -> None:
+    off = (value - known).abs().max().item()
+    if not off <= _CLOSE:
+        raise AccelnbError(f"{what}: is {off:.2g} off what one process computes")
+
+
 def _weights(model: nn.Module) -> torch.Tensor:
-    return torch.cat([parameter.detach().flatten().float() for parameter in model.parameters()])
+    """Return all weights; those that are divided are gathered, for which all ranks call it."""
+    parameters = [parameter.detach() for parameter in model.parameters()]
+    whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in parameters]  # pyright: ignore
+    return torch.cat([weight.flatten().float() for weight in whole])
 
 
 def _average_gradients(model: nn.Module) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from accelnb.devices import records
 from accelnb.engine.failure import RunInterrupted
 from accelnb.engine.group import WorkerGroup
 from accelnb.engine.launchers.choice import finish_for, hardware_for
@@ -20,6 +21,8 @@ from accelnb.options.config import LaunchConfig, resolve, settings_for_ranks, sh
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from accelnb.devices.hardware import Hardware
 
 _MARKS = {"ok": "[green]✓[/green]", "failed": "[red]✗[/red]"}
 _LIMIT = 60.0  # s for one step
@@ -33,6 +36,7 @@ _CHECKS = {
     "broadcast_and_gather": ("broadcast, gather", _NOT_REACHED),
     "bandwidth": ("bandwidth", "try fewer ranks; there may be too little memory"),
     "mesh": ("mesh", "choose other dimensions, or none"),
+    "sharding": ("sharding", "use strategy ddp and no mesh; what fully_shard needs fails here"),
     "training": ("training", "try precision no and strategy ddp"),
 }
 
@@ -72,8 +76,8 @@ def self_test(config: LaunchConfig, cancelled: threading.Event | None = None) ->
     >>> from accelnb.options.config import LaunchConfig
     >>> from accelnb.cli.selftest import self_test
     >>> steps = list(self_test(LaunchConfig(device="cpu", procs=2)))
-    >>> [step.name for step in steps if step.status == "ok"]
-    ['start', 'process group', 'all_reduce', 'broadcast, gather', 'bandwidth', 'training', 'end']
+    >>> [step.name for step in steps if step.status == "ok"][-4:]
+    ['bandwidth', 'sharding', 'training', 'end']
     """
     cancelled = cancelled or threading.Event()
     yield Step("start", "running")
@@ -95,7 +99,7 @@ def self_test(config: LaunchConfig, cancelled: threading.Event | None = None) ->
         shared = sharing(config, hardware)
         yield Step("start", "ok", f"{said}; {shared}" if shared else said)
         for check, (name, advice) in _CHECKS.items():
-            if check == "mesh" and not config.mesh:
+            if not _applies(check, config, hardware):
                 continue
             yield Step(name, "running")
             try:
@@ -112,6 +116,15 @@ def self_test(config: LaunchConfig, cancelled: threading.Event | None = None) ->
         yield Step("end", "ok", f"all ranks ended in {took * 1e3:.0f} ms")
     finally:
         group.shutdown(grace=0)
+
+
+def _applies(check: str, config: LaunchConfig, hardware: Hardware) -> bool:
+    if check == "mesh":
+        return bool(config.mesh)
+    if check == "sharding" and config.strategy == "ddp" and not config.mesh:
+        # Where it may not work, and is not asked for, it does not matter.
+        return not records(config.device) and not sharing(config, hardware)
+    return True
 
 
 def show(steps: Iterator[Step], console: Console) -> Step:

@@ -7,6 +7,7 @@ from pathlib import Path
 import ipywidgets
 
 from accelnb.errors import AccelnbError
+from accelnb.notebook.panel.config_draft import BY_NAME
 from accelnb.notebook.panel.elements import Action, Message, box, button
 from accelnb.notebook.panel.form import Form
 from accelnb.notebook.session import Session
@@ -48,7 +49,13 @@ class Import:
         self._form.draft.replace(from_mapping(LaunchConfig, values, self._form.draft.config))
         self._form.show()
         self._on_change()
-        said = [f"Imported {', '.join(f'{name}={value}' for name, value in values.items())}."]
+        read = [f"{name}={BY_NAME[name].write(value)}" for name, value in values.items()]
+        said = [f"Imported {', '.join(read)}."]
+        if values.beyond_options:
+            said.append(
+                f"To be said in the cell, by a FullyShardedDataParallelPlugin or a "
+                f"ParallelismConfig: {', '.join(values.beyond_options)}."
+            )
         if values.left_out:
             said.append(f"Not taken over: {', '.join(values.left_out)}.")
         wrong = self._form.draft.first_error
