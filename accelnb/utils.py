@@ -93,6 +93,11 @@ if TYPE_CHECKING:
     from accelnb.training.available import is_xpu_available as is_xpu_available
     from accelnb.training.checkpoint.files import load as load
     from accelnb.training.checkpoint.files import save as save
+    from accelnb.training.checkpoint.fsdp_folders import load_fsdp_model as load_fsdp_model
+    from accelnb.training.checkpoint.fsdp_folders import load_fsdp_optimizer as load_fsdp_optimizer
+    from accelnb.training.checkpoint.fsdp_folders import merge_fsdp_weights as merge_fsdp_weights
+    from accelnb.training.checkpoint.fsdp_folders import save_fsdp_model as save_fsdp_model
+    from accelnb.training.checkpoint.fsdp_folders import save_fsdp_optimizer as save_fsdp_optimizer
     from accelnb.training.checkpoint.reading_weights import (
         load_checkpoint_in_model as load_checkpoint_in_model,
     )
@@ -229,6 +234,10 @@ _NAMES = {
     """,
     "accelnb.training.debug_mode": "DistributedOperationException",
     "accelnb.training.checkpoint.files": "load save",
+    "accelnb.training.checkpoint.fsdp_folders": """
+        load_fsdp_model load_fsdp_optimizer merge_fsdp_weights save_fsdp_model
+        save_fsdp_optimizer
+    """,
     "accelnb.training.checkpoint.reading_weights": "load_checkpoint_in_model",
     "accelnb.training.checkpoint.weights": """
         clean_state_dict_for_safetensors find_tied_parameters

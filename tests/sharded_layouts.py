@@ -93,20 +93,28 @@ def prepared(layout: str, model: nn.Module | None = None, **options: Any) -> Any
     os.environ["ACCELNB_STRATEGY"], os.environ["ACCELNB_MESH"] = LAUNCHES[layout]
     AcceleratorState._reset_state()
     GradientState._reset_state()
-    once = DataLoaderConfiguration(split_batches=True)  # schedulers step once for each batch
-    accelerator = Accelerator(dataloader_config=once, **options)
+    # Schedulers step once for each batch then.
+    data = DataLoaderConfiguration(split_batches=True, use_stateful_dataloader=True)
+    accelerator = Accelerator(dataloader_config=data, **options)
     model = model or net(layout)
     slow = [p for name, p in model.named_parameters() if "norm" in name]
     fast = [p for name, p in model.named_parameters() if "norm" not in name]
     groups = [{"params": fast}, {"params": slow, "lr": 0.01, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=0.05, eps=1e-4, foreach=False)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
-    return accelerator, *accelerator.prepare(model, optimizer, scheduler)
+    loader = torch.utils.data.DataLoader(torch.arange(80), batch_size=8, shuffle=True)  # pyright: ignore
+    return accelerator, *accelerator.prepare(model, optimizer, scheduler, loader)
+
+
+def following(training: Any, batches: Any = None) -> tuple[float, list[int]]:
+    """Return the next random number of this rank, and its next samples."""
+    number = torch.rand(1).item()
+    return number, next(batches or iter(training[-1])).tolist()
 
 
 def train(training: Any, first: int, last: int) -> list[float]:
     """Train on the batches `first` to `last`; return the mean losses of all ranks."""
-    accelerator, model, optimizer, scheduler = training
+    accelerator, model, optimizer, scheduler, _ = training
     shares, share = accelerator.mesh.data_shares, accelerator.mesh.data_share
     draw = torch.Generator().manual_seed(1)
     losses = []

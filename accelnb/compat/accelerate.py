@@ -35,8 +35,8 @@ FOLLOWS = "1.15.0"
 _TRAINING = "accelnb.training"
 _UTILS = ("accelnb.utils",)
 _OF_UTILS = (
-    *("constants", "dataclasses", "environment", "imports", "memory", "modeling", "operations"),
-    *("other", "random", "tqdm", "versions"),
+    *("constants", "dataclasses", "environment", "fsdp_utils", "imports", "memory", "modeling"),
+    *("operations", "other", "random", "tqdm", "versions"),
 )
 
 _NOT_ACCELERATES = (LoggerType.ALL, LoggerType.NOTEBOOK)

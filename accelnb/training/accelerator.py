@@ -250,6 +250,7 @@ class Accelerator(
             accumulation=self._accumulation,
             strategy=self.strategy,
             mesh=self.mesh,
+            whole=getattr(self.plan.fsdp, "saves_whole", False),
         )
 
     # ---- what was prepared, for third-party code ----

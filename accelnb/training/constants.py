@@ -8,6 +8,7 @@ from typing import Any
 
 MODEL_NAME = "pytorch_model"
 SAFE_MODEL_NAME = "model"
+FSDP_MODEL_NAME = f"{MODEL_NAME}_fsdp"
 OPTIMIZER_NAME = "optimizer"
 SCHEDULER_NAME = "scheduler"
 SAMPLER_NAME = "sampler"

@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 from accelnb.errors import AccelnbError
-from accelnb.options import environment
+from accelnb.training.fsdp_values import choice, dtype, flag, resharding
+from accelnb.training.fsdp_values import mixed_precision_policy as as_policy
 
 _STRATEGIES = ["FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "HYBRID_SHARD_ZERO2"]
 _PREFETCHES = ["BACKWARD_PRE", "BACKWARD_POST", "NO_PREFETCH"]
@@ -126,6 +127,7 @@ class FullyShardedDataParallelPlugin:
     def __post_init__(self) -> None:
         changes: list[str] = []
         says_how_to_load = self.cpu_ram_efficient_loading is not None
+        says_a_size = self.min_num_params is not None  # launchers always do
         self._read_environment()
         if self.fsdp_version not in (None, 1, 2, "1", "2"):
             raise AccelnbError(f"fsdp_version={self.fsdp_version}: it is 1 or 2")
@@ -136,9 +138,9 @@ class FullyShardedDataParallelPlugin:
         self._drop_what_version_1_had(changes)
         self.set_cpu_offload()
         self.set_state_dict_type()
-        self._set_units()
+        self._set_units(says_a_size, changes)
         if self.mixed_precision_policy is not None:
-            self.mixed_precision_policy = _mixed_precision(self.mixed_precision_policy, changes)
+            self.mixed_precision_policy = as_policy(self.mixed_precision_policy, changes)
         if isinstance(self.ignored_modules, Iterable) and not isinstance(self.ignored_modules, str):
             self.ignored_modules = list(self.ignored_modules)
         for name in ("forward_prefetch", "activation_checkpointing", *_FLAGS[-2:]):
@@ -159,6 +161,11 @@ class FullyShardedDataParallelPlugin:
         """Whether it was asked to shard within groups of ranks that hold copies (HSDP)."""
         return "HYBRID" in str(self.sharding_strategy)
 
+    @property
+    def saves_whole(self) -> bool:
+        """Whether checkpoints hold whole weights, written by rank 0 (``FULL_STATE_DICT``)."""
+        return "FULL" in str(self.state_dict_type)
+
     # ---- names of Accelerate ----
 
     def set_mixed_precision(
@@ -169,7 +176,7 @@ class FullyShardedDataParallelPlugin:
         `buffer_autocast` is of version 1: version 2 leaves buffers as they are.
         """
         if override or self.mixed_precision_policy is None:
-            self.mixed_precision_policy = _mixed_precision(_dtype(mixed_precision), [])
+            self.mixed_precision_policy = as_policy(dtype(mixed_precision), [])
 
     def set_auto_wrap_policy(self, model: Any) -> None:
         """Make `auto_wrap_policy` what torch calls one, for a model; None if all is one unit."""
@@ -189,7 +196,7 @@ class FullyShardedDataParallelPlugin:
         from torch.distributed import fsdp
 
         wanted = state_dict_type or self.state_dict_type or "SHARDED_STATE_DICT"
-        self.state_dict_type = kind = _choice(
+        self.state_dict_type = kind = choice(
             "state_dict_type", wanted, fsdp.StateDictType, _STATE_DICTS
         )
         if kind == fsdp.StateDictType.LOCAL_STATE_DICT:
@@ -213,7 +220,7 @@ class FullyShardedDataParallelPlugin:
         if not isinstance(wanted, OffloadPolicy):
             wanted = getattr(wanted, "offload_params", wanted)  # CPUOffload of version 1
             self.cpu_offload = (
-                CPUOffloadPolicy() if _flag("cpu_offload", wanted) else OffloadPolicy()
+                CPUOffloadPolicy() if flag("cpu_offload", wanted) else OffloadPolicy()
             )
 
     def unit_classes(self, model: Any) -> set[type]:
@@ -250,7 +257,7 @@ class FullyShardedDataParallelPlugin:
             if getattr(self, field.name) is None and (text := os.environ.get(variable)):
                 setattr(self, field.name, text)
         for name in _FLAGS:
-            setattr(self, name, _flag(name, getattr(self, name)))
+            setattr(self, name, flag(name, getattr(self, name)))
         names = self.transformer_cls_names_to_wrap
         if isinstance(names, str):
             self.transformer_cls_names_to_wrap = [name.strip() for name in names.split(",")]
@@ -264,9 +271,9 @@ class FullyShardedDataParallelPlugin:
         of_launcher = not as_strategy and given is not None and not changes  # version 2, from there
         if wanted is None or of_launcher:
             self.sharding_strategy = None
-            self.reshard_after_forward = _resharding(given)
+            self.reshard_after_forward = resharding(given)
             return
-        strategy = _choice("sharding_strategy", wanted, ShardingStrategy, _STRATEGIES)
+        strategy = choice("sharding_strategy", wanted, ShardingStrategy, _STRATEGIES)
         if strategy == ShardingStrategy.NO_SHARD:
             raise AccelnbError(
                 "sharding_strategy=NO_SHARD shards nothing: leave the plugin out (strategy ddp)"
@@ -283,7 +290,7 @@ class FullyShardedDataParallelPlugin:
         if self.backward_prefetch is not None:
             wanted = self.backward_prefetch
             if not str(wanted).upper().startswith("NO_PREFETCH"):
-                wanted = _choice("backward_prefetch", wanted, BackwardPrefetch, _PREFETCHES)
+                wanted = choice("backward_prefetch", wanted, BackwardPrefetch, _PREFETCHES)
             if wanted != BackwardPrefetch.BACKWARD_PRE:
                 changes.append("backward_prefetch: FSDP2 prefetches as BACKWARD_PRE does")
         if not self.limit_all_gathers:
@@ -296,12 +303,12 @@ class FullyShardedDataParallelPlugin:
         self.backward_prefetch = self.use_orig_params = None
         self.limit_all_gathers = True
 
-    def _set_units(self) -> None:
+    def _set_units(self, says_a_size: bool, changes: list[str]) -> None:
+        names = self.transformer_cls_names_to_wrap
         policy = self.auto_wrap_policy
         if policy is None:
-            policy = (
-                "TRANSFORMER_BASED_WRAP" if self.transformer_cls_names_to_wrap else _POLICIES[0]
-            )
+            by_name = "TRANSFORMER_BASED_WRAP" if names else "REPEATED_BLOCKS"
+            policy = "SIZE_BASED_WRAP" if says_a_size and not names else by_name
         if isinstance(policy, str):
             policy = policy.upper()
             if policy not in _POLICIES:
@@ -311,87 +318,16 @@ class FullyShardedDataParallelPlugin:
                 )
         elif not callable(policy):
             raise AccelnbError(f"auto_wrap_policy: {type(policy).__name__} is not callable")
-        least = self.min_num_params
-        if least is not None:
+        if self.min_num_params is not None:
             try:
-                self.min_num_params = int(float(least))
+                self.min_num_params = int(float(self.min_num_params))
             except (TypeError, ValueError):
-                raise AccelnbError(f"min_num_params={least!r}: give a number") from None
+                raise AccelnbError(
+                    f"min_num_params={self.min_num_params!r}: give a number"
+                ) from None
+        if names and policy != "TRANSFORMER_BASED_WRAP":
+            changes.append("transformer_cls_names_to_wrap is for transformer_based_wrap only")
+        if says_a_size and policy != "SIZE_BASED_WRAP":
+            changes.append("min_num_params is for size_based_wrap only")
         nothing_to_find = policy == "SIZE_BASED_WRAP" and not self.min_num_params
         self.auto_wrap_policy = None if policy == "NO_WRAP" or nothing_to_find else policy
-
-
-def _flag(name: str, value: Any) -> bool | None:
-    if not isinstance(value, str):
-        return value
-    if value.lower() not in environment.YES + environment.NO:
-        raise AccelnbError(f"{name}={value}: say true or false")
-    return value.lower() in environment.YES
-
-
-def _resharding(value: Any) -> bool | int:
-    if value is None:
-        return True
-    if isinstance(value, int):
-        return value
-    if str(value).isdecimal() and int(value) > 1:
-        return int(value)
-    if str(value).lower() not in environment.YES + environment.NO:
-        raise AccelnbError(
-            f"reshard_after_forward={value}: say true or false, or a number of ranks"
-        )
-    return str(value).lower() in environment.YES
-
-
-def _choice(name: str, value: Any, kinds: Any, order: list[str]) -> Any:
-    """Return a member of an enum of torch by its name, or by its number as Accelerate counts."""
-    if isinstance(value, kinds):
-        return value
-    text = str(value).upper()
-    number = order.index(text) + 1 if text in order else int(text) if text.isdecimal() else 0
-    if not 1 <= number <= len(order):
-        raise AccelnbError(f"{name}={value}: choose one of {', '.join(order)}")
-    return kinds(number)
-
-
-def _mixed_precision(given: Any, changes: list[str]) -> Any:
-    """Return a policy of FSDP2 from a type's name, a dict or a policy of FSDP1."""
-    from torch.distributed.fsdp import MixedPrecision, MixedPrecisionPolicy
-
-    if isinstance(given, MixedPrecisionPolicy):
-        return given
-    if isinstance(given, MixedPrecision):
-        if given.buffer_dtype is not None:
-            changes.append("mixed_precision_policy: FSDP2 leaves buffers as they are")
-        casts = given.cast_forward_inputs or given.cast_root_forward_inputs
-        types = {name: getattr(given, name) for name in ("param_dtype", "reduce_dtype")}
-        given = {**types, "cast_forward_inputs": casts}
-    if not isinstance(given, dict):
-        given = dict.fromkeys(("param_dtype", "reduce_dtype", "output_dtype"), given)
-    given = dict(given)
-    if given.pop("buffer_dtype", None) is not None:
-        changes.append("mixed_precision_policy: FSDP2 leaves buffers as they are")
-    known = {field.name for field in dataclasses.fields(MixedPrecisionPolicy)}
-    if unknown := sorted(given.keys() - known):
-        raise AccelnbError(
-            f"mixed_precision_policy: {', '.join(unknown)} is none of {', '.join(sorted(known))}"
-        )
-    types = {k: _dtype(v) for k, v in given.items() if k.endswith("_dtype")}
-    return MixedPrecisionPolicy(**given | types)
-
-
-def _dtype(value: Any) -> Any:
-    import torch
-
-    known = {
-        "fp8": torch.bfloat16,  # but for its linear layers
-        "fp16": torch.float16,
-        "bf16": torch.bfloat16,
-        "fp32": torch.float32,
-        "no": None,
-    }
-    if value is None or value in known.values():
-        return value
-    if value not in known:
-        raise AccelnbError(f"mixed_precision_policy: {value} is none of {', '.join(known)}")
-    return known[value]

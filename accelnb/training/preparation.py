@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,13 +12,21 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from accelnb.errors import AccelnbError
+from accelnb.training.arrangement import parallelism_on
 from accelnb.training.data.prepare import skip_first_batches
+from accelnb.training.enums import DistributedType
 from accelnb.training.optimizer import AcceleratedOptimizer
+from accelnb.training.parallel.adopt import adopted, strategy_of
+from accelnb.training.parallel.mesh import Mesh
+from accelnb.training.parallel.parallelize import strategy_for
 from accelnb.training.parallel.placement import lies_on_several_devices
+from accelnb.training.parallel.strategy import Strategy
 from accelnb.training.parallel.unwrapping import extract_model_from_parallel
+from accelnb.training.parallelism_config import ParallelismConfig
 from accelnb.training.prepared import Preparation
 from accelnb.training.scaler import Scaler
 from accelnb.training.scheduler import AcceleratedScheduler
+from accelnb.training.state import AcceleratorState
 
 # The state of an optimizer goes to where the model's parameters are; a scheduler follows its
 # prepared optimizer.
@@ -36,6 +45,11 @@ class PreparationMethods:
     scaler: Scaler | None
     scheduler_steps_per_update: int | None
     step_scheduler_with_optimizer: bool
+    strategy: Strategy
+    parallelism_config: ParallelismConfig | None
+    state: AcceleratorState
+    distributed_type: DistributedType
+    mesh: Mesh
     _preparation: Preparation
 
     def prepare(self, *args: Any, device_placement: Sequence[bool | None] | None = None) -> Any:
@@ -64,6 +78,12 @@ class PreparationMethods:
             raise AccelnbError(
                 f"device_placement has {len(placements)} entries for {len(args)} objects"
             )
+        for thing in args:  # first, for loaders divide data as it is divided for the models
+            if isinstance(thing, nn.Module):
+                self._follow(thing)
+        self._preparation.check_optimizers(
+            it for it in args if isinstance(it, torch.optim.Optimizer)
+        )
         result = list(args)
         for kinds in _IN_ORDER:
             for i, placement in enumerate(placements):
@@ -87,10 +107,33 @@ class PreparationMethods:
         evaluation_mode: bool = False,
     ) -> nn.Module:
         """Prepare a model; with `evaluation_mode` for inference only, without DDP."""
+        self._follow(model)
         places = self._places(device_placement)
         return self._preparation.model(
             model, places, self.verify_device_map(model), evaluation_mode
         )
+
+    def _follow(self, model: nn.Module) -> None:
+        """Arrange the processes as a model that comes divided is, if no mesh was asked for."""
+        if getattr(model, "_is_accelerate_prepared", False):
+            return
+        preparation, before = self._preparation, self.mesh
+        mesh = adopted(model, before, asked=self.parallelism_config is not None)
+        if mesh is before:
+            return
+        if preparation.prepared.loaders and mesh.data_shares != before.data_shares:
+            raise AccelnbError(
+                f"the model came divided so that data is in {mesh.data_shares} parts, and loaders "
+                f"were prepared for {before.data_shares}: prepare it before them"
+            )
+        plan = replace(preparation.plan, strategy=strategy_of(model, mesh, preparation.plan))
+        strategy = strategy_for(mesh, plan).on(mesh, plan)
+        self.mesh = preparation.mesh = mesh
+        self.strategy = preparation.strategy = strategy
+        preparation.plan = plan
+        self.parallelism_config = parallelism_on(mesh, None)
+        if strategy.shards:
+            self.distributed_type = self.state.distributed_type = DistributedType.FSDP
 
     def prepare_optimizer(
         self, optimizer: torch.optim.Optimizer, device_placement: bool | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -22,8 +23,9 @@ from accelnb.training.parallel.parallelize import parallelize
 from accelnb.training.parallel.placement import check_device_map
 from accelnb.training.parallel.plan import Plan
 from accelnb.training.parallel.strategy import Strategy
-from accelnb.training.parallel.swap import Parameters, follow
+from accelnb.training.parallel.swap import Parameters, follow, refuse_undividable_state
 from accelnb.training.parallel.unwrapping import extract_model_from_parallel
+from accelnb.training.parallel.whole import refuse_copies
 from accelnb.training.scaler import Scaler
 from accelnb.training.scheduler import AcceleratedScheduler
 
@@ -71,13 +73,22 @@ class Preparation:
             raise _prepared_twice("model")
         check_device_map(on_several_devices, self.mesh)
         before = Parameters(model) if divides(self.mesh, plan) else None
+        self.check_optimizers(other.optimizer for other in self.prepared.optimizers)
         model = parallelize(model, self.mesh, plan)
         model.__dict__.update(_is_accelerate_prepared=True, _is_for_evaluation=evaluation_mode)
         known.append(model)
-        if before is not None and before.note_replaced():
+        if before is not None:
+            refuse_copies(model)
+            before.note_replaced()
             for other in self.prepared.optimizers:
                 follow(other.optimizer, known)
         return model
+
+    def check_optimizers(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+        """Refuse optimizers that could not follow a model which is divided, before it is."""
+        if divides(self.mesh, self.plan):
+            for optimizer in optimizers:
+                refuse_undividable_state(optimizer)
 
     def optimizer(
         self, optimizer: torch.optim.Optimizer, placed: bool, scaler: Scaler | None

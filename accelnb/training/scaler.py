@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -64,9 +64,21 @@ class Scaler(torch.amp.GradScaler):
                 for parts in by_dtype.values():
                     torch._amp_foreach_non_finite_check_and_unscale_(parts, found, factor)
                 found_inf += found.to(found_inf.device)
-            for group in sharded.groups_around(_parameters(optimizer)):
-                dist.all_reduce(found_inf, dist.ReduceOp.MAX, group=sharded.group_named(group))
+            self._agree(found_inf, sharded.groups_around(_parameters(optimizer)))
         return {found_inf.device: found_inf}
+
+    def _agree(self, found_inf: torch.Tensor, groups: Iterable[str]) -> None:
+        """Have all processes of the groups leave out the step if any has to, or scales differ.
+
+        Where a cell was stopped, some may have adapted their scale to a step and others not yet.
+        """
+        assert self._scale is not None
+        told = torch.stack([found_inf, self._scale, -self._scale])
+        for group in groups:
+            dist.all_reduce(told, dist.ReduceOp.MAX, group=sharded.group_named(group))
+        found, largest, smallest = told[0], told[1], -told[2]
+        found_inf.copy_(torch.maximum(found, (largest != smallest).float()))
+        self._scale.copy_(smallest)
 
     def unscale_once(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide an optimizer's gradients by the scale, if that was not done since `scale`."""

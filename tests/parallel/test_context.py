@@ -42,6 +42,11 @@ class Block(nn.Module):
 
 
 class Gpt(nn.Module):
+    tp_plan = {f"blocks.*.{name}": "colwise" for name in ("q", "k", "v", "up")} | {
+        "blocks.*.o": "rowwise",
+        "blocks.*.down": "rowwise",
+    }
+
     def __init__(self, recompute: bool | None = None) -> None:
         super().__init__()
         self.words, self.places = nn.Embedding(WORDS, 32), nn.Embedding(LENGTH, 32)
@@ -223,6 +228,8 @@ def test_four_ranks_share_sequences_and_data():
             {"sizes": {"dp_shard": 2, "sp": 2}},
             {"sizes": {"dp_replicate": 2, "cp": 2}},
             {"sizes": {"dp_replicate": 2, "sp": 2}, "strategy": "ddp"},
+            {"sizes": {"cp": 2, "tp": 2}},
+            {"sizes": {"sp": 2, "tp": 2}},
             {"sizes": {"dp_shard": 2, "cp": 2}, "accumulation": 3},
         ],
     )

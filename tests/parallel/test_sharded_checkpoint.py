@@ -10,7 +10,7 @@ import pytest
 import sharded_layouts
 import torch
 from ranks import on_ranks
-from sharded_layouts import net, prepared, train
+from sharded_layouts import following, net, prepared, train
 
 from accelnb.training.checkpoint import load_checkpoint_in_model
 from accelnb.training.checkpoint.merging import merge_weights
@@ -26,19 +26,27 @@ def _of(ranks):
 
 
 def _saved(folder, ranks):
-    """Save after three batches in each layout of so many ranks; return the losses of three more."""
-    losses = {}
+    """Save after three batches in each layout of so many ranks.
+
+    Return the losses of three more, this rank's share of the data, and what it draws next.
+    """
+    kept = {}
     for name in _of(ranks):
         training = prepared(name[:-1])
+        share = training[0].mesh.data_share
+        torch.manual_seed(share)
+        batches = iter(training[-1])
+        next(batches), next(batches)
         train(training, 0, 3)
         training[0].save_state(f"{folder}/{name}")
-        losses[name] = train(training, 3, 6)
-    return losses
+        drawn = following(training, batches)
+        kept[name] = train(training, 3, 6), share, drawn
+    return kept
 
 
 def _resumed(folder, ranks):
-    """Return the losses after loading what each layout saved into each of so many ranks."""
-    losses = {}
+    """Return the same after loading what each layout saved into each of so many ranks."""
+    kept = {}
     for name in _of(ranks):
         for saved in ALL:
             training = prepared(name[:-1])
@@ -46,22 +54,40 @@ def _resumed(folder, ranks):
                 for parameter in training[1].parameters():
                     parameter.add_(0.3)
             training[0].load_state(f"{folder}/{saved}")
-            losses[saved, name] = train(training, 3, 6)
-    return losses
+            drawn = following(training)
+            kept[saved, name] = train(training, 3, 6), training[0].mesh.data_share, drawn
+    return kept
 
 
 @pytest.mark.filterwarnings("ignore:.*has no random states for rank")
 def test_what_any_division_saved_goes_on_in_any_other(tmp_path):
     folder = str(tmp_path)
-    going_on = _saved(folder, 1) | on_ranks(_saved, folder, 2)[0]
-    saved, resumed = on_ranks(lambda: (_saved(folder, 4), _resumed(folder, 4)), procs=4)[0]
-    going_on |= saved
-    resumed |= on_ranks(_resumed, folder, 2)[0] | _resumed(folder, 1)
-    assert len(resumed) == len(ALL) ** 2
-    for (source, target), losses in resumed.items():
-        assert losses == pytest.approx(going_on[source], abs=1e-6), (source, target)
-        if source == target:
-            assert losses == going_on[source], source
+    of_two = on_ranks(_saved, folder, 2)
+    one = [_saved(folder, 1)]
+    of_four = on_ranks(lambda: (_saved(folder, 4), _resumed(folder, 4)), procs=4)
+    resumed = [*on_ranks(_resumed, folder, 2), *(found for _, found in of_four)]
+    resumed.append(_resumed(folder, 1))
+    # Of every layout, what each share of the data was to go on with.
+    going_on = {}
+    for rank in (*of_two, *one, *(found for found, _ in of_four)):
+        for name, (losses, share, drawn) in rank.items():
+            going_on.setdefault(name, (losses, {}))[1].setdefault(share, drawn)
+    assert len({pair for rank in resumed for pair in rank}) == len(ALL) ** 2
+    shares = {
+        pair: max(rank[pair][1] for rank in resumed if pair in rank)
+        for rank in resumed
+        for pair in rank
+    }
+    for rank in resumed:
+        for (saved, now), (losses, share, (number, samples)) in rank.items():
+            losses_then, drawn_then = going_on[saved]
+            assert losses == pytest.approx(losses_then, abs=1e-6), (saved, now)
+            if saved == now:
+                assert losses == losses_then, now
+            if share in drawn_then:
+                assert number == drawn_then[share][0], (saved, now)
+            if shares[saved, now] + 1 == len(drawn_then):
+                assert samples == drawn_then[share][1], (saved, now)
 
 
 # ---- one layout, in depth ----
@@ -77,22 +103,15 @@ def _in_the_background(folder):
     return train(training, 3, 6) == going_on
 
 
-def _within_an_accumulation(folder, layout, synchronized):
-    """Save after two of three batches; gradients are divided, or whole and of this rank alone."""
+def _within_an_accumulation(folder, layout):
+    """Save after two of three batches; FSDP has whole gradients of this rank alone then."""
     training = prepared(layout, gradient_accumulation_steps=3)
-    if not synchronized:
-        training[1].set_requires_gradient_sync(False)
     train(training, 0, 2)
     training[0].save_state(folder)
+    going_on = train(training, 2, 5)
     again = prepared(layout, gradient_accumulation_steps=3)
-    losses = []
-    for index, (accelerator, model, *_) in enumerate((training, again)):
-        if index:
-            accelerator.load_state(folder)
-        if not synchronized:
-            model.set_requires_gradient_sync(True)
-        losses.append(train((training, again)[index], 2, 5))
-    return losses[0] == losses[1]
+    again[0].load_state(folder)
+    return train(again, 2, 5) == going_on
 
 
 class _Average:
@@ -142,9 +161,9 @@ def test_saving_in_the_background_within_an_accumulation_and_with_what_users_hol
     def all_of_it(folder):
         return [
             _in_the_background(f"{folder}/1"),
-            _within_an_accumulation(f"{folder}/2", "fsdp", True),
-            _within_an_accumulation(f"{folder}/3", "fsdp", False),
-            _within_an_accumulation(f"{folder}/4", "tp", True),
+            _within_an_accumulation(f"{folder}/2", "fsdp"),
+            _within_an_accumulation(f"{folder}/3", "by_hand"),
+            _within_an_accumulation(f"{folder}/4", "tp"),
             _what_users_hold(f"{folder}/5"),
         ]
 

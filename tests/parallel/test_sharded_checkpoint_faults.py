@@ -36,7 +36,7 @@ def _refusals(folder):
     from torch.distributed.fsdp import fully_shard
 
     training = prepared("by_hand")
-    accelerator, model, optimizer, _ = training
+    accelerator, model, optimizer, *_ = training
     train(training, 0, 2)
     accelerator.save_state(f"{folder}/good")
     train(training, 2, 3)

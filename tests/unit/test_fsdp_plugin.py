@@ -69,6 +69,15 @@ def test_version_1_runs_as_2_and_one_warning_says_what_changes():
     assert plugin.mixed_precision_policy == fsdp.MixedPrecisionPolicy(torch.bfloat16)
 
 
+def test_what_has_no_effect_is_said():
+    with pytest.warns(UserWarning, match="transformer_cls_names_to_wrap is for transformer_b"):
+        FullyShardedDataParallelPlugin(
+            auto_wrap_policy="no_wrap", transformer_cls_names_to_wrap=["Block"]
+        )
+    with pytest.warns(UserWarning, match="min_num_params is for size_based_wrap only"):
+        FullyShardedDataParallelPlugin(auto_wrap_policy="no_wrap", min_num_params=10)
+
+
 @pytest.mark.parametrize(
     ("strategy", "reshards", "replicas"),
     [
@@ -189,7 +198,7 @@ def test_units_by_default_by_class_by_size_and_by_a_policy_of_torch():
     inner = [("layers.all.0.one",), ("layers.all.0.two",)]
     assert by_class[:3] == [*inner, blocks[0]] or by_class[:2] == inner
     assert by_class[-1] == ("head",)  # no part of the attention, which takes its weights itself
-    by_size = partial(named, auto_wrap_policy="size_based_wrap")
+    by_size = named
     assert by_size(Model(), min_num_params=200) == [*blocks, ("attention",)]
     # A block whose large part is a unit has not enough parameters of its own.
     twos = [("layers.all.0.two",), ("layers.all.1.two",)]

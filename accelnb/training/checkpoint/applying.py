@@ -25,7 +25,7 @@ def apply(
     """
     _load_or_put_back(states.custom + states.loaders + states.schedulers)
     for model, state in weights:
-        model.load_state_dict(state, strict=False)
+        load_weights_into(model, state)
     for optimizer, state in states.optimizers:
         optimizer.load_state_dict(state)
     if states.scaler is not None and training.scaler is not None:
@@ -34,6 +34,11 @@ def apply(
     unfinished_gradients.restore(training.models, states.gradients)
     if states.rng is not None:
         rng_states.restore(states.rng, training.process.device)
+
+
+def load_weights_into(model: nn.Module, state: dict[str, Any]) -> None:
+    """Copy weights that were checked before, whole ones or this rank's parts, into a model."""
+    model.load_state_dict(state, strict=False)
 
 
 def _load_or_put_back(pairs: Pairs) -> None:

@@ -26,14 +26,15 @@ from accelnb.training.checkpoint.contents import (
     kinds,
     parts_of,
 )
+from accelnb.training.checkpoint.dtensors import as_shards
 from accelnb.training.checkpoint.folder import checked_target, full_path, recover
 from accelnb.training.checkpoint.manifest import Manifest
 from accelnb.training.checkpoint.reading import (
     check_optimizers,
-    read_parts,
     read_states,
     read_weights,
 )
+from accelnb.training.checkpoint.reading_parts import with_parts
 from accelnb.training.checkpoint.saving import begin
 from accelnb.training.checkpoint.weights import readable, unwrapped
 from accelnb.training.collective_errors import attempt, of_every_rank, together
@@ -78,7 +79,7 @@ class Checkpoints:
 
     def weights_of(self, model: nn.Module, unwrap: bool = True) -> dict[str, Any]:
         """Return a model's whole state dict; a collective if the model is sharded."""
-        inner = unwrapped(model) if unwrap else model
+        inner = as_shards(unwrapped(model) if unwrap else model)
         return readable(self._training().strategy.state_dict(inner))
 
     def save(
@@ -178,7 +179,9 @@ class Checkpoints:
         weights = together(lambda: self._weights_from(folder, location, strict))
         # After the weights: of another model these tell more.
         together(lambda: check_optimizers(training, states.optimizers, folder))
-        states = together(lambda: read_parts(training, states, folder))
+        states.optimizers, states.custom = together(
+            lambda: with_parts(training, states.optimizers, states.custom, folder)
+        )
         apply(training, states, weights)
         if states.dropped and training.process.is_main_process:
             warnings.warn(

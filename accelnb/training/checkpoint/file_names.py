@@ -15,6 +15,7 @@ CUSTOM = "custom_checkpoint.pkl"  # numbered from 0
 LOADER = "dl_state_dict.bin"
 SCALER = constants.SCALER_NAME
 SHARDED = "sharded"  # not one of Accelerate's: a folder of torch.distributed.checkpoint
+OPTIMIZER_KEY = "optimizer"  # in Accelerate's folders of parts
 MANIFEST = "checkpoint.json"  # not one of Accelerate's: what the checkpoint consists of
 
 _OURS = re.compile(
@@ -43,6 +44,16 @@ def key(name: str, index: int) -> str:
     return f"{kind}_{index}" if index else kind
 
 
+def model_folder(folder: Path, index: int) -> Path:
+    """Return where Accelerate puts the parts of a model."""
+    return folder / f"{constants.FSDP_MODEL_NAME}_{index}"
+
+
+def optimizer_folder(folder: Path, index: int) -> Path:
+    """Return where Accelerate puts the parts of an optimizer."""
+    return folder / f"{constants.OPTIMIZER_NAME}_{index}"
+
+
 def random_states(rank: int) -> str:
     return f"{constants.RNG_STATE_NAME}_{rank}.pkl"
 
@@ -65,4 +76,6 @@ def count(folder: Path, name: str) -> int:
     """Return how many objects of a kind a checkpoint has: of `OPTIMIZER`, say."""
     stem, _, ending = name.partition(".")
     pattern = re.compile(rf"{stem}(_\d+)?\.{ending}")
+    if optimizer_folder(folder, 0).is_dir() and name == OPTIMIZER:
+        pattern = re.compile(rf"{stem}_\d+")
     return sum(pattern.fullmatch(entry.name) is not None for entry in folder.iterdir())

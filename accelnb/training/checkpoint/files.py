@@ -10,7 +10,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,6 +21,8 @@ from accelnb.training.checkpoint.weights import (
     readable,
 )
 from accelnb.training.state import PartialState
+
+T = TypeVar("T")
 
 _FORBIDDEN = re.compile(r"GLOBAL (\S+) (was not an allowed|whose module)")
 
@@ -152,7 +154,8 @@ def writes_here(on_each_machine: bool) -> bool:
 
 def write(obj: Any, path: Path) -> None:
     """Write a file of a checkpoint in the format that its name says, through to the disk."""
-    _reporting(write_safetensors if path.suffix == ".safetensors" else write_pickled, obj, path)
+    write = write_safetensors if path.suffix == ".safetensors" else write_pickled
+    reporting(lambda: write(obj, path), path)
 
 
 def write_safetensors(state: Mapping[str, Any], path: Path) -> None:
@@ -171,7 +174,7 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     """Have `write` write a new file, and put it in the place of `path` when it is complete."""
     new = path.with_name(f".{path.name}.saving-{secrets.token_hex(4)}")
     try:
-        _reporting(lambda _, to: write(to), None, new)
+        reporting(lambda: write(new), new)
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)
@@ -198,12 +201,12 @@ def warn_if_refused(path: Path, what: str) -> None:
         )
 
 
-def _reporting(write: Callable[[Any, Path], None], obj: Any, path: Path) -> None:
-    """Call ``write(obj, path)``; say in one line what went wrong."""
+def reporting(action: Callable[[], T], path: Path) -> T:
+    """Return what an action does that writes a file; say in one line what went wrong."""
     from safetensors import SafetensorError
 
     try:
-        write(obj, path)
+        return action()
     except (OSError, SafetensorError, RuntimeError) as error:  # torch: RuntimeError on a full disk
         raise AccelnbError(
             f"cannot write {path.name.lstrip('.')} in {path.parent}: {first_line(error)} "

@@ -11,9 +11,10 @@ import torch
 
 from accelnb.errors import AccelnbError
 from accelnb.training.checkpoint import reading_weights
-from accelnb.training.checkpoint.files import replace_file, write_safetensors
+from accelnb.training.checkpoint.files import replace_file
 from accelnb.training.checkpoint.sharded import METADATA, described, read_into, tensors_in
-from accelnb.training.checkpoint.writing_weights import Weights, write_weights
+from accelnb.training.checkpoint.writing_weights import Weights, write_in_turn, write_weights
+from accelnb.training.pytree import TensorInformation
 
 _OTHER_FILES = (".bin", ".pt", ".pth", ".ckpt")  # that somebody may expect to get
 _OF_TRAINING = ("optim", "optimizer", "optimizers", "scheduler", "lr_scheduler", "dataloader")
@@ -26,6 +27,7 @@ def merge_weights(
     key: str | None = None,
     max_shard_size: int | str = "10GB",
     force: bool = False,
+    safe: bool = True,
 ) -> int:
     """Write the weights of a sharded checkpoint as safetensors; return how many tensors.
 
@@ -41,6 +43,8 @@ def merge_weights(
         is one, otherwise all tensors but the optimizer's.
     force
         Replace what is there.
+    safe
+        If not, as ``pytorch_model.bin`` in a folder.
 
     Raises
     ------
@@ -65,17 +69,16 @@ def merge_weights(
         raise AccelnbError(f"{target} is there already: give another name, or --force")
     folder = _sharded_folder(source)
     weights = _of_dcp(folder, key) if folder else _of_files(source, key)
-    if not weights.sizes:
+    if not weights.tensors:
         raise AccelnbError(f"{source} holds no tensors")
     if target.suffix == ".safetensors":
         if not target.resolve().parent.is_dir():
             raise AccelnbError(f"{target} cannot be written: there is no such folder")
-        state = dict(weights.take(list(weights.sizes)))
-        state |= {name: state[kept] for name, kept in weights.merged.items()}
-        replace_file(target.resolve(), lambda path: write_safetensors(state, path))
+        names = list(weights.tensors)
+        replace_file(target.resolve(), lambda path: write_in_turn(weights, names, path))
     else:
-        write_weights(weights, target, max_shard_size, True)
-    return len(weights.sizes) + len(weights.merged)
+        write_weights(weights, target, max_shard_size, safe)
+    return len(weights.tensors) + len(weights.merged)
 
 
 def _is_there(target: Path) -> bool:
@@ -125,12 +128,12 @@ def _of_dcp(folder: Path, key: str | None) -> Weights:
         read_into(folder, {wanted[name]: tensor for name, tensor in read.items()})
         return read
 
-    sizes = {
-        name: entry.size.numel() * entry.properties.dtype.itemsize
+    tensors = {
+        name: TensorInformation(entry.size, entry.properties.dtype)
         for name, entry in entries.items()
         if kept[name] == name
     }
-    return Weights(sizes, take, {name: kept[name] for name in entries if kept[name] != name})
+    return Weights(tensors, take, {name: kept[name] for name in entries if kept[name] != name})
 
 
 def _weights(

@@ -63,11 +63,15 @@ def is_by_name(state: Any) -> bool:
 def by_number(state: dict[str, Any], names: list[str], optimizer: Any, where: str) -> Any:
     """Return a state with the numbers of the parameters as they are in this optimizer.
 
+    One that has numbers is returned as it is.
+
     Raises
     ------
     AccelnbError
         It has other parameters, or has them in other groups.
     """
+    if not is_by_name(state):
+        return state
     numbers = {name: number for number, name in enumerate(names)}
     own, first = [], 0
     for group in optimizer.param_groups:

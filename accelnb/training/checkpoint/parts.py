@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from zipfile import is_zipfile
 import torch
 from torch import nn
 
-from accelnb.training.checkpoint.files import load
+from accelnb.training.checkpoint.files import load_weights
 from accelnb.training.checkpoint.weights import opened, shapes_in
 from accelnb.training.parallel.slices import is_dtensor, local_part, own_slices, rows_at_once
 from accelnb.training.parallel.without_values import allocate
@@ -23,18 +23,18 @@ def reads_parts(model: nn.Module) -> bool:
     return any(is_dtensor(it) or it.is_meta for it in (*model.parameters(), *model.buffers()))
 
 
-def read_parts(model: nn.Module, files: list[Path]) -> None:
+def read_parts(model: nn.Module, files: list[Path], names: Iterable[str]) -> None:
     """Read what a model holds of the weights in files: each process its part, block by block.
 
-    Tensors without values (on the meta device) get memory for their parts.
+    Tensors without values (on the meta device) get memory for their parts; that of all first, or
+    the heap gets holes.
     """
+    own = _tensors_of(model)
+    allocate(model, [own[name] for name in names if name in own], PartialState().device)
+    own = _tensors_of(model)  # buffers are other objects with memory
     for file in files:
         with _tensors_in(file) as saved:
-            names = saved.keys() & _tensors_of(model).keys()
-            own = _tensors_of(model)
-            allocate(model, [own[name] for name in names], PartialState().device)
-            own = _tensors_of(model)  # buffers are other objects with memory
-            for name in sorted(names):
+            for name in sorted(saved.keys() & own.keys()):
                 _read(saved[name], own[name])
 
 
@@ -60,7 +60,7 @@ def _read(saved: Any, tensor: torch.Tensor) -> None:
 def _tensors_in(file: Path) -> Iterator[dict[str, Any]]:
     """Yield what is in a file by name. Of a tensor only what is sliced is read."""
     if file.suffix != ".safetensors":
-        yield load(file, map_location="cpu", mmap=is_zipfile(file))
+        yield load_weights(file, "cpu", mmap=is_zipfile(file))
         return
     _, merged = shapes_in(file)
     with opened(file) as tensors:

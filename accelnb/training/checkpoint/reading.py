@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from accelnb.training.checkpoint import (
     unfinished_gradients,
 )
 from accelnb.training.checkpoint.contents import Training, kind_of
-from accelnb.training.checkpoint.dtensors import Tensors, fitted, mapped, room_for
 from accelnb.training.checkpoint.files import load
 from accelnb.training.checkpoint.manifest import Manifest, check_complete
+from accelnb.training.checkpoint.reading_parts import skeleton
 from accelnb.training.checkpoint.weights import differences
 from accelnb.training.checkpoint.weights_sources import sources_in
 from accelnb.training.parallel.slices import class_name
@@ -75,6 +75,8 @@ def read_states(
 
     def optimizer_state(optimizer: Any, index: int) -> Any:
         name = file_names.numbered(file_names.OPTIMIZER, index)
+        if (accelerates := file_names.optimizer_folder(folder, index)).is_dir():
+            return skeleton(accelerates, file_names.OPTIMIZER_KEY)
         if parameter_names.is_sharded(optimizer):  # of a whole state each rank takes its part
             return read(name, mmap=True)
         return read(name, location)
@@ -155,67 +157,9 @@ def check_optimizers(training: Training, optimizers: Pairs, folder: Path) -> Non
     """
     for index, (optimizer, state) in enumerate(optimizers):
         path = folder / file_names.numbered(file_names.OPTIMIZER, index)
-        _check_optimizer(path, optimizer, _by_number(training, optimizer, state, path))
-
-
-def _by_number(training: Training, optimizer: Any, state: Any, path: Path) -> Any:
-    if not parameter_names.is_by_name(state):
-        return state
-    names = parameter_names.names_of(optimizer, training.models)
-    return parameter_names.by_number(state, names, optimizer, str(path))
-
-
-def read_parts(training: Training, states: States, folder: Path) -> States:
-    """Return the states with what is divided over ranks, each rank's parts. No collective.
-
-    Raises
-    ------
-    AccelnbError
-        The folder of the parts is damaged, or lacks some.
-    """
-    wanted: Tensors = {}
-    likes: dict[str, Any] = {}
-
-    def with_room(state: Any, key: str, like_of: Callable[[str], Any]) -> Any:
-        def room(path: str, value: torch.Tensor) -> torch.Tensor:
-            likes[path] = like_of(path)
-            if not value.is_meta:
-                return value
-            return wanted.setdefault(path, room_for(value.shape, value.dtype, likes[path]))
-
-        return mapped(state, key, room)
-
-    optimizers = []
-    for index, (optimizer, state) in enumerate(states.optimizers):
-        key = file_names.key(file_names.OPTIMIZER, index)
         names = parameter_names.names_of(optimizer, training.models)
-        keys = names if parameter_names.is_by_name(state) else range(len(names))
-        values = dict(state["state"])
-        for name, parameter in zip(keys, parameter_names.parameters_of(optimizer), strict=True):
-            if name in values:
-                path = f"{key}.state.{name}"
-                values[name] = with_room(values[name], path, lambda _, like=parameter: like)
-        optimizers.append((optimizer, {**state, "state": values}))
-    custom = []
-    for index, (thing, state) in enumerate(states.custom):
-        key, own = file_names.key(file_names.CUSTOM, index), {}
-        mapped(thing.state_dict(), key, own.__setitem__)
-        custom.append((thing, with_room(state, key, own.get)))
-    if wanted:
-        from accelnb.training.checkpoint.sharded import read_into  # slow to import
-
-        read_into(folder / file_names.SHARDED, wanted)
-
-    def with_values(state: Any, key: str) -> Any:
-        return mapped(state, key, lambda path, value: fitted(value, likes.get(path)))
-
-    for index, (optimizer, state) in enumerate(optimizers):
-        key = file_names.key(file_names.OPTIMIZER, index)
-        state = {**state, "state": with_values(state["state"], f"{key}.state")}
-        optimizers[index] = optimizer, _by_number(training, optimizer, state, folder)
-    for index, (thing, state) in enumerate(custom):
-        custom[index] = thing, with_values(state, file_names.key(file_names.CUSTOM, index))
-    return replace(states, optimizers=optimizers, custom=custom)
+        state = parameter_names.by_number(state, names, optimizer, str(path))
+        check_optimizer(path, optimizer, state)
 
 
 def read_weights(
@@ -265,7 +209,8 @@ def _check_kinds(folder: Path, kind: str, found: Pairs, manifest: Manifest | Non
             raise AccelnbError(f"{folder} is damaged: the state of {kind} {index} is no dict")
 
 
-def _check_optimizer(path: Path, optimizer: Any, state: Any) -> None:
+def check_optimizer(path: Path, optimizer: Any, state: Any) -> None:
+    """Compare the state of one optimizer, by number, with its parameters here."""
     groups = state.get("param_groups") if isinstance(state, dict) else None
     if groups is None:
         raise AccelnbError(f"{path} holds no state of an optimizer")

@@ -58,7 +58,7 @@ def load_checkpoint_in_model(
     """
     in_parts = reads_parts(model)
 
-    def checked() -> tuple[list[Path], str]:
+    def checked() -> tuple[list[Path], dict[str, Any], str]:
         files = files_of(Path(checkpoint).expanduser())
         shapes: dict[str, Any] = {}
         for file in files:
@@ -66,13 +66,13 @@ def load_checkpoint_in_model(
         fatal, other = differences(model, shapes, strict)
         if fatal:
             raise AccelnbError(f"{checkpoint} is not of this {class_name(model)}: {fatal}")
-        return files, other
+        return files, shapes, other
 
-    files, other = together(checked) if in_parts else checked()
+    files, shapes, other = together(checked) if in_parts else checked()
     if other:
         warnings.warn(f"{checkpoint}: {other}", stacklevel=2)
     if in_parts:
-        read_parts(model, files)
+        read_parts(model, files, shapes)
         return
     for file in files:
         model.load_state_dict(weights_in(file), strict=False)
@@ -80,7 +80,7 @@ def load_checkpoint_in_model(
 
 def _shapes_in(file: Path) -> dict[str, Any]:
     if file.suffix != ".safetensors":
-        return shapes_of(weights_in(file))
+        return shapes_of(weights_in(file, "meta"))
     shapes, merged = shapes_in(file)
     return shapes | {name: shapes[kept] for name, kept in merged.items()}
 

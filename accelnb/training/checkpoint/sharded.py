@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint._traverse import set_element
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from accelnb.errors import AccelnbError
-from accelnb.training.checkpoint.dtensors import Tensors
 from accelnb.training.checkpoint.files import first_line, last_line, size_free
 from accelnb.training.collective_errors import of_every_rank, together
 from accelnb.training.parallel.slices import is_dtensor
@@ -41,8 +41,6 @@ _PLAIN_NAMES = frozenset(
     }
 )
 
-Named = dict[str, Tensors]  # what belongs to one model, optimizer ..., by the name of that
-
 
 class Writing:
     """The parts that this rank writes of a folder.
@@ -50,7 +48,8 @@ class Writing:
     Parameters
     ----------
     named
-        DTensors, of which this rank has parts; other tensors are written by the first rank.
+        What belongs to each model, optimizer ..., by the name of that: DTensors, of which this
+        rank has parts; everything else is written by the first rank.
     aliases
         Further names of tensors: "model.head.weight" for "model.embedding.weight", say.
     writers
@@ -63,7 +62,12 @@ class Writing:
     """
 
     def __init__(
-        self, named: Named, aliases: Mapping[str, str], folder: Path, writers: list[int], rank: int
+        self,
+        named: Mapping[str, Any],
+        aliases: Mapping[str, str],
+        folder: Path,
+        writers: list[int],
+        rank: int,
     ) -> None:
         self._aliases = dict(aliases)
         self._is_first = rank == writers[0]
@@ -72,10 +76,7 @@ class Writing:
         self._folder = folder
 
         def plan_mine() -> Any:
-            mine = {
-                key: {k: v for k, v in state.items() if is_dtensor(v) or self._is_first}
-                for key, state in named.items()
-            }
+            mine = dict(named) if self._is_first else _divided_only(named)
             self._planner.set_up_planner(mine, None, self._is_first)
             return self._storage.prepare_local_plan(self._planner.create_local_plan())
 
@@ -134,6 +135,11 @@ class Writing:
         self._storage.finish(self._metadata, [results])
 
 
+def _divided_only(state: Mapping[str, Any]) -> dict[str, Any]:
+    inner = {k: _divided_only(v) if isinstance(v, Mapping) else v for k, v in state.items()}
+    return {k: v for k, v in inner.items() if isinstance(v, Mapping) or is_dtensor(v)}
+
+
 class _SavePlanner(DefaultSavePlanner):
     """Writes what is held instead of what training has."""
 
@@ -184,8 +190,37 @@ def tensors_in(metadata: Metadata) -> dict[str, TensorStorageMetadata]:
     }
 
 
-def read_into(folder: Path, wanted: Mapping[str, torch.Tensor]) -> None:
+def skeleton(folder: Path, key: str) -> Any:
+    """Return the structure that was saved under a name, with tensors without values in it.
+
+    Raises
+    ------
+    AccelnbError
+        There is none, or the folder is damaged.
+    """
+    metadata = described(folder)
+    paths = {k: path for k, path in (metadata.planner_data or {}).items() if path[0] == key}
+    if not paths:
+        raise AccelnbError(f"{folder} holds nothing at {key}")
+    tensors = tensors_in(metadata)
+    found: dict[str, Any] = {
+        name: torch.empty(tensors[name].size, dtype=tensors[name].properties.dtype, device="meta")
+        if name in tensors
+        else io.BytesIO()
+        for name in paths
+    }
+    objects = {name: value for name, value in found.items() if name not in tensors}
+    read_into(folder, objects)
+    state: dict[str, Any] = {}
+    for name, path in paths.items():
+        set_element(state, path, objects.get(name, found[name]))
+    return state[key]
+
+
+def read_into(folder: Path, wanted: dict[str, Any]) -> None:
     """Read tensors by their full names into those given, each its parts. No collective.
+
+    In the place of anything else in `wanted` comes what was saved.
 
     Raises
     ------
@@ -198,9 +233,9 @@ def read_into(folder: Path, wanted: Mapping[str, torch.Tensor]) -> None:
     with _as_one_line(folder), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that this is a single process
         dcp.load(
-            dict(wanted),
+            wanted,
             storage_reader=dcp.FileSystemReader(folder),
-            planner=_LoadPlanner(flatten_state_dict=False),
+            planner=_LoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
             no_dist=True,
         )
 
@@ -210,7 +245,7 @@ class _LoadPlanner(DefaultLoadPlanner):
 
     def load_bytes(self, read_item: Any, value: io.BytesIO) -> None:
         name = read_item.dest_index.fqn
-        self.state_dict[name] = torch.load(value, weights_only=True)
+        self.original_state_dict[name] = torch.load(value, weights_only=True)
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ class Source:
         """Return the shapes of the weights by the names that they have in the model."""
         return {name: shape for name, (_, shape) in self._found(model).items()}
 
-    def read_for(self, model: nn.Module, location: torch.device) -> dict[str, Any]:
+    def read_for(self, model: nn.Module, location: torch.device | str) -> dict[str, Any]:
         """Return a state dict for the model, with this rank's parts where it is sharded."""
         own = model.state_dict(keep_vars=True)
         found = self._found(model)
@@ -100,6 +100,9 @@ def sources_in(folder: Path) -> list[Source]:
         if key in parts:
             sources.append(Source(folder / file_names.SHARDED, key))
             continue
+        if (accelerates := file_names.model_folder(folder, index)).is_dir():
+            sources.append(Source(accelerates, "model"))
+            continue
         for name in (file_names.MODEL, file_names.MODEL_PICKLED):
             path = folder / file_names.numbered(name, index)
             if path.exists():
@@ -119,7 +122,7 @@ def _keys_in(folder: Path) -> set[str]:
     return {str(path[0]) for path in paths.values() if path}
 
 
-def _whole(path: Path, location: torch.device) -> dict[str, Any]:
+def _whole(path: Path, location: torch.device | str) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         return read_safetensors(path, location)
     return load_weights(path, location)

@@ -1,6 +1,7 @@
 """A model's weights written in files of bounded size, one file after the other.
 
-No more of them need be in memory than those of one file, on the process that writes.
+Of a sharded model no more of them is in memory than a few at a time (in files that are not of
+safetensors: those of one file), on the process that writes.
 """
 
 from __future__ import annotations
@@ -21,14 +22,23 @@ from accelnb.errors import AccelnbError
 from accelnb.training.checkpoint import file_names
 from accelnb.training.checkpoint.contents import is_divided, parts_of
 from accelnb.training.checkpoint.dtensors import gathered
-from accelnb.training.checkpoint.files import first_line, flush, write, writes_here
+from accelnb.training.checkpoint.files import first_line, flush, reporting, write, writes_here
+from accelnb.training.checkpoint.safetensors_file import SafetensorsFile, in_order
 from accelnb.training.checkpoint.weights import merged_names, refuse_objects
-from accelnb.training.collective_errors import together
+from accelnb.training.collective_errors import attempt, together
+from accelnb.training.pytree import TensorInformation
 
 INDEX = ".index.json"
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B", re.IGNORECASE)
 
+# So many bytes are taken at once: little beside a model, much beside what each taking costs.
+_AT_ONCE = 32 * 2**20
+
 T = TypeVar("T")
+
+
+def _alone(action: Callable[[], T]) -> T:
+    return action()
 
 
 def size_in_bytes(size: int | str) -> int:
@@ -80,17 +90,17 @@ class Weights:
 
     Attributes
     ----------
-    sizes : dict
-        The numbers of bytes of the tensors, by their names.
+    tensors : dict
+        Shapes and types, by the names.
     take : callable
         Return the tensors of some names, each whole. A collective if they are divided.
     merged : dict
-        Further names of tensors, with the name under which each is in `sizes`.
+        Further names of tensors, with the name under which each is in `tensors`.
     objects : dict
         What is not a tensor.
     """
 
-    sizes: dict[str, int]
+    tensors: dict[str, TensorInformation]
     take: Callable[[list[str]], Mapping[str, Any]]
     merged: dict[str, str] = field(default_factory=dict)
     objects: dict[str, Any] = field(default_factory=dict)
@@ -102,9 +112,19 @@ class Weights:
         """Return those of a state dict; `take` makes its tensors whole."""
         merged = merged_names(state)
         tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
-        sizes = {k: v.numel() * v.element_size() for k, v in tensors.items() if k not in merged}
+        kept = {k: TensorInformation(v.shape, v.dtype) for k, v in tensors.items()}
         objects = {name: value for name, value in state.items() if name not in tensors}
-        return cls(sizes, take or (lambda names: {n: state[n] for n in names}), merged, objects)
+        return cls(
+            {k: v for k, v in kept.items() if k not in merged},
+            take or (lambda names: {name: state[name] for name in names}),
+            merged,
+            objects,
+        )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The numbers of bytes."""
+        return {k: v.shape.numel() * v.dtype.itemsize for k, v in self.tensors.items()}
 
 
 def save_model(
@@ -117,8 +137,7 @@ def save_model(
 ) -> None:
     """Save a model's weights, from the main process or one of each machine. A collective.
 
-    Of a sharded model one weight after the other is gathered; the processes that write hold those
-    of the file in hand.
+    Of a sharded model a few weights at a time are gathered: none has all of it.
     """
     if any(parameter.is_meta for parameter in model.parameters()):
         raise AccelnbError(
@@ -145,7 +164,7 @@ def write_weights(
     max_shard_size: int | str,
     safe_serialization: bool,
     writes: bool = True,
-    together: Callable[[Callable[[], Any]], Any] = lambda action: action(),
+    together: Callable[[Callable[[], Any]], Any] = _alone,
 ) -> None:
     """Write weights into a folder, and delete those of an earlier save there.
 
@@ -175,10 +194,13 @@ def write_weights(
     try:
         files = together(plan)
         for number, (file, names) in enumerate(files.items()):
-            held = weights.take(names)
-            held = {**held, **({} if number else weights.objects)}
+            to = new / file
+            if safe_serialization:
+                write_in_turn(weights, names, to, writes, together)
+                continue
+            held = {**weights.take(names), **({} if number else weights.objects)}
             again = {k: held[kept] for k, kept in weights.merged.items() if kept in held}
-            together(lambda part={**held, **again}, to=new / file: _written(part, to, writes))
+            together(lambda part={**held, **again}, to=to: write(part, to) if writes else None)
             del held, again
         left_out = weights.merged if safe_serialization else {}
         where = {n: file for file, names in files.items() for n in names}
@@ -198,9 +220,41 @@ def write_weights(
             shutil.rmtree(new, ignore_errors=True)
 
 
-def _written(part: dict[str, Any], path: Path, writes: bool) -> None:
-    if writes:
-        write(part, path)
+def write_in_turn(
+    weights: Weights,
+    names: list[str],
+    path: Path,
+    writes: bool = True,
+    together: Callable[[Callable[[], Any]], Any] = _alone,
+) -> None:
+    """Write a safetensors file tensor by tensor, whether `writes` is set here or on another rank.
+
+    What is taken goes on to be taken after an error, for other ranks take part in it.
+    """
+    tensors = {name: weights.tensors[name] for name in names}
+    merged = {again: kept for again, kept in weights.merged.items() if kept in tensors}
+    errors: list[Exception] = []
+
+    def on_this_rank(action: Callable[[], T]) -> T | None:
+        result, error = (
+            attempt(lambda: reporting(action, path)) if writes and not errors else (None, None)
+        )
+        errors.extend([error] if error is not None else [])
+        return result
+
+    file = on_this_rank(lambda: SafetensorsFile(path, tensors, {"format": "pt", **merged}))
+    sizes = {name: weights.sizes[name] for name in in_order(tensors)}
+    for some in split(sizes, _AT_ONCE):
+        for tensor in weights.take(some).values():
+            on_this_rank(lambda value=tensor: file.add(value) if file else None)
+    if file is not None:
+        on_this_rank(file.close)
+
+    def raise_the_first() -> None:
+        if errors:
+            raise errors[0]
+
+    together(raise_the_first)
 
 
 def _in_folder(folder: Path, action: Callable[[], T]) -> T:

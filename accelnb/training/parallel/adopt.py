@@ -11,6 +11,7 @@ from torch import nn
 from accelnb.errors import AccelnbError
 from accelnb.options.mesh import MESH_DIMENSIONS, write_mesh
 from accelnb.training.parallel.mesh import Mesh
+from accelnb.training.parallel.plan import Plan
 from accelnb.training.parallel.strategy import is_sharded
 
 # What others call the dimensions of a mesh.
@@ -70,9 +71,24 @@ def is_fully_sharded(model: nn.Module) -> bool:
     return any(isinstance(part, FSDPModule) for part in model.modules())
 
 
-def can_be_sharded(mesh: Mesh) -> bool:
-    """Return whether ``fully_shard`` can divide the rest of a model that came divided on a mesh."""
-    return mesh.given is None or "dp_shard" in mesh.dimensions
+def strategy_of(model: nn.Module, mesh: Mesh, plan: Plan) -> str:
+    """Return how a model that came divided trains on the mesh that is followed.
+
+    Raises
+    ------
+    AccelnbError
+        Nothing would average its gradients.
+    """
+    if plan.strategy == "none":
+        return "none"  # the cell does what there is to do
+    if is_fully_sharded(model) or "dp_shard" in mesh.dimensions:
+        return "fsdp"
+    if mesh.data_shares > 1:
+        raise AccelnbError(
+            f"the model came divided over {_written(mesh)}, where nothing averages its gradients: "
+            "name the dimension along which data is divided dp_shard"
+        )
+    return "none"
 
 
 @dataclass(frozen=True)
@@ -112,7 +128,7 @@ def _described(root: Any, model: nn.Module, mesh: Mesh) -> Mesh:
         )
     ranks = tuple(root.mesh.flatten().tolist())
     dimensions = dict(zip(names, root.shape, strict=True))
-    given = root if names == said or said is None else Renamed(root, names)
+    given = None if said is None else root if names == said else Renamed(root, names)
     return Mesh(mesh.device, dimensions, ranks, mesh.rank, given)
 
 

@@ -13,6 +13,7 @@ from accelnb.training.parallel.exchange import (
     heads_of_whole_sequence,
     part_of_all_heads,
 )
+from accelnb.training.parallel.ring import RingAttention
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,9 @@ def by_gathering(attention: Attention, group: Any) -> torch.Tensor:
         A mask is not of the whole sequence.
     """
     rows, columns = attention.query.shape[-2], attention.key.shape[-2] * group.size()
-    first = group.rank() * rows
-    mask = attention.attn_mask
-    if mask is not None:
-        _check_whole(mask, rows, columns, group.size())
-        if mask.shape[-2] == rows * group.size():
-            mask = mask.narrow(-2, first, rows)
-    elif attention.is_causal:
-        mask = _causal(rows, columns, first, attention.query.device)
+    mask = _own_rows(attention, group)
+    if mask is None and attention.is_causal:
+        mask = _causal(rows, columns, group.rank() * rows, attention.query.device)
     return replace(
         attention,
         key=gathered_sequence(attention.key, group),
@@ -111,6 +107,45 @@ def by_heads(attention: Attention, group: Any) -> torch.Tensor:
         attn_mask=mask,
     ).computed()
     return part_of_all_heads(computed, group)
+
+
+def by_ring(attention: Attention, group: Any) -> torch.Tensor:
+    """Compute as `by_gathering`, with one part of the keys and values at a time.
+
+    Raises
+    ------
+    AccelnbError
+        A mask is not of the whole sequence, or there is dropout.
+    """
+    query, key, value = attention.query, attention.key, attention.value
+    if attention.dropout_p:
+        raise AccelnbError(
+            f"cp_comm_strategy=alltoall: attention with dropout ({attention.dropout_p}) does not "
+            "go by it: choose allgather"
+        )
+    if attention.is_causal and attention.attn_mask is not None:
+        raise AccelnbError("attention takes one of attn_mask and is_causal, not both")
+    if query.ndim > 2:
+        key, value = (
+            shared.repeat_interleave(query.shape[-3] // shared.shape[-3], -3)
+            if shared.shape[-3] != query.shape[-3]
+            else shared
+            for shared in (key, value)
+        )
+    scale = query.shape[-1] ** -0.5 if attention.scale is None else attention.scale
+    mask = _own_rows(attention, group)
+    return RingAttention.apply(query, key, value, mask, attention.is_causal, scale, group)  # pyright: ignore[reportReturnType]
+
+
+def _own_rows(attention: Attention, group: Any) -> torch.Tensor | None:
+    """Return the rows of a mask that are of this process's queries."""
+    rows, columns = attention.query.shape[-2], attention.key.shape[-2] * group.size()
+    mask = attention.attn_mask
+    if mask is None:
+        return None
+    _check_whole(mask, rows, columns, group.size())
+    is_whole = mask.shape[-2] == rows * group.size()
+    return mask.narrow(-2, group.rank() * rows, rows) if is_whole else mask
 
 
 def _with_heads_for(ranks: int, heads: int, shared: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from accelnb.errors import AccelnbError
 from accelnb.training.parallel.attention import Attention
+from accelnb.training.parallel.compiled_attention import graphs_of_their_own
 
 # How attention is computed in a block.
 Compute = Callable[[Attention], torch.Tensor]
@@ -39,12 +40,22 @@ class _Block:
 
 _blocks: list[_Block] = []  # in the order of their nodes; the last one may be open
 _forgotten = 0  # the end of the last block that is not known any more
+_traced = False  # whether attention of a block was compiled
 _registered: dict[str, torch.library.Library] = {}
 
 
 @contextmanager
-def attention_computed_by(compute: Compute, device_type: str) -> Iterator[None]:
+def attention_computed_by(compute: Compute, device_type: str, name: str) -> Iterator[None]:
     """Compute all attention of the block another way, its recomputation in backward too.
+
+    Parameters
+    ----------
+    compute
+        Does it.
+    device_type
+        Of what is computed.
+    name
+        Describes `compute`: equal ones do the same.
 
     Raises
     ------
@@ -54,25 +65,29 @@ def attention_computed_by(compute: Compute, device_type: str) -> Iterator[None]:
     """
     if _open_block() is not None:
         raise AccelnbError("maybe_context_parallel: it is active already, do not nest it")
-    _register(device_type)
+    intercept_attention(device_type)
     block = _Block(compute)
     _remember(block)
     try:
-        with _watched_models(block):
+        with _watched_models(block), graphs_of_their_own(name):
             yield
     finally:
         block.end_node = _next_node()
-    if block.model is not None and not block.calls:
+    if block.model is not None and not block.calls and not _traced:
         raise AccelnbError(
             f"context parallel: {block.model} ran, but no attention by "
             "torch.nn.functional.scaled_dot_product_attention was seen, so its results are of a "
             "part of the sequence only: use that function (attn_implementation='sdpa', "
-            "need_weights=False), and torch.compile without context parallel"
+            "need_weights=False)"
         )
 
 
-def _register(device_type: str) -> None:
-    """Have torch's operator ask here, on a kind of device, from now on."""
+def intercept_attention(device_type: str) -> None:
+    """Have torch's operator ask here, on a kind of device, from now on.
+
+    Without a block it computes what it computed before. Do it before models are compiled: what
+    was traced before does not ask.
+    """
     if device_type in _registered:
         return
     key = torch._C._dispatch_key_for_device(device_type)
@@ -93,11 +108,13 @@ def _scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
+    global _traced
     attention = Attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     block = _block_of_now()
     if block is None:
         return attention.computed()
     block.calls += 1
+    _traced |= hasattr(query, "fake_mode")  # its graph is run without a call of this
     return block.compute(attention)
 
 
@@ -148,6 +165,8 @@ def _watched_models(block: _Block) -> Iterator[None]:
     """Note the first module with parameters that is called."""
 
     def note(module: nn.Module, args: Any) -> None:
+        if torch._C._current_graph_task_id() != -1:
+            return  # computed again, for a forward pass of any block
         if next(module.parameters(), None) is not None:
             block.model = type(module).__name__
             handle.remove()  # the others cost nothing

@@ -1,80 +1,22 @@
-"""Context and sequence parallel: one sequence over several processes."""
+"""Context and sequence parallel: one sequence over several processes.
+
+What it takes is imported when it is needed: it is slow to import.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from accelnb.errors import AccelnbError
-from accelnb.training.parallel.attention import Attention, WayOfAttention, by_gathering, by_heads
-from accelnb.training.parallel.attention_dispatch import attention_computed_by
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
-from accelnb.training.parallel.sequence import SequenceShare, in_parts, length_along
-
-# By what `TorchContextParallelConfig` says.
-_WAYS: dict[str | None, WayOfAttention] = {"allgather": by_gathering, "alltoall": by_gathering}
-
-
-@contextmanager
-def context_parallel(
-    way: WayOfAttention,
-    group: Any,
-    device_type: str,
-    buffers: Sequence[torch.Tensor] | None = None,
-    buffer_seq_dims: Sequence[int] | None = None,
-    no_restore_buffers: Iterable[torch.Tensor] | None = None,
-) -> Iterator[None]:
-    """Compute in the block with this process's part of the sequence, as if it were whole.
-
-    Parameters
-    ----------
-    way
-        How attention is computed: `attention.by_gathering` or `attention.by_heads`.
-    group
-        The process group whose processes have the parts, in its order.
-    device_type
-        Of what is computed: ``cpu``, ``cuda`` and so on.
-    buffers, buffer_seq_dims, no_restore_buffers
-        See `Accelerator.maybe_context_parallel`.
-
-    Raises
-    ------
-    AccelnbError
-        Something cannot be divided, and nothing has been changed; or attention of the block
-        cannot be computed so.
-    """
-    given, dims = list(buffers or ()), list(buffer_seq_dims or ())
-    share = SequenceShare(group.size(), group.rank())
-    with in_parts(given, dims, no_restore_buffers or (), share):
-        length = length_along(given, dims)  # of a part
-
-        def compute(attention: Attention) -> torch.Tensor:
-            _check_is_of_sequence(attention, length)
-            return way(attention, group)
-
-        with attention_computed_by(compute, device_type):
-            yield
-
-
-def _check_is_of_sequence(attention: Attention, length: int | None) -> None:
-    """Refuse attention in which not both sides are this process's part of the sequence.
-
-    Others, to an image or to a cache, say, may be whole on each process or be of parts: here that
-    cannot be known.
-    """
-    queries, keys = attention.query.shape[-2], attention.key.shape[-2]
-    if queries == keys and length in (None, queries):
-        return
-    expected = "as many keys as queries" if length is None else f"{length} queries and keys"
-    raise AccelnbError(
-        f"context parallel: attention of {queries} queries to {keys} keys, where each rank's part "
-        f"of the sequence has {expected}: only attention within the sequence is divided"
-    )
+from accelnb.training.parallel.sequence import length_along
 
 
 def context_parallel_on(
@@ -100,9 +42,11 @@ def context_parallel_on(
         _check_ddp_leaves(model, buffers or ())
     if mesh.has("sp"):
         _check_length(plan, buffers or (), buffer_seq_dims or ())
-    name, way = ("sp", by_heads) if mesh.has("sp") else ("cp", _WAYS[plan.context.cp_comm_strategy])
+    from accelnb.training.parallel.shared_sequence import context_parallel
+
+    along, way = ("sp", "heads") if mesh.has("sp") else ("cp", plan.context.cp_comm_strategy)
     return context_parallel(
-        way, mesh.group(name), mesh.device.type, buffers, buffer_seq_dims, no_restore_buffers
+        str(way), mesh.group(along), mesh.device.type, buffers, buffer_seq_dims, no_restore_buffers
     )
 
 
@@ -130,3 +74,26 @@ def _check_length(plan: Plan, buffers: Sequence[torch.Tensor], dims: Sequence[in
             f"maybe_context_parallel: a sequence of {length}, but sp_seq_length={expected} and "
             "sp_seq_length_is_variable=False"
         )
+
+
+def apply_context_parallel(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
+    """Prepare a model for `context_parallel`, where the mesh has `cp` or `sp`.
+
+    Raises
+    ------
+    AccelnbError
+        It computes attention in a way that cannot be divided.
+    """
+    if not mesh.has("cp", "sp"):
+        return model
+    for part in model.modules():
+        chosen = getattr(getattr(part, "config", None), "_attn_implementation", None)
+        if isinstance(chosen, str) and chosen != "sdpa":
+            raise AccelnbError(
+                f"context parallel: {type(part).__name__} computes attention by {chosen}, which "
+                "cannot be divided: load it with attn_implementation='sdpa'"
+            )
+    from accelnb.training.parallel.attention_dispatch import intercept_attention
+
+    intercept_attention(mesh.device.type)
+    return model

@@ -7,14 +7,16 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from accelnb.errors import AccelnbError
 from accelnb.training.collective_errors import attempt
 from accelnb.training.communication import broadcast_object
 from accelnb.training.parallel.slices import (
+    buffer_on,
     class_name,
     held,
-    local_part,
+    is_dtensor,
     put,
     send_from_rank_0,
     slots,
@@ -61,7 +63,7 @@ def initialize_weights(
         _refuse_without_reset(model, [module for module, _ in todo])
         init = _reset
     device = PartialState().device
-    before = _random_state()
+    before, buffer = _random_state(), buffer_on(device)
     allocate(model, [held(module, key) for module, keys in todo for key in keys], device)
     names = {id(module): name for name, module in model.named_modules()}
     for n, (module, keys) in enumerate(todo):
@@ -71,7 +73,7 @@ def initialize_weights(
             name = names[id(module)] or "the model"
             raise AccelnbError(f"{name} ({class_name(module)}) cannot be initialized: {failure}")
         for key in keys:
-            send_from_rank_0(values.get(key), held(module, key), device)
+            send_from_rank_0(values.pop(key, None), held(module, key), buffer)
     _draw_on_as_rank_0(before)
 
 
@@ -116,6 +118,8 @@ def _refuse_without_reset(model: nn.Module, modules: list[nn.Module]) -> None:
 
 # ---- on rank 0 ----
 
+_OF_OTHERS = "it uses tensors of other modules too, and is to set each module's own alone"
+
 
 def _drawn_on_rank_0(
     module: nn.Module, keys: list[str], init: Callable[[nn.Module], Any], device: torch.device
@@ -135,25 +139,36 @@ def _drawn(
     module: nn.Module, keys: list[str], init: Callable[[nn.Module], Any], device: torch.device
 ) -> dict[str, torch.Tensor]:
     """Have a module set its own tensors while it has them whole."""
-    parts = {key: held(module, key) for key in keys}
-    others = [local_part(it) for _, key, it in slots(module) if it is not parts.get(key)]
-    versions = [(it, it._version) for it in others if not it.is_meta]
+    # All of its own, for it may set them together: what has values keeps them.
+    parts = {key: it for owner, key, it in slots(module) if owner is module}
+    versions = [(it, it._version) for owner, _, it in slots(module) if owner is not module]
     empty = {key: _unset(part, device) for key, part in parts.items()}
     unset = {key: it._version for key, it in empty.items()}
     try:
-        for key in keys:
-            put(module, key, empty[key])
-        with torch.no_grad():
+        for key, it in empty.items():
+            put(module, key, it)
+        with torch.no_grad(), _OnlyWholeTensors():
             init(module)
         values = {key: held(module, key) for key in keys}
     finally:
         for key, part in parts.items():
             put(module, key, part)
     if any(it._version != version for it, version in versions):
-        raise AccelnbError("it changes tensors of other modules too, or that have values")
+        raise AccelnbError(_OF_OTHERS)
     if missed := [k for k in keys if values[k] is empty[k] and _is_unset(values[k], unset[k])]:
         raise AccelnbError(f"it leaves {some(missed)} without values")
     return values
+
+
+class _OnlyWholeTensors(TorchDispatchMode):
+    """Refuses what is done with divided tensors: rank 0 alone cannot."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if any(map(is_dtensor, args)):
+            raise AccelnbError(_OF_OTHERS)
+        return func(*args, **(kwargs or {}))
 
 
 def _unset(part: torch.Tensor, device: torch.device) -> torch.Tensor:

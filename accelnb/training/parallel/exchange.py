@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
+import torch.distributed._functional_collectives  # registers them
 from torch.autograd import Function
 
-# They have other names since torch 2.13, which warns of the old ones.
-_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
-_reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+# Those that torch.compile can trace too.
+_collectives = torch.ops._c10d_functional
 
 # Dimensions of what attention takes: (..., heads, sequence, features).
 _HEADS, _SEQUENCE = -3, -2
@@ -41,14 +40,32 @@ def part_of_all_heads(heads: torch.Tensor, group: Any) -> torch.Tensor:
     return _ToSequence.apply(heads, group)  # pyright: ignore[reportReturnType]
 
 
+def started_to_next(tensor: torch.Tensor, group: Any) -> torch.Tensor:
+    """Start to send a tensor to the next process, the last one's to the first.
+
+    Returns
+    -------
+    coming
+        What the previous process sends, for `receive`.
+    """
+    places, place, rows = group.size(), group.rank(), tensor.shape[0]
+    sent, received = [0] * places, [0] * places
+    sent[(place + 1) % places] = received[(place - 1) % places] = rows
+    return _collectives.all_to_all_single(tensor.contiguous(), received, sent, group.group_name)
+
+
+def receive(coming: torch.Tensor) -> torch.Tensor:
+    """Wait for what `started_to_next` returned, and return it whole."""
+    return _collectives.wait_tensor(coming)
+
+
 class _Gather(Function):
     @staticmethod
     def forward(ctx: Any, part: torch.Tensor, group: Any) -> torch.Tensor:
         ctx.group = group
         rows = part.movedim(_SEQUENCE, 0).contiguous()
-        whole = rows.new_empty(group.size() * rows.shape[0], *rows.shape[1:])
-        _all_gather(whole, rows, group=group)
-        return whole.movedim(0, _SEQUENCE)
+        sent = _collectives.all_gather_into_tensor(rows, group.size(), group.group_name)
+        return _collectives.wait_tensor(sent).movedim(0, _SEQUENCE)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -60,9 +77,8 @@ class _SumOfParts(Function):
     def forward(ctx: Any, whole: torch.Tensor, group: Any) -> torch.Tensor:
         ctx.group = group
         rows = whole.movedim(_SEQUENCE, 0).contiguous()
-        part = rows.new_empty(rows.shape[0] // group.size(), *rows.shape[1:])
-        _reduce_scatter(part, rows, group=group)
-        return part.movedim(0, _SEQUENCE)
+        sent = _collectives.reduce_scatter_tensor(rows, "sum", group.size(), group.group_name)
+        return _collectives.wait_tensor(sent).movedim(0, _SEQUENCE)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -95,7 +111,6 @@ class _ToSequence(Function):
 
 def _exchanged(for_each: torch.Tensor, group: Any) -> torch.Tensor:
     """Send each process what lies at its place of the first dimension; return what came back."""
-    sent = for_each.contiguous()
-    received = torch.empty_like(sent)
-    dist.all_to_all_single(received, sent, group=group)
-    return received
+    sizes = [1] * group.size()
+    sent = _collectives.all_to_all_single(for_each.contiguous(), sizes, sizes, group.group_name)
+    return _collectives.wait_tensor(sent)

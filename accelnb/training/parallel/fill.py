@@ -20,16 +20,15 @@ def hold_back(model: nn.Module, mesh: Mesh, plan: Plan) -> FromRank0:
     """Take aside what rank 0 is to send once the model is divided: a collective if it will be."""
     if not divides(mesh, plan):
         return FromRank0([], [])
-    return take_from_rank_0(
-        model, everything=bool(getattr(plan.fsdp, "cpu_ram_efficient_loading", False))
-    )
+    everything = plan.fsdp is not None and plan.fsdp.cpu_ram_efficient_loading
+    return take_from_rank_0(model, everything=bool(everything))
 
 
 def fill(model: nn.Module, held_back: FromRank0, mesh: Mesh, plan: Plan) -> nn.Module:
     """Give each process its part of what rank 0 held back; see that all else has values."""
     if held_back.places:
         fill_from_rank_0(model, held_back, mesh.device)
-    param_init_fn = getattr(plan.fsdp, "param_init_fn", None)
+    param_init_fn = None if plan.fsdp is None else plan.fsdp.param_init_fn
     if divides(mesh, plan) and param_init_fn is not None and without_values(model):
         initialize_weights(model, param_init_fn)
     refuse_to_run_without_values(model)

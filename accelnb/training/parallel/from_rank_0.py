@@ -15,7 +15,7 @@ from torch import nn
 from accelnb.errors import AccelnbError
 from accelnb.training.collective_errors import of_every_rank
 from accelnb.training.parallel.slices import (
-    class_name,
+    buffer_on,
     held,
     is_dtensor,
     put,
@@ -54,7 +54,7 @@ def take_from_rank_0(model: nn.Module, everything: bool = False) -> FromRank0:
     shapes = {name: (tuple(it.shape), str(it.dtype)) for name, it in named.items()}
     meta = {name for name, it in named.items() if it.is_meta}
     of_ranks = of_every_rank((shapes, meta))
-    _refuse_other_models(model, [its for its, _ in of_ranks])
+    _refuse_other_models([its for its, _ in of_ranks])
     absent = [its for _, its in of_ranks]
     if strange := sorted(absent[0] - set.intersection(*absent)):
         rank = next(r for r, its in enumerate(absent) if strange[0] not in its)
@@ -67,13 +67,13 @@ def take_from_rank_0(model: nn.Module, everything: bool = False) -> FromRank0:
     return _taken(model, {id(named[name]) for name in wanted - absent[0]})
 
 
-def _refuse_other_models(model: nn.Module, shapes: list[dict[str, Any]]) -> None:
+def _refuse_other_models(shapes: list[dict[str, Any]]) -> None:
     for rank, its in enumerate(shapes):
         different = [name for name in (*shapes[0], *its) if shapes[0].get(name) != its.get(name)]
         if different:
             raise AccelnbError(
-                f"rank {rank}'s {class_name(model)} is another one than rank 0's: "
-                f"{some(different)} differ in name, shape or dtype; make one model on all ranks"
+                f"rank {rank}'s model is another one than rank 0's: {some(different)} differ in "
+                "name, shape or dtype; make the same one on all ranks"
             )
 
 
@@ -98,8 +98,7 @@ def _taken(model: nn.Module, wanted: set[int]) -> FromRank0:
 
 
 def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.is_meta:
-        return tensor
+    # Also of one that is there: torch gives no memory to one that others have weak references to.
     empty = torch.empty_like(tensor, device="meta")
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(empty, tensor.requires_grad)
@@ -113,7 +112,8 @@ def fill_from_rank_0(model: nn.Module, taken: FromRank0, device: torch.device) -
     `device`, and what is sent goes by it.
     """
     targets = [held(*places[0]) for places in taken.places]
+    buffer = buffer_on(device)
     allocate(model, targets, device)
     for i, places in enumerate(taken.places):
-        send_from_rank_0(taken.values[i], held(*places[0]), device)
+        send_from_rank_0(taken.values[i], held(*places[0]), buffer)
         taken.values[i] = None

@@ -20,6 +20,7 @@ from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
 from accelnb.training.parallel.strategy import Strategy
 from accelnb.training.parallel.units import Unit, find_units, ignored_parameters
+from accelnb.training.parallel.whole import refuse_copies
 from accelnb.training.parallel.whole_parameters import AveragedGradients, make_equal
 
 _MARK = "_accelnb_sharding"
@@ -38,10 +39,8 @@ class Sharding:
         return vars(_root(model)).get(_MARK)
 
 
-def apply_fsdp(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
-    """Shard a model over the processes of a mesh, or over groups of them that hold copies (HSDP).
-
-    One that is sharded already is left as it is.
+def check_sharding(model: nn.Module, mesh: Mesh, plan: Plan) -> None:
+    """See that a model can be sharded, before it is changed in any way.
 
     Raises
     ------
@@ -52,6 +51,21 @@ def apply_fsdp(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
         raise AccelnbError(
             "the model is a DistributedDataParallel: give prepare() the model itself"
         )
+    plugin = plan.fsdp or FullyShardedDataParallelPlugin()
+    if plugin.needs_replicas and not mesh.has("dp_replicate"):
+        raise AccelnbError(
+            f"sharding_strategy={plugin.sharding_strategy.name}: it needs a mesh with copies, as "
+            "--mesh dp_replicate=2,dp_shard=4"
+        )
+    if not any(True for _ in sharded_parts(model)):
+        find_units(_root(model), plugin, ignored_parameters(_root(model), plugin))
+
+
+def apply_fsdp(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
+    """Shard a model over the processes of a mesh, or over groups of them that hold copies (HSDP).
+
+    One that is sharded already is left as it is.
+    """
     if any(True for _ in sharded_parts(model)):
         return model
     plugin = plan.fsdp or FullyShardedDataParallelPlugin()
@@ -80,16 +94,11 @@ def shard(
     Raises
     ------
     AccelnbError
-        The plugin does not fit the model or the mesh.
+        The plugin does not fit the model.
     """
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     plugin = plugin or FullyShardedDataParallelPlugin()
-    if plugin.needs_replicas and device_mesh.ndim == 1:
-        raise AccelnbError(
-            f"sharding_strategy={plugin.sharding_strategy.name}: it needs a mesh with copies, as "
-            "--mesh dp_replicate=2,dp_shard=4"
-        )
     root = _root(model)
     ignored = ignored_parameters(root, plugin)
     units = [*find_units(root, plugin, ignored), (root,)]
@@ -105,6 +114,7 @@ def shard(
         _prefetch_in_forward([(root,), *units[:-1]])
     if callable(getattr(type(root), "generate", None)):
         register_fsdp_forward_method(root, "generate")  # it may call parts of the model first
+    refuse_copies(root)
     _begin_at_the_root(root)
     _reshard_after_evaluation(root)
     vars(root)[_MARK] = Sharding(plugin, device_mesh, AveragedGradients(ignored, device_mesh))

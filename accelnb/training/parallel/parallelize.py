@@ -9,9 +9,10 @@ from accelnb.devices import records
 from accelnb.errors import AccelnbError
 from accelnb.training.parallel.activation_checkpointing import apply_activation_checkpointing
 from accelnb.training.parallel.compilation import apply_compilation
+from accelnb.training.parallel.context import apply_context_parallel
 from accelnb.training.parallel.ddp import DataParallel
 from accelnb.training.parallel.fill import fill, hold_back
-from accelnb.training.parallel.fsdp import Sharded
+from accelnb.training.parallel.fsdp import Sharded, check_sharding
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.mixed_precision import apply_precision
 from accelnb.training.parallel.placement import apply_placement
@@ -49,13 +50,17 @@ def parallelize(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     >>> parallelize(torch.nn.Linear(2, 1), alone, Plan("ddp", Precision("bf16", "cpu")))
     Linear(in_features=2, out_features=1, bias=True)
     """
+    shards = strategy_for(mesh, plan).shards and not plan.evaluation_mode
+    if shards:
+        check_sharding(model, mesh, plan)
     layers = planned_layers(model, mesh, plan)
     held_back = hold_back(model, mesh, plan)
     model = apply_tensor_parallel(model, mesh, layers)
+    model = apply_context_parallel(model, mesh, plan)
     model = apply_activation_checkpointing(model, mesh, plan)
     model = apply_precision(model, mesh, plan)
-    if plan.evaluation_mode or not strategy_for(mesh, plan).shards:
-        model = apply_placement(model, mesh, plan)  # what is sharded goes there unit by unit
+    if not shards:  # it goes to the device unit by unit
+        model = apply_placement(model, mesh, plan)
     model = apply_strategy(model, mesh, plan)
     model = fill(model, held_back, mesh, plan)
     return apply_compilation(model, mesh, plan)

@@ -67,9 +67,13 @@ def refuse_half_done(models: Iterable[nn.Module]) -> None:
     AccelnbError
         There is one. It is repaired: the next forward and backward pass are right.
     """
-    if not _loaded() or torch._C._current_graph_task_id() != -1:
+    if (fsdp := sys.modules.get("torch.distributed.fsdp")) is None:
         return
-    left = [root for root in _roots_in(models) if _backward_was_left(root)]
+    whole: list[Any] = [vars(model).get("_modules", {}).get("_orig_mod", model) for model in models]
+    sharded = [model for model in whole if isinstance(model, fsdp.FSDPModule)]
+    if not sharded or torch._C._current_graph_task_id() != -1:  # called in a backward pass
+        return
+    left = [root for root in _roots_in(sharded) if _backward_was_left(root)]
     for root in left:
         _begin_anew(root)
     if left:

@@ -11,13 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from accelnb.training import communication
-
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 # Of a tensor that is on its way, the part that is in memory at a time.
-BYTES_AT_ONCE = 16 * 2**20
+BYTES_AT_ONCE = 4 * 2**20
 
 
 def dtensors_in_use() -> bool:
@@ -116,34 +114,43 @@ def overlap(rows: slice, own: slice) -> tuple[slice, slice] | None:
     return slice(start - rows.start, stop - rows.start), slice(start - own.start, stop - own.start)
 
 
+def buffer_on(device: torch.device) -> torch.Tensor:
+    """Return memory for what is on its way: one for all tensors, or the heap gets holes."""
+    return torch.empty(BYTES_AT_ONCE, dtype=torch.uint8, device=device)
+
+
 @torch.no_grad()
 def send_from_rank_0(
-    whole: torch.Tensor | None, target: torch.Tensor, device: torch.device
+    whole: torch.Tensor | None, target: torch.Tensor, buffer: torch.Tensor
 ) -> None:
     """Put a tensor that rank 0 has into one that may be divided: each process gets its part.
 
     A collective of all processes. None has more of it in memory than its part and one block of
-    rows. It goes by `device`, which the processes' backend can send from.
+    rows, which goes by a buffer on a device that the processes' backend can send from.
     """
     part, own = rows_of(local_part(target)), own_slices(target) or (slice(0, 1),)
-    for rows, sent in blocks_from_rank_0(whole, target, device):
+    for rows, sent in blocks_from_rank_0(whole, target, buffer):
         if found := overlap(rows, own[0]):
             there, here = found
             part[here].copy_(sent[there][(slice(None), *own[1:])])
 
 
 def blocks_from_rank_0(
-    whole: torch.Tensor | None, target: torch.Tensor, device: torch.device
+    whole: torch.Tensor | None, target: torch.Tensor, buffer: torch.Tensor
 ) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield a tensor that rank 0 has in blocks of rows, on all processes. A collective."""
-    shape = tuple(target.shape) or (1,)
-    for rows in rows_at_once(shape, target.element_size()):
-        if whole is None:
-            size = (rows.stop - rows.start, *shape[1:])
-            block = torch.empty(size, dtype=target.dtype, device=device)
-        else:
-            block = rows_of(whole.detach())[rows].to(device, target.dtype)
-        yield rows, communication.broadcast(block, 0) if dist.is_initialized() else block
+    shape, its = tuple(target.shape) or (1,), target.element_size()
+    row = its * math.prod(shape[1:])
+    if row > len(buffer):
+        buffer = torch.empty(row, dtype=torch.uint8, device=buffer.device)
+    for rows in rows_at_once(shape, its):
+        sent = buffer[: row * (rows.stop - rows.start)]
+        block = sent.view(target.dtype).view(-1, *shape[1:]) if row else target.new_empty(shape)
+        if whole is not None:
+            block.copy_(rows_of(whole.detach())[rows])
+        if dist.is_initialized() and row:
+            dist.broadcast(sent, 0)  # as bytes: backends do not know all types
+        yield rows, block
 
 
 def rows_of(tensor: torch.Tensor) -> torch.Tensor:

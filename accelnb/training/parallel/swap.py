@@ -42,7 +42,6 @@ class Parameters:
     >>> before, weight = Parameters(model), model.weight
     >>> model.weight = nn.Parameter(weight.detach().clone())  # as a model gets divided
     >>> before.note_replaced()
-    1
     >>> current([weight])[0] is model.weight
     True
     """
@@ -55,15 +54,12 @@ class Parameters:
             if parameter is not None
         ]
 
-    def note_replaced(self) -> int:
-        """Remember those that their places no longer hold; return how many are still in use."""
-        noted = 0
+    def note_replaced(self) -> None:
+        """Remember those that their places no longer hold, if they are still in use."""
         for old, place in self._noted:
             parameter = old()
             if parameter is not None and _held(place) is not parameter:
                 _replaced[parameter] = place
-                noted += 1
-        return noted
 
 
 def _reference(parameter: torch.Tensor) -> Callable[[], torch.Tensor | None]:
@@ -146,6 +142,32 @@ def follow(optimizer: torch.optim.Optimizer, models: Sequence[nn.Module]) -> Non
     optimizer.state.update(state)
 
 
+def refuse_undividable_state(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimizer with state that could not be divided as its parameters will be.
+
+    Raises
+    ------
+    AccelnbError
+        It has stepped, and keeps something of another shape than a parameter's.
+    """
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items() if isinstance(state, dict) else ():
+            _refuse_undividable(key, value, parameter)
+
+
+def _refuse_undividable(key: str, value: Any, parameter: torch.Tensor) -> None:
+    if _is_elementwise(value, parameter) and value.shape != parameter.shape:
+        raise AccelnbError(
+            f"an optimizer's {key} of shape {list(value.shape)} cannot be divided as its parameter "
+            f"of shape {list(parameter.shape)} is: prepare it before its first step"
+        )
+
+
+def _is_elementwise(value: Any, parameter: torch.Tensor) -> bool:
+    """Return whether a value is more than a count of steps, say."""
+    return isinstance(value, torch.Tensor) and not value.numel() <= 1 < parameter.numel()
+
+
 def _divided(state: Any, old: torch.Tensor, new: torch.Tensor) -> Any:
     if not isinstance(state, dict) or not is_dtensor(new):
         return state
@@ -153,13 +175,9 @@ def _divided(state: Any, old: torch.Tensor, new: torch.Tensor) -> Any:
 
 
 def _divided_value(key: str, value: Any, old: torch.Tensor, new: Any) -> Any:
-    if not isinstance(value, torch.Tensor) or value.numel() <= 1 < old.numel():
-        return value  # a count of steps, say
-    if value.shape != new.shape:
-        raise AccelnbError(
-            f"an optimizer's {key} of shape {list(value.shape)} cannot be divided as its parameter "
-            f"of shape {list(new.shape)} is: prepare it before its first step"
-        )
+    if not _is_elementwise(value, old):
+        return value
+    _refuse_undividable(key, value, new)
     if is_dtensor(value):
         if value.device_mesh == new.device_mesh and value.placements == new.placements:
             return value

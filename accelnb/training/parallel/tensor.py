@@ -56,8 +56,8 @@ def planned_layers(model: nn.Module, mesh: Mesh, plan: Plan) -> DividedLayers | 
     AccelnbError
         There is no plan for it, or it cannot be divided so.
     """
-    if not mesh.has("tp") or is_sharded(model):
-        return None
+    if not mesh.has("tp") or is_sharded(model) or plan.strategy == "none":
+        return None  # divided already, or to be by the cell itself
     from accelnb.training.parallel import tensor_plan as plans
     from accelnb.training.parallel.tensor_sequence import parts_of_sequences
 

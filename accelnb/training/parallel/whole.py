@@ -14,6 +14,7 @@ from accelnb.errors import AccelnbError
 from accelnb.training.collective_errors import of_every_rank
 from accelnb.training.parallel.slices import (
     blocks_from_rank_0,
+    buffer_on,
     class_name,
     is_dtensor,
     local_part,
@@ -137,10 +138,11 @@ def _write_back(module: nn.Module, summoned: list[_Summoned]) -> None:
     """Keep what rank 0 has in the whole weights; of the others' it is seen whether they differ."""
     rank = PartialState().process_index
     changed, differs = set(), set()
+    buffer = buffer_on(PartialState().device)
     for each in summoned:
         part, own = rows_of(local_part(each.parameter)), own_slices(each.parameter)
         source = each.whole if rank == 0 else None
-        for rows, sent in blocks_from_rank_0(source, each.parameter, PartialState().device):
+        for rows, sent in blocks_from_rank_0(source, each.parameter, buffer):
             if each.whole is not None and not _same(rows_of(each.whole.detach())[rows], sent):
                 differs.add(each.name)
             if found := overlap(rows, own[0]):
@@ -165,8 +167,9 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def refuse_copies(model: nn.Module) -> None:
-    """Have ``copy.deepcopy`` of a divided model, which torch cannot do, say what to do instead."""
-    model.__dict__["__deepcopy__"] = _refuse_copy
+    """Have ``copy.deepcopy`` of a divided model, where torch refuses it, say what to do instead."""
+    if hasattr(model, "__deepcopy__"):
+        model.__dict__["__deepcopy__"] = _refuse_copy
 
 
 def _refuse_copy(*_: Any) -> Any:

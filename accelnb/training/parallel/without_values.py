@@ -51,6 +51,8 @@ def _move(model: nn.Module, tensors: Iterable[torch.Tensor], device: torch.devic
         empty = torch.empty_like(tensor, device=device)
         if isinstance(tensor, nn.Parameter) and not is_dtensor(tensor):
             torch.utils.swap_tensors(tensor, nn.Parameter(empty, tensor.requires_grad))
+            # Its hooks are called only once they are set again: that of `AveragedGradients`, say.
+            tensor._post_accumulate_grad_hooks = tensor._post_accumulate_grad_hooks
         else:
             moved[id(tensor)] = tensor, empty
     # It tells what has divided the model of the new memory, and keeps DTensors the objects that
