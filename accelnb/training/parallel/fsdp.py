@@ -17,6 +17,7 @@ from accelnb.errors import AccelnbError
 from accelnb.training.enums import DDPCommunicationHookType
 from accelnb.training.fsdp_plugin import FullyShardedDataParallelPlugin
 from accelnb.training.parallel.mesh import Mesh
+from accelnb.training.parallel.output_views import forbid_changes
 from accelnb.training.parallel.plan import Plan
 from accelnb.training.parallel.strategy import Strategy
 from accelnb.training.parallel.units import Unit, find_units, ignored_parameters
@@ -104,6 +105,8 @@ def shard(
     units = [*find_units(root, plugin, ignored), (root,)]
     for unit in units:
         _begin_as_the_first(unit, device_mesh, send=plugin.sync_module_states is not False)
+        for part in unit:
+            forbid_changes(part)
         fully_shard(
             list(unit) if len(unit) > 1 else unit[0],  # pyright: ignore[reportArgumentType]
             mesh=device_mesh,
