@@ -86,7 +86,9 @@ class Writing:
             together_here = [plans[writer] for writer in writers]
             try:
                 all_plans, metadata = self._planner.create_global_plan(together_here)
-            except ValueError:
+            except ValueError as error:
+                if len(writers) == len(plans):
+                    raise AccelnbError(f"the parts of all ranks make no whole: {error}") from None
                 raise AccelnbError(
                     f"{folder.parent}: these ranks do not see the disk of the others and have only "
                     "parts of the model: save into a folder that all ranks share"

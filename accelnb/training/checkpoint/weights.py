@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from accelnb.devices import records
 from accelnb.errors import AccelnbError
@@ -50,6 +51,8 @@ def merged_names(state_dict: Mapping[str, Any]) -> dict[str, str]:
 def memory_of(value: Any) -> Any:
     """Return what two tensors have in common if they are the same memory, seen the same way."""
     if not isinstance(value, torch.Tensor) or value.is_meta or not value.numel():
+        return id(value)
+    if is_traceable_wrapper_subclass(value):  # as DTensors: what it says of its memory is no sign
         return id(value)
     try:
         place = value.data_ptr()
