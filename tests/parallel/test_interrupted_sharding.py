@@ -143,6 +143,16 @@ def test_a_stop_anywhere_else_leaves_right_gradients_too(four, cell):
     assert four.run(CHECK.format(kind="hsdp")).said == {"[] 0"}
 
 
+def test_an_error_after_a_whole_backward_leaves_gradients_and_groups_alone(four):
+    cell = "made = models['hsdp']\n(made(x) ** 2).sum().backward()\nworld = dist.group.WORLD\n1 / 0"
+    four.run(f"%%distributed\n{cell}", fails=True)
+    said = four.run(
+        "%%distributed\nkept = {p.grad is not None for p in made.parameters()}\nmade.zero_grad()\n"
+        "print(world is dist.group.WORLD, kept)"
+    )
+    assert said.said == {"True {True}"}
+
+
 def test_a_model_that_was_half_sharded_is_refused(four):
     cell = """
 half = model("none")
