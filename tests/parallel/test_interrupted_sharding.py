@@ -202,6 +202,26 @@ for backward in (accelerator.backward, torch.Tensor.backward):
     assert said.startswith("[0-3] AccelnbError an earlier backward pass of this model was cut")
 
 
+def test_where_torch_has_no_repair_the_model_is_refused(four):
+    cell = """%%distributed
+def fail(grad): raise ValueError("of a hook")
+from torch.distributed.fsdp import FSDPModule
+repair = FSDPModule.reset_iter_state
+del FSDPModule.reset_iter_state  # before torch 2.13
+made = accelerator.prepare(model("fsdp"))
+made[0].register_forward_hook(lambda *a: a[2].register_hook(fail) and None)
+for _ in range(2):
+    try:
+        accelerator.backward((made(x) ** 2).sum())
+    except Exception as error:
+        print(error)
+FSDPModule.reset_iter_state = repair
+"""
+    first, second = four.run(cell).lines
+    assert first == "[0-3] of a hook"
+    assert second.startswith("[0-3] a pass of this model was cut short, after which torch 2.")
+
+
 def test_a_block_that_one_rank_leaves_out_is_named_when_nothing_moves(four):
     cell = """%%distributed --stall 3
 class Root(nn.Module):
