@@ -83,7 +83,7 @@ class FullyShardedDataParallelPlugin:
     activation_checkpointing_offload : bool
         And keep what these begin with in the memory of the CPU.
     cpu_ram_efficient_loading : bool
-        Only rank 0 reads the weights of a model of transformers.
+        All ranks begin with what rank 0 has read; transformers is told that others need no values.
     transformer_cls_names_to_wrap : list of str, optional
         Classes of units, for ``transformer_based_wrap``; by default the model's
         ``_no_split_modules``.
