@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from accelnb import Accelerator, AccelnbError
+from accelnb.training.parallel.from_rank_0 import take_from_rank_0
 from accelnb.utils import (
     FullyShardedDataParallelPlugin,
     ParallelismConfig,
@@ -154,6 +155,10 @@ def test_copies_of_shards_and_tensor_parallel_parts_are_filled_too(tmp_path):
     check_filled(on_ranks(filled, folders, 2, procs=4, timeout=120))
 
 
+class Quantized(nn.Parameter):
+    """Stands for parameters that are more than their values."""
+
+
 def refused() -> dict[str, Any]:
     accelerator = Accelerator()
     first = accelerator.is_main_process
@@ -162,6 +167,17 @@ def refused() -> dict[str, Any]:
     if not first:
         half.head = net().head
     found["values on rank 1"] = said(lambda: accelerator.prepare(half))
+
+    odd = net() if first else without_values()
+    odd.head.bias = Quantized(odd.head.bias.detach())
+    found["quantized"] = said(lambda: accelerator.prepare(odd))
+
+    model = net() if first else without_values()
+    parameters = list(model.parameters())
+    taken = take_from_rank_0(model)
+    found["taken"] = all(parameter.is_meta for parameter in model.parameters())
+    taken.put_back()  # as prepare does where a later step refuses the model
+    found["put back"] = all(p is q for p, q in zip(parameters, model.parameters(), strict=True))
 
     model = accelerator.prepare(without_values())
 
@@ -185,6 +201,9 @@ def test_what_cannot_be_filled_is_refused_on_all_ranks():
     for found in on_ranks(refused, strategy="fsdp"):
         assert "rank 1's model is another one than rank 0's: words.weight" in found["other model"]
         assert "rank 1 has values for head.bias, head.weight" in found["values on rank 1"]
+        assert "head.bias: rank 0 cannot send a Quantized" in found["quantized"]
+        assert found["taken"]
+        assert found["put back"]
         assert found["left out"] == (
             "head (Linear) cannot be initialized: it leaves weight, bias without values"
         )
