@@ -101,7 +101,7 @@ def weights_in(file: Path, location: torch.device | str = "cpu") -> dict[str, An
     """Return the state dict that a file of either format holds."""
     if file.suffix == ".safetensors":
         return read_safetensors(file, location)
-    return load_weights(file, location)
+    return load_weights(file, map_location=location)
 
 
 def files_of(checkpoint: Path) -> list[Path]:

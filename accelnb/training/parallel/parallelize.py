@@ -53,10 +53,10 @@ def parallelize(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     shards = strategy_for(mesh, plan).shards and not plan.evaluation_mode
     if shards:
         check_sharding(model, mesh, plan)
+    model = apply_context_parallel(model, mesh, plan)
     layers = planned_layers(model, mesh, plan)
     with holding_back(model, mesh, plan) as held_back:
         model = apply_tensor_parallel(model, mesh, layers)
-        model = apply_context_parallel(model, mesh, plan)
         model = apply_activation_checkpointing(model, mesh, plan)
         model = apply_precision(model, mesh, plan)
         if not shards:  # it goes to the device unit by unit
