@@ -155,6 +155,38 @@ def test_copies_of_shards_and_tensor_parallel_parts_are_filled_too(tmp_path):
     check_filled(on_ranks(filled, folders, 2, procs=4, timeout=120))
 
 
+def resumed(folder: str) -> tuple[bool, bool]:
+    """Return whether a model without values resumes as the one that was saved goes on."""
+    accelerator, words = Accelerator(), torch.arange(13)
+
+    def started(model: Net) -> tuple[Any, Any]:
+        return accelerator.prepare(model, torch.optim.AdamW(model.parameters(), eps=1e-4))
+
+    def step(model: Any, optimizer: Any) -> None:
+        F.cross_entropy(model(words), words).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    model, optimizer = started(net(tied=True))
+    step(model, optimizer)
+    accelerator.save_state(folder)
+    accelerator.free_memory()
+    other, its_optimizer = started(without_values(tied=True))
+    accelerator.load_state(folder)
+    initialize_weights(other)  # a buffer that is in no checkpoint
+    step(model, optimizer)
+    step(other, its_optimizer)
+    pairs = zip(model.parameters(), other.parameters(), strict=True)
+    equal = all(torch.equal(p.to_local(), q.to_local()) for p, q in pairs)
+    return equal, other.head.weight is other.words.weight
+
+
+def test_a_checkpoint_is_loaded_into_a_model_without_values(tmp_path):
+    for equal, tied in on_ranks(resumed, str(tmp_path / "checkpoint"), strategy="fsdp"):
+        assert equal
+        assert tied
+
+
 class Quantized(nn.Parameter):
     """Stands for parameters that are more than their values."""
 
