@@ -181,6 +181,18 @@ def test_a_model_whose_attention_was_not_seen_is_an_error_unless_another_is_unde
         nn.CrossEntropyLoss()(torch.ones(2, 3), torch.zeros(2, dtype=torch.int64))
 
 
+def test_reentrant_checkpoints_within_each_other_are_refused_where_it_shows(x):
+    model = Attending()
+
+    def outer(x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(model, x, use_reentrant=True).tanh()
+
+    with attention_computed_by(doubled, "cpu", "doubled"):
+        total = checkpoint(outer, x.requires_grad_(), use_reentrant=True).sum()
+    with pytest.raises(AccelnbError, match="use_reentrant=False"):
+        total.backward()
+
+
 class Numbering(Attending):
     loss_type = "ForCausalLM"  # of transformers
 

@@ -138,7 +138,14 @@ def _block_of_now() -> _Block | None:
     if at < 0:
         return None
     block = _blocks[at]
-    return block if block.end_node is None or number < block.end_node else None
+    if block.end_node is not None and number >= block.end_node:
+        return None
+    if node.name() == "CheckpointFunctionBackward" and not torch.is_grad_enabled():
+        # The nodes of the inner one are made in this backward pass: they would tell nothing.
+        raise AccelnbError(
+            "context parallel: a checkpoint within a checkpoint: give use_reentrant=False to both"
+        )
+    return block
 
 
 def is_in_block() -> bool:
