@@ -195,7 +195,7 @@ def assert_equal(result: Trained, expected: Trained) -> None:
 
 def check(procs: int, cases: list[dict[str, Any]]) -> None:
     alone = {n: trained_alone(n) for n in {case.get("accumulation", 1) for case in cases}}
-    for rank, results in enumerate(on_ranks(all_trained, cases, procs=procs, timeout=110)):
+    for rank, results in enumerate(on_ranks(all_trained, cases, procs=procs, timeout=200)):
         for case, result in zip(cases, results, strict=True):
             try:
                 assert_equal(result, alone[case.get("accumulation", 1)])
@@ -245,6 +245,18 @@ def test_four_ranks_share_sequences_and_data():
             {"sizes": {"cp": 2, "tp": 2}, "tensor": {"loss_parallel": True}},
             {"sizes": {"sp": 2, "tp": 2}, "tensor": {"sequence_parallel": True}},
             {"sizes": {"dp_shard": 2, "cp": 2}, "accumulation": 3},
+        ],
+    )
+
+
+@pytest.mark.timeout(240)
+def test_eight_ranks_share_sequences_data_and_layers():
+    check(
+        8,
+        [
+            {"sizes": {"dp_shard": 2, "cp": 2, "tp": 2}},
+            {"sizes": {"dp_replicate": 2, "sp": 2, "tp": 2}},
+            {"sizes": {"dp_replicate": 2, "dp_shard": 2, "cp": 2}},
         ],
     )
 
