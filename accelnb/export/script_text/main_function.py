@@ -17,6 +17,7 @@ from accelnb.export.script_text.source_text import call_of, indented
 from accelnb.export.steps.program import Phase, Step
 from accelnb.export.steps.selection import Selection
 from accelnb.options.config import LaunchConfig, environment_of
+from accelnb.options.environment import MESH
 
 _CONDITIONS = {"once": "local_rank == 0"}
 # Calls after which there may be no process group.
@@ -255,9 +256,11 @@ def _ends_group(step: Step) -> bool:
 
 
 def _changed_settings(phase: Phase, before: LaunchConfig) -> str:
-    usual = environment_of(before)
-    return "\n".join(
-        f'os.environ["{variable}"] = "{value}"'
-        for variable, value in environment_of(phase.config).items()
-        if value != usual[variable]
-    )
+    usual, lines = environment_of(before), []
+    for variable, value in environment_of(phase.config).items():
+        if value == usual[variable]:
+            continue
+        if variable == MESH:  # one process has no place for it
+            lines.append('if int(os.environ["WORLD_SIZE"]) > 1:')
+        lines.append(f'{"    " * (variable == MESH)}os.environ["{variable}"] = "{value}"')
+    return "\n".join(lines)

@@ -8,7 +8,7 @@ from accelnb.devices import DEVICES
 from accelnb.export.cells.notebook_file import ExportError
 from accelnb.export.script_text.source_text import call_of
 from accelnb.options.config import LaunchConfig, changed
-from accelnb.options.environment import BY_OPTION
+from accelnb.options.environment import BY_OPTION, MESH
 
 # What a script says of each option that an Accelerator takes from the environment.
 _SAID = {
@@ -140,7 +140,9 @@ def join_text(config: LaunchConfig, *, makes_group: bool, shares_cores: bool, se
     what = "Join the processes that were started, or be the only one; return this one's device."
     text = "_group_numbers = itertools.count()\n\n" if several else ""
     text += f'\ndef join_process_group() -> torch.device:\n    """{what}"""\n'
-    for constant, _, _, variable in settings(config):
+    constants = {variable: constant for constant, _, _, variable in settings(config)}
+    has_mesh = constants.pop(MESH, None)
+    for variable, constant in constants.items():
         value = constant if constant != "ACCUMULATION" else f"str({constant})"
         text += f'    os.environ.setdefault("{variable}", {value})\n'
     if config.device == "cpu":
@@ -148,6 +150,8 @@ def join_text(config: LaunchConfig, *, makes_group: bool, shares_cores: bool, se
     text += _ALONE
     if not makes_group:
         text += '        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")\n'
+    if has_mesh:  # one process has no place for it
+        text += f'    if not alone:\n        os.environ.setdefault("{MESH}", MESH)\n'
     if shares_cores:
         text += '    processes = int(os.environ["LOCAL_WORLD_SIZE"])\n' + _CORES
     on_cpu = '    device = torch.device("cpu")\n'

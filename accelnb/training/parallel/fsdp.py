@@ -17,6 +17,7 @@ from accelnb.errors import AccelnbError
 from accelnb.training.enums import DDPCommunicationHookType
 from accelnb.training.fsdp_plugin import FullyShardedDataParallelPlugin
 from accelnb.training.parallel.mesh import Mesh
+from accelnb.training.parallel.output_views import forbid_changes
 from accelnb.training.parallel.plan import Plan
 from accelnb.training.parallel.strategy import Strategy
 from accelnb.training.parallel.units import Unit, find_units, ignored_parameters
@@ -57,6 +58,12 @@ def check_sharding(model: nn.Module, mesh: Mesh, plan: Plan) -> None:
             f"sharding_strategy={plugin.sharding_strategy.name}: it needs a mesh with copies, as "
             "--mesh dp_replicate=2,dp_shard=4"
         )
+    for name, part in model.named_modules():
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.sparse:
+            raise AccelnbError(
+                f"FSDP: {name} has sparse gradients, of which ranks cannot have parts: make it "
+                "with sparse=False"
+            )
     if not any(True for _ in sharded_parts(model)):
         find_units(_root(model), plugin, ignored_parameters(_root(model), plugin))
 
@@ -104,6 +111,8 @@ def shard(
     units = [*find_units(root, plugin, ignored), (root,)]
     for unit in units:
         _begin_as_the_first(unit, device_mesh, send=plugin.sync_module_states is not False)
+        for part in unit:
+            forbid_changes(part)
         fully_shard(
             list(unit) if len(unit) > 1 else unit[0],  # pyright: ignore[reportArgumentType]
             mesh=device_mesh,
