@@ -63,8 +63,7 @@ def attention_computed_by(compute: Compute, device_type: str, name: str) -> Iter
         One block is within another, or a model ran in it that computed no attention by torch's
         function. That is raised at the end.
     """
-    if _open_block() is not None:
-        raise AccelnbError("maybe_context_parallel: it is active already, do not nest it")
+    check_not_in_block()
     intercept_attention(device_type)
     block = _Block(compute)
     _remember(block)
@@ -146,6 +145,12 @@ def _block_of_now() -> _Block | None:
             "context parallel: a checkpoint within a checkpoint: give use_reentrant=False to both"
         )
     return block
+
+
+def check_not_in_block() -> None:
+    """Refuse a block within another."""
+    if is_in_block():
+        raise AccelnbError("maybe_context_parallel: it is active already, do not nest it")
 
 
 def is_in_block() -> bool:
