@@ -133,8 +133,6 @@ def test_attention_is_another_one_in_the_block_only(x):
             torch.testing.assert_close(model(x.clone()), 2 * expected)
         with torch.autocast("cpu", torch.bfloat16):
             assert model(x).dtype == torch.bfloat16
-        layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
-        layer(x[0])
     assert model(x).equal(expected)
 
 
@@ -172,6 +170,19 @@ def test_a_backward_pass_recomputes_what_its_own_forward_pass_computed(x, reentr
         torch.testing.assert_close(gradient_of(before), plain)
     torch.testing.assert_close(gradient_of(inside), sharp)
     torch.testing.assert_close(gradient_of(after), plain)
+
+
+def test_layers_of_torch_call_the_function_in_evaluation_too_and_return_no_weights(x):
+    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).eval()
+    check_inputs_of(layer)
+    with torch.no_grad():
+        expected = layer(x[0])
+        with attention_computed_by(doubled, "cpu", "doubled"):
+            assert not torch.allclose(layer(x[0]), expected)
+            with pytest.raises(AccelnbError, match="need_weights=False"):
+                layer.self_attn(x[0], x[0], x[0])
+        torch.testing.assert_close(layer(x[0]), expected)
+        layer.self_attn(x[0], x[0], x[0])
 
 
 def test_a_model_whose_attention_was_not_seen_is_an_error_unless_another_is_under_way(x):

@@ -68,7 +68,7 @@ def attention_computed_by(compute: Compute, device_type: str, name: str) -> Iter
     block = _Block(compute)
     _remember(block)
     try:
-        with _watched_models(block), graphs_of_their_own(name):
+        with _watched_models(block), _without_fast_path(), graphs_of_their_own(name):
             yield
     finally:
         block.end_node = _next_node()
@@ -193,3 +193,14 @@ def _watched_models(block: _Block) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """Have torch's own transformer layers call the function in evaluation too."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
