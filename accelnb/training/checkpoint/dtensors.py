@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -116,5 +118,18 @@ def gathered(tensor: Any, keep: bool) -> torch.Tensor | None:
     """Return a whole tensor on the CPU where `keep` is set, None elsewhere. A collective."""
     whole: Any = tensor.detach()
     if is_dtensor(whole):
-        whole = whole.full_tensor()
+        with without_advice():
+            whole = whole.full_tensor()
     return whole.cpu() if keep else None
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Keep torch from saying in a block that tensors divided twice are gathered in two steps."""
+    logger = logging.getLogger("torch.distributed.tensor._redistribute")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
