@@ -209,6 +209,8 @@ class Accelerator(
         self.state.data_share = self.mesh.data_share
         self.device = self.state.device
         self.parallelism_config = sizes
+        # Third-party code asks for it.
+        self.state.fsdp_plugin = vars(self.strategy).get("plugin")
         if self.strategy.shards:
             self.state.distributed_type = DistributedType.FSDP
         self.distributed_type = self.state.distributed_type

@@ -14,6 +14,7 @@ from accelnb.training.arguments import accumulation_steps
 from accelnb.training.gradients import Accumulation, GradientState
 from accelnb.training.parallel import repair
 from accelnb.training.parallel.strategy import Strategy
+from accelnb.training.parallel.swap import current
 from accelnb.training.prepared import Prepared
 from accelnb.training.scaler import Scaler
 
@@ -156,9 +157,10 @@ class AccumulationMethods:
     ) -> torch.Tensor | list[torch.Tensor]:
         """Make the gradients of `parameters` what the step will use, and return these."""
         as_they_are = self.scaler is None and not self.strategy.averages_late
+        # Also for those that a list made before `prepare` holds: what has their place now.
+        listed = current([parameters] if isinstance(parameters, torch.Tensor) else parameters)
         if as_they_are and isinstance(parameters, torch.Tensor):
-            return parameters
-        listed = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
+            return listed[0]
         if not as_they_are:
             wanted = {id(parameter) for parameter in listed}
             for optimizer in self._prepared.optimizers:

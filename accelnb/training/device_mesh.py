@@ -46,6 +46,12 @@ def stay_on_new_group() -> None:
     _made_on = dist.group.WORLD
 
 
+def forget_meshes() -> None:
+    """Take note that all meshes are to be made anew, and not again: a new rank knows of none."""
+    _made.clear()
+    stay_on_new_group()
+
+
 def flattened(mesh: Any, along: tuple[str, ...], name: str | None = None) -> Any:
     """Return the part of a mesh along dimensions, as one; the first time all ranks must call it."""
     return mesh[along]._flatten(name or "_".join(along))

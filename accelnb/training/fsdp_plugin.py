@@ -58,7 +58,8 @@ class FullyShardedDataParallelPlugin:
         In which types weights are gathered and gradients reduced. By default in their own: the
         Accelerator's mixed precision then computes by autocast, as with DDP.
     auto_wrap_policy : str or callable, optional
-        Which modules are units, gathered one at a time: ``repeated_blocks`` (the default),
+        Which modules are units, gathered one at a time: ``repeated_blocks`` (the default: those
+        that the model names in ``_no_split_modules``, else the blocks in its lists),
         ``transformer_based_wrap``, ``size_based_wrap``, ``no_wrap`` or a policy of
         ``torch.distributed.fsdp.wrap``.
     cpu_offload : bool or torch.distributed.fsdp.CPUOffloadPolicy, optional
@@ -234,8 +235,7 @@ class FullyShardedDataParallelPlugin:
         there = {type(part).__name__: type(part) for part in model.modules()}
         wanted = self.transformer_cls_names_to_wrap
         if wanted is None:
-            parts = [getattr(part, "_no_split_modules", None) or () for part in model.modules()]
-            wanted = [name for names in parts for name in names if name in there]
+            wanted = [kind.__name__ for kind in self.no_split_classes(model)]
         if not wanted:
             raise AccelnbError(
                 f"auto_wrap_policy=transformer_based_wrap: this {type(model).__name__} does not "
@@ -248,6 +248,13 @@ class FullyShardedDataParallelPlugin:
                 f"transformer_cls_names_to_wrap takes classes of its modules: {', '.join(there)}"
             )
         return {there[name] for name in wanted}
+
+    @staticmethod
+    def no_split_classes(model: Any) -> set[type]:
+        """Return the classes that a model of transformers names as its blocks."""
+        parts = [getattr(part, "_no_split_modules", None) or () for part in model.modules()]
+        named = {name for names in parts for name in names}
+        return {type(part) for part in model.modules() if type(part).__name__ in named}
 
     # ---- what was given, made what is used ----
 

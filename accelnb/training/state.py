@@ -176,6 +176,7 @@ class AcceleratorState(PartialState):
     mixed_precision: str
     dynamo_plugin: TorchDynamoPlugin
     data_share: int  # which part of the data the process computes on
+    fsdp_plugin: Any = None  # a `FullyShardedDataParallelPlugin`, where models are sharded
 
     def __init__(
         self,

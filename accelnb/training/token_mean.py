@@ -39,6 +39,8 @@ def mean_of_tokens(
             "mean_of_tokens() takes one of count (of this batch) and step_count (of all batches "
             "of an accumulation)"
         )
+    if hasattr(total, "full_tensor"):  # a DTensor, by tensor parallelism of the loss
+        total = total.full_tensor()  # pyright: ignore[reportAttributeAccessIssue]
     processes = mesh.size_along(*_dividing(mesh, _SAME_TOKENS))
     if count is not None:
         everywhere = _summed(count, total.device, mesh, _SAME_TOKENS)

@@ -68,15 +68,22 @@ class Subgroups:
         told = [json.loads(store.get(_KEY.format(other))) for other in range(world_size)]
         # Equal on all ranks, or the next groups would get names that not all know them by.
         self._count = max(count for count, _ in told)
+        if not any(count for count, _ in told):  # all ranks are new
+            return
         if is_whole := _are_all_there(told):
             for name in sorted(wanted, key=lambda name: (len(name), name)):
                 ranks, backend, options = wanted[name]
                 with _named(name):
                     dist.new_group(list(ranks), backend=backend, **options)
             device_mesh.stay_on_new_group()
+        else:
+            device_mesh.forget_meshes()
         c10d._world.group_count = max(self._count, c10d._world.group_count)
         groups = {str(name): group for group, name in c10d._world.pg_names.items()}
-        repair.join_new_groups(groups if is_whole else {})
+        if is_whole:
+            repair.join_new_groups(groups)
+        else:
+            repair.leave_old_groups()
 
 
 def _are_all_there(told: Sequence[tuple[int, dict[str, list[int]]]]) -> bool:

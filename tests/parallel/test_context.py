@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from accelnb import Accelerator
-from accelnb.utils import ParallelismConfig, TorchContextParallelConfig
+from accelnb.utils import ParallelismConfig, TorchContextParallelConfig, TorchTensorParallelConfig
 
 STEPS, BATCH, LENGTH, WORDS = 6, 8, 16, 64
 
@@ -113,6 +113,7 @@ def trained(
     recompute: bool | None = None,
     backward_after: bool = False,
     accumulation: int = 1,
+    tensor: dict[str, bool] | None = None,
 ) -> Trained:
     """What a raw loop computes on ranks."""
     import os
@@ -120,6 +121,11 @@ def trained(
     os.environ["ACCELNB_STRATEGY"] = strategy
     config = ParallelismConfig(
         **{f"{name}_size": size for name, size in sizes.items()},
+        tp_handler=TorchTensorParallelConfig(
+            plan=Gpt.tp_plan | {"head": "colwise_gather_output"}, **tensor
+        )
+        if tensor
+        else None,
         cp_handler=TorchContextParallelConfig(cp_comm_strategy=cp) if "cp" in sizes else None,
     )
     accelerator = Accelerator(parallelism_config=config, gradient_accumulation_steps=accumulation)
@@ -142,7 +148,8 @@ def trained(
         given = [tokens, places, labels]
         with accelerator.accumulate(model):
             with accelerator.maybe_context_parallel(given, [1, 1, 1], given * backward_after):
-                total = total_of(model, tokens, places, labels)
+                with accelerator.loss_parallel():
+                    total = total_of(model, tokens, places, labels)
                 count = (labels != -100).sum()
                 loss = (
                     accelerator.mean_of_tokens(total, count)
@@ -230,6 +237,8 @@ def test_four_ranks_share_sequences_and_data():
             {"sizes": {"dp_replicate": 2, "sp": 2}, "strategy": "ddp"},
             {"sizes": {"cp": 2, "tp": 2}},
             {"sizes": {"sp": 2, "tp": 2}},
+            {"sizes": {"cp": 2, "tp": 2}, "tensor": {"loss_parallel": True}},
+            {"sizes": {"sp": 2, "tp": 2}, "tensor": {"sequence_parallel": True}},
             {"sizes": {"dp_shard": 2, "cp": 2}, "accumulation": 3},
         ],
     )

@@ -12,6 +12,8 @@ from torch import nn
 from accelnb import Accelerator, AccelnbError
 from accelnb.utils import (
     FullyShardedDataParallelPlugin,
+    ParallelismConfig,
+    TorchTensorParallelConfig,
     initialize_weights,
     load_checkpoint_in_model,
     summon_full_params,
@@ -87,8 +89,8 @@ def said(action: Any) -> str:
     return "nothing"
 
 
-def filled(folders: dict[bool, str]) -> dict[str, Any]:
-    accelerator = Accelerator()
+def filled(folders: dict[bool, str], tp: int = 1) -> dict[str, Any]:
+    accelerator = Accelerator(parallelism_config=with_tensor_parallelism() if tp > 1 else None)
     first = accelerator.is_main_process
     found: dict[str, Any] = {}
     for tied, folder in folders.items():
@@ -114,6 +116,12 @@ def filled(folders: dict[bool, str]) -> dict[str, Any]:
             found["drawn"] = same(model, tied)
             found["next random number"] = float(torch.rand(()))
     return found
+
+
+def with_tensor_parallelism() -> ParallelismConfig:
+    plan = {"blocks.*.up": "colwise", "blocks.*.down": "rowwise"}
+    handler = TorchTensorParallelConfig(plan=plan)
+    return ParallelismConfig(dp_shard_size=2, tp_size=2, tp_handler=handler)
 
 
 def check_filled(results: list[dict[str, Any]]) -> None:
@@ -143,6 +151,7 @@ def test_copies_of_shards_and_tensor_parallel_parts_are_filled_too(tmp_path):
     folders = folders_in(tmp_path)
     mesh = "dp_replicate=2,dp_shard=2"
     check_filled(on_ranks(filled, folders, procs=4, mesh=mesh, timeout=120))
+    check_filled(on_ranks(filled, folders, 2, procs=4, timeout=120))
 
 
 def refused() -> dict[str, Any]:

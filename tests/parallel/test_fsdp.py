@@ -89,6 +89,19 @@ def test_weights_are_sharded_within_groups_that_hold_copies():
         assert found["is the same"]
 
 
+def _of_the_launch() -> tuple[str, str, str]:
+    accelerator = Accelerator()
+    weight = accelerator.prepare_model(made()).blocks[0].up.weight
+    kept_whole = accelerator.prepare_model(made(), evaluation_mode=True)
+    assert accelerator.state.fsdp_plugin == plugin()
+    return str(accelerator.distributed_type), str(weight.placements), type(kept_whole).__name__
+
+
+def test_a_launch_says_how_to_shard():
+    fsdp = on_ranks(_of_the_launch, strategy="fsdp")
+    assert fsdp == [("FSDP", "(Shard(dim=0),)", "Net")] * 2
+
+
 # ---- what is sharded, and when it is whole ----
 
 
@@ -153,9 +166,15 @@ def _begun() -> dict[str, Any]:
     optimizer.zero_grad()
     losses = train(accelerator, model, optimizer=optimizer)
     found["before"] = same((losses, [whole(parameter) for parameter in model.parameters()]), ddp)
+    model = accelerator.prepare_model(made())
+    model(batch(accelerator, 0))  # leaves the embedding and the head gathered
+    losses = train(accelerator, model)
+    found["after a pass"] = same(
+        (losses, [whole(parameter) for parameter in model.parameters()]), ddp
+    )
     return found
 
 
 def test_it_goes_on_from_rank_0s_weights_with_the_optimizer_there_was():
     for found in on_ranks(_begun):
-        assert found == {"sent": True, "read": True, "before": True}
+        assert found == {"sent": True, "read": True, "before": True, "after a pass": True}

@@ -225,6 +225,7 @@ def _refused() -> list[str]:
     prepare(made(), cpu_ram_efficient_loading=False)
     return [
         said(lambda: prepare(Mixed())),
+        said(lambda: prepare(nn.Sequential(nn.Embedding(4, 2, sparse=True)))),
         said(lambda: prepare(Net(), transformer_cls_names_to_wrap=["T5Layer"])),
         said(lambda: prepare(Net(), auto_wrap_policy="transformer_based_wrap")),
         said(lambda: prepare(Net(), ignored_modules="lm_head")),
@@ -240,6 +241,7 @@ def _refused() -> list[str]:
 def test_what_cannot_be_is_refused_in_one_line():
     expected = [
         "blocks.1.gain (torch.bfloat16) differ from the torch.float32 of the rest of their Block",
+        "FSDP: 0 has sparse gradients",
         "Could not find the transformer layer class T5Layer in the model",
         "name the classes of its units in transformer_cls_names_to_wrap",
         "ignored_modules='lm_head': no module of this Net is so called",

@@ -27,9 +27,12 @@ class Wait(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         if rank in slow:
-            print("at work", flush=True)
-            time.sleep(100)
+            wait()
         return g
+
+def wait():
+    print("at work", flush=True)
+    time.sleep(100)
 
 class Block(nn.Module):
     def __init__(self):
@@ -117,7 +120,48 @@ def test_gradients_after_a_stop_in_backward_are_those_of_a_fresh_model(four, kin
     stopped(four, slow if kind != "tp" else slow.replace("(0,)", "(0, 2)"), cell)
     told = four.run("%distributed slow = ()")
     assert "the gradients of sharded models, which may be half done, were dropped" in told.stderr
-    assert four.run(CHECK.format(kind=kind)).lines == ["[0-3] [] 0"]
+    assert four.run(CHECK.format(kind=kind)).said == {"[] 0"}
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "hook = made[1].register_forward_hook(lambda *a: wait() if rank == 0 else None)\n"
+        "try: made(x)\nfinally: hook.remove()",
+        "(made(x) ** 2).sum().backward()\nif rank == 0: wait()\ndist.barrier()",
+        "(made[2](x) if rank == 0 else made(x)).sum().backward()",
+    ],
+    ids=["forward", "after backward", "an error of one rank"],
+)
+def test_a_stop_anywhere_else_leaves_right_gradients_too(four, cell):
+    if "made[2]" in cell:
+        output = four.run(f"%%distributed\nmade = models['hsdp']\n{cell}", fails=True)
+        assert "rank 0" in output.error
+    else:
+        stopped(four, "()", f"made = models['hsdp']\n{cell}")
+    four.run("%distributed slow = ()")
+    assert four.run(CHECK.format(kind="hsdp")).said == {"[] 0"}
+
+
+def test_a_model_that_was_half_sharded_is_refused(four):
+    cell = """
+half = model("none")
+import torch.distributed.fsdp as fsdp
+whole = fsdp.fully_shard
+def sharded(module, **options):
+    whole(module, **options)
+    wait()
+fsdp.fully_shard = sharded
+from accelnb.utils import ParallelismConfig
+own = Accelerator(parallelism_config=ParallelismConfig(dp_shard_size=4))
+try:
+    own.prepare(half)
+finally:
+    fsdp.fully_shard = whole
+"""
+    stopped(four, "()", cell)
+    output = four.run("%distributed own.prepare(half)", fails=True)
+    assert "AccelnbError: this model was cut short in an earlier prepare()" in output.error
 
 
 def test_an_error_in_backward_that_the_cell_catches_is_repaired_at_once(four):
@@ -182,3 +226,6 @@ def test_a_model_with_a_lost_rank_says_so_in_one_line(four):
         cell = f"%%distributed --ranks 0\nmodels[{kind!r}](x)"
         output = four.run(cell, fails=True)
         assert "AccelnbError: this model is divided over a process group that ended" in output.error
+    four.run(SETUP, timeout=120)  # equal meshes, on groups of other names
+    for kind in ("fsdp tp", "tp"):
+        assert four.run(CHECK.format(kind=kind)).said == {"[] 0"}

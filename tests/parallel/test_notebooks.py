@@ -9,6 +9,9 @@ from pathlib import Path
 
 import nbclient
 import nbformat
+import pytest
+
+from accelnb.export import export_notebook
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,3 +63,34 @@ def test_the_gpt_notebook_resumes_as_if_it_had_never_stopped(tmp_path):
     assert float(end) < 0.6 * float(begin)
     charts = [output["data"]["text/plain"] for output in outputs if "data" in output]
     assert any("loss  step 124" in chart for chart in charts)
+
+
+@pytest.mark.timeout(240)
+def test_the_sharding_notebook_trains_resumes_and_exports_with_the_same_losses(tmp_path):
+    notebook = nbformat.read(ROOT / "notebooks" / "sharding.ipynb", as_version=4)
+    nbclient.NotebookClient(
+        notebook, timeout=100, resources={"metadata": {"path": tmp_path}}
+    ).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    printed = "".join(output.get("text", "") for output in outputs)
+    drawn = "".join(output.get("data", {}).get("text/plain", "") for output in outputs)
+    assert "each rank holds 26% of what it holds with DDP" in printed
+    assert "GPT on 4 ranks, dp_shard 2 x tp 2" in drawn
+    assert "UserWarning" not in printed
+    said = re.findall(r"losses differ by (\S+) at most", printed)
+    assert len(said) == 2
+    assert max(map(float, said)) < 2e-6
+
+    export_notebook(ROOT / "notebooks" / "sharding.ipynb", tmp_path / "train.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*command, "--nproc-per-node=4", "train.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    last = "828,007 weights, loss "
+    assert last in printed
+    assert done.stdout.partition(last)[2][:4] == printed.partition(last)[2][:4]

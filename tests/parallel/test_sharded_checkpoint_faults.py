@@ -130,17 +130,40 @@ def _on_a_full_disk(folder, asynchronous):
     return said, left, all(map(torch.equal, before, now))
 
 
+def _weights_on_a_full_disk(folder):
+    accelerator, model, *_ = prepared("by_hand")
+    accelerator.save_model(model, folder)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = Path(folder, "model.safetensors").stat().st_size
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
+    try:
+        accelerator.save_model(model, folder)
+        said = "saved"
+    except AccelnbError as error:
+        said = str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    accelerator.wait_for_everyone()
+    left = os.listdir(folder)
+    return said, left, Path(folder, "model.safetensors").stat().st_size == size
+
+
 def test_one_ranks_full_disk_is_an_error_on_all_and_the_old_parts_stay(tmp_path):
     def both(folder):
-        return [_on_a_full_disk(f"{folder}/{int(a)}/checkpoint", a) for a in (False, True)]
+        states = [_on_a_full_disk(f"{folder}/{int(a)}/checkpoint", a) for a in (False, True)]
+        return [*states, _weights_on_a_full_disk(f"{folder}/weights")]
 
     zero, one = on_ranks(both, str(tmp_path))
     assert one[0][0].startswith("cannot write into ")
     assert zero[0][0] == "rank 1: " + one[0][0]
     assert "rank 1" in zero[1][0]
     assert one[1][0].startswith("cannot write into ")
+    assert zero[2][0].startswith("cannot write model.safetensors in ")
+    assert one[2][0] == "rank 0: " + zero[2][0]
     for _, left, unchanged in zero + one:
-        assert left == ["checkpoint"]
+        assert left in (["checkpoint"], ["model.safetensors"])
         assert unchanged
 
 

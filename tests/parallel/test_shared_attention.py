@@ -126,11 +126,15 @@ def refusals() -> list[str]:
     refused("allgather", (1, 2, 8, 8), keys=5)
     refused("heads", (1, 2, 6, 8), keys=6)
     refused("alltoall", (1, 2, 8, 8), dropout_p=0.1)
+    only_here = torch.ones(8, 8) if dist.get_rank() == 1 else None  # padding of the last part
+    refused("allgather", (1, 2, 8, 8), attn_mask=only_here)
     return said
 
 
 def test_what_is_not_of_the_whole_sequence_is_refused_in_one_line_on_all_ranks():
-    for said in on_ranks(refusals):
+    results = on_ranks(refusals)
+    assert "rank 1 cannot compute attention of its part" in results[0][-1]
+    for said in results:
         assert [line.split(":")[0] for line in said] == [
             "context parallel",
             "sequence parallel",
@@ -138,6 +142,7 @@ def test_what_is_not_of_the_whole_sequence_is_refused_in_one_line_on_all_ranks()
             "context parallel",
             "context parallel",
             "cp_comm_strategy=alltoall",
+            "context parallel",
         ]
         assert "give the whole one, (..., 16, 16)" in said[0]
         assert "3 heads are not divided by 2 ranks: use cp=2" in said[2]

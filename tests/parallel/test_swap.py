@@ -99,10 +99,24 @@ def test_an_optimizer_made_before_prepare_trains_the_divided_model():
             assert kept == 0
 
 
-def divided_by_the_cell() -> dict[str, Any]:
-    """Return what becomes of optimizers where the cell itself divides its models."""
+def clipped() -> tuple[float, float]:
+    accelerator, model, alone = Accelerator(), net(), net()
+    before = list(model.parameters())
+    model = accelerator.prepare(model)
+    for one in (model, alone):
+        one(batches()[0]).square().sum().backward()
+    norm = accelerator.clip_grad_norm_(before, 1.0)
+    return float(norm), float(nn.utils.clip_grad_norm_(alone.parameters(), 1.0))
+
+
+def test_gradients_are_clipped_of_what_has_the_place_of_parameters_listed_before():
+    for norm, expected in on_ranks(clipped, strategy="fsdp"):
+        assert abs(norm - expected) < 1e-5 * expected
+
+
+def partly_divided() -> dict[Any, float]:
+    """Return how far joint steps are from one process where a cell divides some weights."""
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
     from torch.distributed.tensor.parallel import parallelize_module as parallelize
 
@@ -116,7 +130,7 @@ def divided_by_the_cell() -> dict[str, Any]:
             nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 5)
         )
 
-    results: dict[str, Any] = {"differences": {}}
+    found = {}
     for kind in (torch.optim.AdamW, torch.optim.SGD):
         for ways in ({"foreach": True}, {"fused": True}):
             alone, model = even(), parallelize(even(), mesh, plan)
@@ -131,31 +145,40 @@ def divided_by_the_cell() -> dict[str, Any]:
                     optimizer.zero_grad()
             whole = [getattr(p, "full_tensor", lambda p=p: p)() for p in model.parameters()]
             pairs = zip(whole, alone.parameters(), strict=True)
-            results["differences"][kind.__name__, *ways] = max(
-                float((p - q).detach().abs().max()) for p, q in pairs
-            )
+            found[kind.__name__, *ways] = max(float((p - q).detach().abs().max()) for p, q in pairs)
             accelerator.free_memory()
+    return found
 
-    model = net()
+
+def test_joint_steps_are_right_where_only_some_weights_are_divided():
+    for found in on_ranks(partly_divided, strategy="none"):
+        assert len(found) == 4
+        assert max(found.values()) < 1e-6
+
+
+def left_behind() -> str:
+    from torch.distributed.fsdp import fully_shard
+
+    accelerator, model = Accelerator(), net()
     left = torch.optim.AdamW(model.parameters())
     model = accelerator.prepare(fully_shard(model))
     try:
         accelerator.prepare(left)
     except AccelnbError as error:
-        results["left behind"] = str(error)
+        said = str(error)
+    else:
+        said = "nothing"
     # What is not a divided model's is one's own: a twin of it, a temperature, both together.
     twin, temperature = net(), nn.Parameter(torch.ones(()))
     accelerator.prepare(torch.optim.AdamW(twin.parameters()))
     accelerator.prepare(torch.optim.AdamW([temperature]))
     accelerator.prepare(torch.optim.AdamW([*model.parameters(), temperature]))
-    return results
+    return said
 
 
-def test_where_the_cell_divides_its_models_optimizers_step_right_or_are_refused():
-    for result in on_ranks(divided_by_the_cell, strategy="none"):
-        assert max(result["differences"].values()) < 1e-6
-        assert len(result["differences"]) == 4
-        assert "has 6 parameters that were those of Sequential before" in result["left behind"]
+def test_an_optimizer_from_before_the_cell_divided_its_model_is_refused_and_no_other():
+    for said in on_ranks(left_behind, strategy="none"):
+        assert "has 6 parameters that were those of Sequential before it was divided" in said
 
 
 def refused_state() -> tuple[str, bool, str]:

@@ -16,6 +16,7 @@ from accelnb.utils import ParallelismConfig, TorchTensorParallelConfig
 
 BLOCKS = {f"blocks.*.{name}": "colwise" for name in ("query", "key", "value", "up")}
 BLOCKS |= {f"blocks.*.{name}": "rowwise" for name in ("out", "down")}
+COMPILED = {"compiler": "aot_eager"}
 ALL = BLOCKS | {"embed": "embedding_rowwise", "head": "colwise_gather_output"}
 
 
@@ -40,7 +41,7 @@ class Block(nn.Module):
 class Net(nn.Module):
     def __init__(self, tied: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
-        self.embed, self.places = nn.Embedding(64, 32), nn.Embedding(16, 32)
+        self.embed, self.places = nn.Embedding(64, 32, padding_idx=40), nn.Embedding(16, 32)
         self.blocks = nn.ModuleList(Block(dropout) for _ in range(2))
         self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 64, bias=False)
         if tied:
@@ -59,9 +60,11 @@ def made(**model: Any) -> nn.Module:
     return Net(**model)
 
 
-def trained(config: ParallelismConfig | None = None, adam: bool = False, **model: Any) -> Any:
+def trained(
+    config: ParallelismConfig | None = None, adam: bool = False, compiler: Any = None, **model: Any
+) -> Any:
     """Return the losses, norms and weights of six steps, and what each rank has of the weights."""
-    accelerator = Accelerator(parallelism_config=config)
+    accelerator = Accelerator(parallelism_config=config, dynamo_backend=compiler)
     net = made(**model) if accelerator.tensor_parallel_rank == 0 else Net(**model)
     if adam:
         optimizer: Any = torch.optim.AdamW(net.parameters(), 1e-2, eps=1e-4, foreach=True)
@@ -111,6 +114,7 @@ def assert_equal(ranks: Any, one: Any) -> None:
     [
         (2, {"tp_size": 2}, {"plan": BLOCKS}, True, {}),
         (2, {"tp_size": 2}, {"plan": ALL, "loss_parallel": True}, False, {"tied": True}),
+        (2, {"tp_size": 2}, {"plan": ALL, "sequence_parallel": True}, False, COMPILED),
         (4, {"tp_size": 4}, {"plan": ALL, "sequence_parallel": True}, False, {}),
         (4, {"tp_size": 2, "dp_shard_size": 2}, {"plan": ALL}, True, {"tied": True}),
         (
@@ -230,7 +234,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (made, {"plan": {"blocks.*.upp": "colwise"}}, "'blocks.*.upp' names no module"),
     (made, {"plan": {"blocks.*.up": "colwize"}}, "'colwize' is no style: choose one of colwise"),
     (lambda: nn.Sequential(nn.Linear(4, 3)), {"plan": {"0": "colwise"}}, "whose out_features is 3"),
-    (lambda: nn.Sequential(nn.GELU()), {"plan": {"0": "colwise"}}, "0 is a GELU, and only"),
+    (lambda: nn.Sequential(nn.GELU()), {"plan": {"0": "colwise"}}, "0 is a GELU, and colwise"),
     (three_heads, {}, "cannot divide the 3 num_key_value_heads of self_attn"),
     (unnormed, {}, "add 'self_attn.q_norm': 'replicated_with_grad_allreduce'"),
     (Fused, {"plan": {"qkv": "colwise"}}, "queries, keys and values at once"),

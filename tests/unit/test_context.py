@@ -15,6 +15,7 @@ from accelnb import Accelerator, AccelnbError
 from accelnb.training.gradients import GradientState
 from accelnb.training.parallel.attention import Attention
 from accelnb.training.parallel.attention_dispatch import attention_computed_by
+from accelnb.training.parallel.model_inputs import check_inputs_of
 from accelnb.training.parallel.sequence import SequenceShare, in_parts
 from accelnb.training.state import AcceleratorState
 
@@ -178,6 +179,26 @@ def test_a_model_whose_attention_was_not_seen_is_an_error_unless_another_is_unde
         eager.out_proj(x[0].new_ones(2, 3))
     with attention_computed_by(doubled, "cpu", "doubled"):
         nn.CrossEntropyLoss()(torch.ones(2, 3), torch.zeros(2, dtype=torch.int64))
+
+
+class Numbering(Attending):
+    loss_type = "ForCausalLM"  # of transformers
+
+    def forward(self, x, position_ids=None, labels=None, **kwargs):
+        return super().forward(x)
+
+
+def test_a_model_that_would_number_or_shift_within_a_part_says_so(x):
+    model = nn.Sequential(Numbering())
+    check_inputs_of(model)
+    model(x)
+    with attention_computed_by(doubled, "cpu", "doubled"):
+        with pytest.raises(AccelnbError, match="Numbering got no position_ids"):
+            model(x)
+        model[0](x, position_ids=x)
+        with pytest.raises(AccelnbError, match="shifts labels by one"):
+            model[0](x, x, labels=x)
+        model[0](x, x, labels=x, shift_labels=x)
 
 
 def test_blocks_are_not_nested():

@@ -215,10 +215,21 @@ def test_a_model_says_itself_what_its_blocks_are():
         ("base.layers.all.0",),
         ("base.layers.all.1",),
     ]
+    assert named(outer) == named(outer, auto_wrap_policy="transformer_based_wrap")
     plugin = quiet(auto_wrap_policy="transformer_based_wrap")
     plugin.set_auto_wrap_policy(model)
     assert isinstance(plugin.auto_wrap_policy, partial)
     assert len(find_units(model, plugin)) == 2
+
+
+def test_lists_of_several_classes_are_blocks_and_experts_are_none():
+    class Sparse(Block):
+        def __init__(self) -> None:
+            super().__init__()
+            self.experts = nn.ModuleList([nn.Sequential(Block()), nn.Sequential(Block())])
+
+    mixed = nn.ModuleDict({"layers": nn.ModuleList([Block(), Sparse()]), "experts": Sparse()})
+    assert named(mixed) == [("layers.0",), ("layers.1",)]
 
 
 def test_shared_weights_are_left_to_what_encloses_them():

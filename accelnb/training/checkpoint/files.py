@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import is_zipfile
 
 import torch
 
@@ -97,9 +98,17 @@ def load(f: Any, map_location: Any = None, **kwargs: Any) -> Any:
         raise AccelnbError(f"{f} cannot be read, it seems damaged: {first_line(error)}") from None
 
 
-def load_weights(file: Path, location: Any, **kwargs: Any) -> dict[str, Any]:
-    """Return the state dict in a file that is not of safetensors."""
-    state = load(file, map_location=location, **kwargs)
+def in_place(file: Path) -> dict[str, Any]:
+    """Return the arguments of `load` with which tensors are read when, and as far as, it is used.
+
+    What is kept of them has to be copied.
+    """
+    return {"map_location": "cpu", "mmap": is_zipfile(file)}
+
+
+def load_weights(file: Path, map_location: Any = "cpu", **kwargs: Any) -> dict[str, Any]:
+    """Return the state dict in a file that is not of safetensors; see `load`."""
+    state = load(file, map_location=map_location, **kwargs)
     if not isinstance(state, dict):
         raise AccelnbError(f"{file} holds no weights, but a {type(state).__name__}")
     return state

@@ -19,7 +19,7 @@ from accelnb.training.checkpoint import file_names, parameter_names
 from accelnb.training.checkpoint.applying import load_weights_into
 from accelnb.training.checkpoint.contents import kind_of, parts_of
 from accelnb.training.checkpoint.dtensors import gathered, mapped
-from accelnb.training.checkpoint.files import load, replace_file, write_pickled
+from accelnb.training.checkpoint.files import in_place, load, replace_file, write_pickled
 from accelnb.training.checkpoint.reading import check_optimizer
 from accelnb.training.checkpoint.reading_parts import skeleton, with_parts_of_optimizer
 from accelnb.training.checkpoint.weights import differences, unwrapped
@@ -141,7 +141,7 @@ def load_fsdp_optimizer(
     def read() -> Any:
         if _is_whole(fsdp_plugin):
             path = _optimizer_file(home, optimizer_index)
-            state = load(path, map_location="cpu", mmap=True)
+            state = load(path, **in_place(path))
         else:
             path = folder
             state = skeleton(folder, file_names.OPTIMIZER_KEY)

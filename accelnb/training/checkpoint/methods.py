@@ -77,7 +77,8 @@ class CheckpointMethods:
 
         Every rank calls it. The checkpoint is put in place as a whole: if a rank is killed or
         the disk is full, an earlier one in `output_dir` stays as it was. Files there that are not
-        of a checkpoint are kept.
+        of a checkpoint are kept. Of what is divided over ranks each writes its parts, into a folder
+        of ``torch.distributed.checkpoint``: none has all of it.
 
         Parameters
         ----------
@@ -121,8 +122,10 @@ class CheckpointMethods:
     ) -> None:
         """Load what `save_state` saved. Every rank calls it, after the same `prepare`.
 
-        Everything is read and checked first: after an error nothing has changed. With another
-        number of ranks, those without saved random states keep their own.
+        Everything is read and checked first: after an error nothing has changed. The ranks may be
+        as many as they like, and divide models in another way, or not at all. Each then goes on
+        with the random states and the place in the data of the first rank that had its share of
+        the data; one that has none keeps its own.
 
         Parameters
         ----------
@@ -161,7 +164,11 @@ class CheckpointMethods:
     # ---- weights alone, and any object ----
 
     def get_state_dict(self, model: nn.Module, unwrap: bool = True) -> dict[str, Any]:
-        """Return a model's whole state dict; with `unwrap` under the model's own names."""
+        """Return a model's whole state dict; with `unwrap` under the model's own names.
+
+        Every rank calls it. Of a model that is divided over ranks it is on rank 0 alone, on the
+        CPU; the others get an empty dict.
+        """
         return self._checkpoints.weights_of(model, unwrap)
 
     def save_model(
@@ -173,7 +180,8 @@ class CheckpointMethods:
     ) -> None:
         """Save a model's weights in files that `load_checkpoint_in_model` and others load.
 
-        Every rank calls it. Weights of an earlier save there are deleted.
+        Every rank calls it. Weights of an earlier save there are deleted. Those of a model that is
+        divided over ranks are gathered a few at a time, and written as they come.
 
         Parameters
         ----------

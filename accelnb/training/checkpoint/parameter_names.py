@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from accelnb.errors import AccelnbError
 from accelnb.training.checkpoint.dtensors import as_shards
 from accelnb.training.checkpoint.weights import unwrapped
 from accelnb.training.parallel.slices import is_dtensor
+
+# What modules that compile or checkpoint activations put into the names of what they wrap.
+_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_checkpoint_wrapped_module)\.")
 
 
 def names_of(optimizer: Any, models: Sequence[nn.Module]) -> list[str]:
@@ -23,7 +27,7 @@ def names_of(optimizer: Any, models: Sequence[nn.Module]) -> list[str]:
     for index, model in enumerate(models):
         head = f"model_{index}/" if index else ""
         for name, parameter in as_shards(unwrapped(model)).named_parameters():
-            names.setdefault(id(parameter), head + name)
+            names.setdefault(id(parameter), head + _WRAPPERS.sub("", name))
     return [names.get(id(p), f"parameter {i}") for i, p in enumerate(parameters_of(optimizer))]
 
 

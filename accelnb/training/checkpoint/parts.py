@@ -13,14 +13,9 @@ from torch import nn
 
 from accelnb.training.checkpoint.files import load_weights
 from accelnb.training.checkpoint.weights import opened, shapes_in
-from accelnb.training.parallel.slices import is_dtensor, local_part, own_slices, rows_at_once
+from accelnb.training.parallel.slices import local_part, own_slices, rows_at_once
 from accelnb.training.parallel.without_values import allocate
 from accelnb.training.state import PartialState
-
-
-def reads_parts(model: nn.Module) -> bool:
-    """Return whether a model is divided over processes, or has tensors without values."""
-    return any(is_dtensor(it) or it.is_meta for it in (*model.parameters(), *model.buffers()))
 
 
 def read_parts(model: nn.Module, files: list[Path], names: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ from accelnb.training.checkpoint import (
     unfinished_gradients,
 )
 from accelnb.training.checkpoint.contents import Training, kind_of
-from accelnb.training.checkpoint.files import load
+from accelnb.training.checkpoint.files import in_place, load
 from accelnb.training.checkpoint.manifest import Manifest, check_complete
 from accelnb.training.checkpoint.reading_parts import skeleton
 from accelnb.training.checkpoint.weights import differences
@@ -66,8 +66,8 @@ def read_states(
         raise AccelnbError(f"input_dir={folder}: there is no such folder")
     manifest = check_complete(folder)
 
-    def read(name: str, where: Any = "cpu", **how: Any) -> Any:
-        return load(folder / name, **{"map_location": where, **how, **load_kwargs})
+    def read(name: str, where: Any = "cpu") -> Any:
+        return load(folder / name, **{"map_location": where, **load_kwargs})
 
     def pairs(things: Sequence[Any], name: str) -> Pairs:
         _check_number(folder, name, len(things))
@@ -78,7 +78,7 @@ def read_states(
         if (accelerates := file_names.optimizer_folder(folder, index)).is_dir():
             return skeleton(accelerates, file_names.OPTIMIZER_KEY)
         if parameter_names.is_sharded(optimizer):  # of a whole state each rank takes its part
-            return read(name, mmap=True)
+            return load(folder / name, **{**in_place(folder / name), **load_kwargs})
         return read(name, location)
 
     _check_number(folder, file_names.OPTIMIZER, len(training.optimizers))

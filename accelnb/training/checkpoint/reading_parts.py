@@ -12,6 +12,7 @@ import torch
 from accelnb.training.checkpoint import file_names, parameter_names
 from accelnb.training.checkpoint.contents import Training
 from accelnb.training.checkpoint.dtensors import Tensors, fitted, mapped, room_for
+from accelnb.training.parallel.slices import is_dtensor
 
 Pairs = list[tuple[Any, Any]]  # an object and the state for it
 
@@ -84,14 +85,23 @@ class _Reading:
     wanted: dict[Path, Tensors] = field(default_factory=dict)
     likes: dict[int, tuple[torch.Tensor, Any]] = field(default_factory=dict)
 
-    def of(self, state: Any, folder: Path, key: str, like_of: Callable[[str], Any]) -> Any:
-        """Return a structure with tensors to read into."""
+    def of(
+        self,
+        state: Any,
+        folder: Path,
+        key: str,
+        like_of: Callable[[str], Any],
+        is_in_place: bool = False,
+    ) -> Any:
+        """Return a structure with tensors to read into, and none that are in a file."""
 
         def room(path: str, value: torch.Tensor) -> torch.Tensor:
             like = like_of(path)
             if value.is_meta:
                 value = room_for(value.shape, value.dtype, like)
                 self.wanted.setdefault(folder, {})[path] = value
+            elif is_in_place and not is_dtensor(like):
+                value = value.clone()
             self.likes[id(value)] = value, like
             return value
 
@@ -103,8 +113,11 @@ class _Reading:
         """Return the state of an optimizer with tensors to read into."""
         parameters = parameter_names.parameters_of(optimizer)
         owners = {**dict(enumerate(parameters)), **dict(zip(names, parameters, strict=True))}
+        is_in_place = parameter_names.is_sharded(optimizer)
         values = {
-            name: self.of(value, folder, f"{key}.state.{name}", _always(owners.get(name)))
+            name: self.of(
+                value, folder, f"{key}.state.{name}", _always(owners.get(name)), is_in_place
+            )
             for name, value in state["state"].items()
         }
         return {**state, "state": values}

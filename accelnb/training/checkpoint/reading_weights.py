@@ -14,7 +14,7 @@ from torch import nn
 from accelnb.errors import AccelnbError
 from accelnb.training.checkpoint import file_names
 from accelnb.training.checkpoint.files import load_weights
-from accelnb.training.checkpoint.parts import read_parts, reads_parts
+from accelnb.training.checkpoint.parts import read_parts
 from accelnb.training.checkpoint.weights import (
     differences,
     read_safetensors,
@@ -22,8 +22,10 @@ from accelnb.training.checkpoint.weights import (
     shapes_of,
 )
 from accelnb.training.checkpoint.writing_weights import INDEX
-from accelnb.training.collective_errors import together
+from accelnb.training.collective_errors import of_every_rank, together
 from accelnb.training.parallel.slices import class_name
+from accelnb.training.parallel.strategy import is_sharded
+from accelnb.training.parallel.without_values import without_values
 
 
 def load_checkpoint_in_model(
@@ -32,8 +34,8 @@ def load_checkpoint_in_model(
     """Load the weights that `Accelerator.save_model` or Hugging Face's libraries saved.
 
     All are checked before the model is changed. One file at a time is in memory. Of a model that
-    is divided over processes, or without values (on the meta device), each process reads its part
-    alone: it is a collective then.
+    is divided over processes all of them call it, and each reads its part alone. What has no
+    values yet (on the meta device) gets memory.
 
     Parameters
     ----------
@@ -56,7 +58,7 @@ def load_checkpoint_in_model(
     >>> Accelerator().save_model(torch.nn.Linear(2, 1), folder)
     >>> load_checkpoint_in_model(torch.nn.Linear(2, 1), folder, strict=True)
     """
-    in_parts = reads_parts(model)
+    divided = is_sharded(model)
 
     def checked() -> tuple[list[Path], dict[str, Any], str]:
         files = files_of(Path(checkpoint).expanduser())
@@ -68,14 +70,24 @@ def load_checkpoint_in_model(
             raise AccelnbError(f"{checkpoint} is not of this {class_name(model)}: {fatal}")
         return files, shapes, other
 
-    files, shapes, other = together(checked) if in_parts else checked()
+    files, shapes, other = together(checked) if divided else checked()
+    if divided:
+        _refuse_other_files(checkpoint, files)
     if other:
         warnings.warn(f"{checkpoint}: {other}", stacklevel=2)
-    if in_parts:
+    if divided or without_values(model):
         read_parts(model, files, shapes)
         return
     for file in files:
         model.load_state_dict(weights_in(file), strict=False)
+
+
+def _refuse_other_files(checkpoint: Any, files: list[Path]) -> None:
+    """Refuse parts of different models: where each machine has a folder of its own."""
+    of_ranks = of_every_rank([(file.name, file.stat().st_size) for file in files])
+    for rank, its in enumerate(of_ranks):
+        if its != of_ranks[0]:
+            raise AccelnbError(f"{checkpoint} holds other files on rank {rank} than on rank 0")
 
 
 def _shapes_in(file: Path) -> dict[str, Any]:
@@ -89,7 +101,7 @@ def weights_in(file: Path, location: torch.device | str = "cpu") -> dict[str, An
     """Return the state dict that a file of either format holds."""
     if file.suffix == ".safetensors":
         return read_safetensors(file, location)
-    return load_weights(file, location)
+    return load_weights(file, map_location=location)
 
 
 def files_of(checkpoint: Path) -> list[Path]:

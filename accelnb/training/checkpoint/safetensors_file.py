@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from accelnb.training.checkpoint.files import flush
 from accelnb.training.pytree import TensorInformation
@@ -42,7 +43,7 @@ class SafetensorsFile:
     >>> path = Path(tempfile.mkdtemp(), "model.safetensors")
     >>> tensors = {"a": TensorInformation(torch.Size([2]), torch.float32)}
     >>> with SafetensorsFile(path, tensors, {"format": "pt"}) as file:
-    ...     file.add(torch.ones(2))
+    ...     file.add("a", torch.ones(2))
     >>> load_file(path)
     {'a': tensor([1., 1.])}
     """
@@ -67,8 +68,10 @@ class SafetensorsFile:
         self._file = path.open("wb")
         self._file.write(len(text).to_bytes(8, "little") + text)
 
-    def add(self, tensor: torch.Tensor) -> None:
+    def add(self, name: str, tensor: torch.Tensor) -> None:
         """Write the next tensor, in the order of `in_order`."""
+        if is_traceable_wrapper_subclass(tensor):
+            raise TypeError(f"{name} is a {type(tensor).__name__}, which the format does not know")
         values = tensor.detach().cpu().contiguous().reshape(-1)
         self._file.write(values.view(torch.uint8).numpy().data)
 

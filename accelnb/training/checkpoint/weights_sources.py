@@ -11,7 +11,7 @@ from torch import nn
 
 from accelnb.training.checkpoint import file_names
 from accelnb.training.checkpoint.dtensors import Tensors, fitted, part_of, room_for
-from accelnb.training.checkpoint.files import load_weights
+from accelnb.training.checkpoint.files import in_place, load_weights
 from accelnb.training.checkpoint.weights import (
     merged_names,
     opened,
@@ -56,7 +56,7 @@ class Source:
             with opened(self.path) as file:
                 slices = {n: file.get_slice(merged.get(s, s)) for n, (s, _) in found.items()}
                 return {n: _part(slices[n], own[n]) for n in slices if n in own}
-        whole = load_weights(self.path, "cpu", mmap=True)
+        whole = load_weights(self.path, **in_place(self.path))
         return {n: fitted(whole[saved], own.get(n)) for n, (saved, _) in found.items()}
 
     def _found(self, model: nn.Module) -> dict[str, tuple[str, Any]]:
@@ -75,7 +75,7 @@ class Source:
             own_shapes, merged = shapes_in(self.path)
             shapes = own_shapes | {name: own_shapes[kept] for name, kept in merged.items()}
         else:
-            shapes = shapes_of(load_weights(self.path, "cpu", mmap=True))
+            shapes = shapes_of(load_weights(self.path, **in_place(self.path)))
         return without_ddp_prefix({name: (name, shape) for name, shape in shapes.items()}, model)
 
     def _read_parts(self, own: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def _keys_in(folder: Path) -> set[str]:
 def _whole(path: Path, location: torch.device | str) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         return read_safetensors(path, location)
-    return load_weights(path, location)
+    return load_weights(path, map_location=location)
 
 
 def _part(slices: Any, like: Any) -> torch.Tensor:

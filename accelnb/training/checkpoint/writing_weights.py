@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -233,28 +234,25 @@ def write_in_turn(
     """
     tensors = {name: weights.tensors[name] for name in names}
     merged = {again: kept for again, kept in weights.merged.items() if kept in tensors}
-    errors: list[Exception] = []
 
-    def on_this_rank(action: Callable[[], T]) -> T | None:
-        result, error = (
-            attempt(lambda: reporting(action, path)) if writes and not errors else (None, None)
-        )
-        errors.extend([error] if error is not None else [])
-        return result
+    def begun() -> SafetensorsFile | None:
+        return SafetensorsFile(path, tensors, {"format": "pt", **merged}) if writes else None
 
-    file = on_this_rank(lambda: SafetensorsFile(path, tensors, {"format": "pt", **merged}))
+    file, error = attempt(lambda: reporting(begun, path))
     sizes = {name: weights.sizes[name] for name in in_order(tensors)}
     for some in split(sizes, _AT_ONCE):
-        for tensor in weights.take(some).values():
-            on_this_rank(lambda value=tensor: file.add(value) if file else None)
+        for name, tensor in weights.take(some).items():
+            if file is not None and error is None:
+                _, error = attempt(partial(reporting, partial(file.add, name, tensor), path))
     if file is not None:
-        on_this_rank(file.close)
+        _, at_the_end = attempt(lambda: reporting(file.close, path))
+        error = error or at_the_end
 
-    def raise_the_first() -> None:
-        if errors:
-            raise errors[0]
+    def tell() -> None:
+        if error is not None:
+            raise error
 
-    together(raise_the_first)
+    together(tell)
 
 
 def _in_folder(folder: Path, action: Callable[[], T]) -> T:

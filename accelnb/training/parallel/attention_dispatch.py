@@ -114,7 +114,7 @@ def _scaled_dot_product_attention(
     if block is None:
         return attention.computed()
     block.calls += 1
-    _traced |= hasattr(query, "fake_mode")  # its graph is run without a call of this
+    _traced |= attention.is_traced  # its graph is run without a call of this
     return block.compute(attention)
 
 
@@ -139,6 +139,11 @@ def _block_of_now() -> _Block | None:
         return None
     block = _blocks[at]
     return block if block.end_node is None or number < block.end_node else None
+
+
+def is_in_block() -> bool:
+    """Return whether the caller is in a block of `attention_computed_by`."""
+    return _open_block() is not None
 
 
 def _open_block() -> _Block | None:

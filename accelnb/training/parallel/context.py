@@ -94,6 +94,8 @@ def apply_context_parallel(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Modul
                 "cannot be divided: load it with attn_implementation='sdpa'"
             )
     from accelnb.training.parallel.attention_dispatch import intercept_attention
+    from accelnb.training.parallel.model_inputs import check_inputs_of
 
     intercept_attention(mesh.device.type)
+    check_inputs_of(model)
     return model

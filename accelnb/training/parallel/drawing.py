@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,10 +18,12 @@ from accelnb.training.parallel.slices import (
     class_name,
     held,
     is_dtensor,
+    local_part,
     put,
     send_from_rank_0,
     slots,
 )
+from accelnb.training.parallel.strategy import is_sharded
 from accelnb.training.parallel.unwrapping import extract_model_from_parallel
 from accelnb.training.parallel.without_values import allocate, forget, some
 from accelnb.training.state import PartialState
@@ -33,7 +36,7 @@ def initialize_weights(
 
     Rank 0 draws for one module after another, those inside a module first. So the values are
     those of rank 0's random numbers, however the model is divided: with a seed, the same on any
-    number of processes. A collective.
+    number of processes. Of a divided model all of them call it; others are a process's own.
 
     Parameters
     ----------
@@ -62,19 +65,24 @@ def initialize_weights(
     if init is None:
         _refuse_without_reset(model, [module for module, _ in todo])
         init = _reset
-    device = PartialState().device
+    device, shared = PartialState().device, is_sharded(model) and PartialState().use_distributed
     before, buffer = _random_state(), buffer_on(device)
     allocate(model, [held(module, key) for module, keys in todo for key in keys], device)
     names = {id(module): name for name, module in model.named_modules()}
     for n, (module, keys) in enumerate(todo):
-        values, failure = _drawn_on_rank_0(module, keys, init, device)
+        draw = partial(_drawn, module, keys, init, device)
+        values, failure = _on_rank_0(draw) if shared else _outcome(draw)
         if failure is not None:
             forget(model, [held(module, key) for module, keys in todo[n:] for key in keys])
             name = names[id(module)] or "the model"
             raise AccelnbError(f"{name} ({class_name(module)}) cannot be initialized: {failure}")
         for key in keys:
-            send_from_rank_0(values.pop(key, None), held(module, key), buffer)
-    _draw_on_as_rank_0(before)
+            if shared:
+                send_from_rank_0(values.pop(key, None), held(module, key), buffer)
+            else:
+                local_part(held(module, key)).copy_(values.pop(key))
+    if shared:
+        _draw_on_as_rank_0(before)
 
 
 def _modules_without_values(model: nn.Module) -> Iterator[tuple[nn.Module, list[str]]]:
@@ -121,18 +129,17 @@ def _refuse_without_reset(model: nn.Module, modules: list[nn.Module]) -> None:
 _OF_OTHERS = "it uses tensors of other modules too, and is to set each module's own alone"
 
 
-def _drawn_on_rank_0(
-    module: nn.Module, keys: list[str], init: Callable[[nn.Module], Any], device: torch.device
-) -> tuple[dict[str, torch.Tensor], str | None]:
-    """Return a module's tensors whole, on other ranks none; or on all what went wrong."""
-    values, text = None, None
-    if PartialState().process_index == 0:
-        values, error = attempt(lambda: _drawn(module, keys, init, device))
-        kind = "" if isinstance(error, AccelnbError) else f"{type(error).__name__}: "
-        text = error and f"{kind}{error}"
-    if PartialState().use_distributed:
-        text = broadcast_object(text, 0)
-    return values or {}, text
+def _outcome(draw: Callable[[], dict[str, torch.Tensor]]) -> tuple[dict[str, torch.Tensor], Any]:
+    """Return what was drawn, and a text if that failed."""
+    values, error = attempt(draw)
+    kind = "" if isinstance(error, AccelnbError) else f"{type(error).__name__}: "
+    return values or {}, error and f"{kind}{error}"
+
+
+def _on_rank_0(draw: Callable[[], dict[str, torch.Tensor]]) -> tuple[dict[str, torch.Tensor], Any]:
+    """Return what rank 0 has drawn, on other ranks nothing; and on all a text if that failed."""
+    values, failure = _outcome(draw) if PartialState().process_index == 0 else ({}, None)
+    return values, broadcast_object(failure, 0)
 
 
 def _drawn(
@@ -203,8 +210,6 @@ def _random_state() -> list[torch.Tensor]:
 
 def _draw_on_as_rank_0(before: list[torch.Tensor]) -> None:
     """Keep random numbers the same on the ranks on which they were those of rank 0."""
-    if not PartialState().use_distributed:
-        return
     was, now = broadcast_object((before, _random_state()), 0)
     for generator, its, of_rank_0, state in zip(_generators(), before, was, now, strict=True):
         if torch.equal(its, of_rank_0):

@@ -58,6 +58,12 @@ def check_sharding(model: nn.Module, mesh: Mesh, plan: Plan) -> None:
             f"sharding_strategy={plugin.sharding_strategy.name}: it needs a mesh with copies, as "
             "--mesh dp_replicate=2,dp_shard=4"
         )
+    for name, part in model.named_modules():
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.sparse:
+            raise AccelnbError(
+                f"FSDP: {name} has sparse gradients, of which ranks cannot have parts: make it "
+                "with sparse=False"
+            )
     if not any(True for _ in sharded_parts(model)):
         find_units(_root(model), plugin, ignored_parameters(_root(model), plugin))
 

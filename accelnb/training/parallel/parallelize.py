@@ -17,6 +17,7 @@ from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.mixed_precision import apply_precision
 from accelnb.training.parallel.placement import apply_placement
 from accelnb.training.parallel.plan import Plan
+from accelnb.training.parallel.repair import cut_short_is_refused
 from accelnb.training.parallel.strategy import Strategy
 from accelnb.training.parallel.tensor import apply_tensor_parallel, planned_layers
 from accelnb.training.parallel.xla import XlaProcess, XlaProcesses
@@ -50,20 +51,21 @@ def parallelize(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     >>> parallelize(torch.nn.Linear(2, 1), alone, Plan("ddp", Precision("bf16", "cpu")))
     Linear(in_features=2, out_features=1, bias=True)
     """
-    shards = strategy_for(mesh, plan).shards and not plan.evaluation_mode
-    if shards:
-        check_sharding(model, mesh, plan)
-    layers = planned_layers(model, mesh, plan)
-    held_back = hold_back(model, mesh, plan)
-    model = apply_tensor_parallel(model, mesh, layers)
-    model = apply_context_parallel(model, mesh, plan)
-    model = apply_activation_checkpointing(model, mesh, plan)
-    model = apply_precision(model, mesh, plan)
-    if not shards:  # it goes to the device unit by unit
-        model = apply_placement(model, mesh, plan)
-    model = apply_strategy(model, mesh, plan)
-    model = fill(model, held_back, mesh, plan)
-    return apply_compilation(model, mesh, plan)
+    with cut_short_is_refused(model):
+        shards = strategy_for(mesh, plan).shards and not plan.evaluation_mode
+        if shards:
+            check_sharding(model, mesh, plan)
+        model = apply_context_parallel(model, mesh, plan)
+        layers = planned_layers(model, mesh, plan)
+        held_back = hold_back(model, mesh, plan)
+        model = apply_tensor_parallel(model, mesh, layers)
+        model = apply_activation_checkpointing(model, mesh, plan)
+        model = apply_precision(model, mesh, plan)
+        if not shards:  # it goes to the device unit by unit
+            model = apply_placement(model, mesh, plan)
+        model = apply_strategy(model, mesh, plan)
+        model = fill(model, held_back, mesh, plan)
+        return apply_compilation(model, mesh, plan)
 
 
 def apply_strategy(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:

@@ -7,18 +7,21 @@ gradients are gone, for they are of some parameters only, and not of the same on
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from accelnb.errors import AccelnbError
+from accelnb.training.sharded_gradients import has_dtensors
 
 _STATE = "torch.distributed.fsdp._fully_shard._fsdp_state"
-_REFUSED = "_accelnb_refusal"
+_REFUSED, _BEGUN = "_accelnb_refusal", "_accelnb_sharding_begun"
 
 
 def repair_after_stop() -> bool:
@@ -83,33 +86,71 @@ def refuse_half_done(models: Iterable[nn.Module]) -> None:
         )
 
 
+@contextmanager
+def cut_short_is_refused(model: nn.Module) -> Iterator[None]:
+    """In the block a model is sharded. Refuse it if that was done before, and not to its end.
+
+    Raises
+    ------
+    AccelnbError
+        A part of its weights would never be averaged.
+    """
+    marked = vars(model)
+    if _BEGUN in marked and has_dtensors(model.parameters()):
+        raise AccelnbError(
+            "this model was cut short in an earlier prepare(), and only a part of it is sharded: "
+            "make it anew, then prepare it"
+        )
+    marked[_BEGUN] = True
+    try:
+        yield
+    except AccelnbError:  # it says so before it changes anything
+        del marked[_BEGUN]
+        raise
+    del marked[_BEGUN]
+
+
 def join_new_groups(renewed: dict[str, Any]) -> None:
     """Have meshes and FSDP2 models use process groups that were made again under their old names.
-
-    Models that are divided over others, which are gone, say so when they are used.
 
     Parameters
     ----------
     renewed
         The groups of now, by name, the default one too.
     """
+    if not _loaded():
+        return
     from torch.distributed.device_mesh import DeviceMesh
 
     for mesh in _living(DeviceMesh):
         for name in getattr(mesh, "_dim_group_names", ()):
             if name in renewed and name in (registry := mesh._get_root_mesh()._pg_registry):
                 registry[name] = renewed[name]
+    _replace_groups(lambda name: renewed.get(name) or EndedGroup())
+
+
+def leave_old_groups() -> None:
+    """Have models say that their process groups ended, and torch forget the meshes of these."""
     if not _loaded():
         return
+    _replace_groups(lambda _: EndedGroup())
+    # Of meshes that are equal it would go on to use the first, though its groups are gone.
+    for cache in _living(functools._lru_cache_wrapper):
+        if (getattr(cache, "__module__", None) or "").startswith("torch.distributed.tensor"):
+            cache.cache_clear()
+    if clear := getattr(torch._C, "_clear_DTensor_sharding_propagator_cache", None):
+        clear()
+
+
+def _replace_groups(replaced: Callable[[str], Any]) -> None:
+    """Replace the process groups that FSDP2 models hold, by their names."""
     from torch.distributed.fsdp._fully_shard._fsdp_common import DataParallelMeshInfo
 
     for info in _living(DataParallelMeshInfo):
         for part in ("shard", "replicate"):
-            if f"{part}_process_group" not in vars(info):
-                continue
-            names = info.mesh._dim_group_names
-            name = names[getattr(info, f"{part}_mesh_dim")]
-            setattr(info, f"{part}_process_group", renewed.get(name) or EndedGroup())
+            if f"{part}_process_group" in vars(info):
+                name = info.mesh._dim_group_names[getattr(info, f"{part}_mesh_dim")]
+                setattr(info, f"{part}_process_group", replaced(name))
         if vars(info).get("reduce_scatter_process_group") is not None:
             info.reduce_scatter_process_group = None  # that of the shards does as well
 

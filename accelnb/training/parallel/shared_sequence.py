@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from accelnb.errors import AccelnbError
-from accelnb.training.parallel.attention import (
-    Attention,
-    WayOfAttention,
-    by_gathering,
-    by_heads,
-    by_ring,
+from accelnb.training.parallel.attention import Attention, by_gathering, by_heads, by_ring
+from accelnb.training.parallel.attention_checks import (
+    check_heads,
+    check_is_of_sequence,
+    check_mask,
+    check_ring,
+    on_all,
 )
 from accelnb.training.parallel.attention_dispatch import attention_computed_by
 from accelnb.training.parallel.sequence import SequenceShare, in_parts, length_along
 
+
+@dataclass(frozen=True)
+class WayOfAttention:
+    """How attention is computed by the processes of a group, each with a part of the sequence.
+
+    Attributes
+    ----------
+    compute
+        Takes the attention and the group.
+    check
+        Takes the attention and the size of the group.
+    """
+
+    compute: Callable[[Attention, Any], torch.Tensor]
+    check: Callable[[Attention, int], None]
+
+
 # The first two by the names that `TorchContextParallelConfig` has for them.
-WAYS: dict[str, WayOfAttention] = {
-    "allgather": by_gathering,
-    "alltoall": by_ring,
-    "heads": by_heads,
+WAYS = {
+    "allgather": WayOfAttention(by_gathering, check_mask),
+    "alltoall": WayOfAttention(by_ring, check_ring),
+    "heads": WayOfAttention(by_heads, check_heads),
 }
 
 
@@ -60,26 +78,22 @@ def context_parallel(
     with in_parts(given, dims, no_restore_buffers or (), share):
         length = length_along(given, dims)  # of a part
 
+        chosen = WAYS[way]
+        agreed = False
+
+        def check(attention: Attention) -> None:
+            check_is_of_sequence(attention, length)
+            chosen.check(attention, group.size())
+
         def compute(attention: Attention) -> torch.Tensor:
-            _check_is_of_sequence(attention, length)
-            return WAYS[way](attention, group)
+            nonlocal agreed
+            if agreed or attention.is_traced:
+                check(attention)
+            else:  # once a block, for it costs a message
+                on_all(lambda: check(attention), group, attention.query.device)
+                agreed = True
+            return chosen.compute(attention, group)
 
         name = f"{way} {share} {length} {group.group_name}"
         with attention_computed_by(compute, device_type, name):
             yield
-
-
-def _check_is_of_sequence(attention: Attention, length: int | None) -> None:
-    """Refuse attention in which not both sides are this process's part of the sequence.
-
-    Others, to an image or to a cache, say, may be whole on each process or be of parts: here that
-    cannot be known.
-    """
-    queries, keys = attention.query.shape[-2], attention.key.shape[-2]
-    if queries == keys and length in (None, queries):
-        return
-    expected = "as many keys as queries" if length is None else f"{length} queries and keys"
-    raise AccelnbError(
-        f"context parallel: attention of {queries} queries to {keys} keys, where each rank's part "
-        f"of the sequence has {expected}: only attention within the sequence is divided"
-    )

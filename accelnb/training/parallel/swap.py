@@ -124,6 +124,8 @@ def follow(optimizer: torch.optim.Optimizer, models: Sequence[nn.Module]) -> Non
     """
     if not _replaced and not dtensors_in_use():
         return
+    for model in models:
+        _note_gathered(model)
     _refuse_left_behind(optimizer, models)
     groups = [current(group["params"]) for group in optimizer.param_groups]
     state = {
@@ -140,6 +142,18 @@ def follow(optimizer: torch.optim.Optimizer, models: Sequence[nn.Module]) -> Non
         group["params"][:] = parameters
         _step_where_mixed(optimizer, group)
     optimizer.state.update(state)
+
+
+def _note_gathered(model: nn.Module) -> None:
+    """Remember whole weights that are gathered yet: the optimizer may have been made of these.
+
+    They are after a forward pass that no backward pass has followed.
+    """
+    before = Parameters(model)
+    for part in model.modules():
+        if hasattr(part, "reshard"):
+            part.reshard()  # pyright: ignore[reportCallIssue]
+    before.note_replaced()
 
 
 def refuse_undividable_state(optimizer: torch.optim.Optimizer) -> None:

@@ -18,7 +18,11 @@ from torch.distributed.tensor.parallel import (
 )
 
 from accelnb.errors import AccelnbError
-from accelnb.training.parallel.tensor_styles import STYLES, ReplicatedWithSummedGradients
+from accelnb.training.parallel.tensor_styles import (
+    STYLES,
+    ReplicatedWithSummedGradients,
+    VocabularyParallel,
+)
 
 Style = str | ParallelStyle
 
@@ -131,6 +135,8 @@ def placement_of_weight(style: Style, module: nn.Module) -> Shard | Replicate | 
     in_embedding = isinstance(module, nn.Embedding)
     if isinstance(made, ColwiseParallel):
         return Shard(1 if in_embedding else 0)
+    if isinstance(made, VocabularyParallel):
+        return Shard(0)
     if isinstance(made, RowwiseParallel):
         return Shard(0 if in_embedding else 1)
     if isinstance(made, SequenceParallel | ReplicatedWithSummedGradients):
@@ -153,12 +159,16 @@ def _check_kind(name: str, modules: Mapping[str, nn.Module], style: Style) -> No
             f"tensor-parallel plan: {name} is within nn.MultiheadAttention, which reads its "
             "weights past it: write the attention with layers of its own for q, k, v and output"
         )
-    divides = placement_of_weight(style, modules[name])
-    if isinstance(divides, Shard) and not isinstance(modules[name], nn.Linear | nn.Embedding):
+    module, known = modules[name], nn.Linear | nn.Embedding
+    if isinstance(style, str) and style.startswith("embedding"):
+        known = nn.Embedding
+    if isinstance(placement_of_weight(style, module), Shard) and not isinstance(module, known):
         raise AccelnbError(
-            f"tensor-parallel plan: {name} is a {type(modules[name]).__name__}, and only "
-            "nn.Linear and nn.Embedding can be divided"
+            f"tensor-parallel plan: {name} is a {type(module).__name__}, and {style} divides only "
+            f"{'an nn.Embedding' if known is nn.Embedding else 'nn.Linear and nn.Embedding'}"
         )
+    if isinstance(module, nn.Embedding) and module.max_norm is not None:
+        raise AccelnbError(f"tensor-parallel plan: {name} has max_norm, and cannot be divided")
 
 
 def _check_sizes(name: str, module: nn.Module, style: Style, tp: int) -> None:

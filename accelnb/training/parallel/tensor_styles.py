@@ -18,6 +18,7 @@ from torch.distributed.tensor.parallel import (
     RowwiseParallel,
     SequenceParallel,
 )
+from torch.nn import functional as F
 
 from accelnb.errors import AccelnbError
 
@@ -54,6 +55,42 @@ class SequenceParallelNorm(ReplicatedWithSummedGradients):
         return module
 
 
+class VocabularyParallel(ParallelStyle):
+    """Each rank has the embeddings of a part of the vocabulary; what it returns is whole.
+
+    Torch's ``RowwiseParallel`` does the same by a mask in a DTensor, which torch.compile (2.13)
+    cannot trace.
+    """
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        assert isinstance(module, nn.Embedding)
+        weight = distribute_tensor(
+            module.weight.data, device_mesh, [Shard(0)], src_data_rank=self.src_data_rank
+        )
+        module.register_parameter("weight", nn.Parameter(weight, module.weight.requires_grad))
+        rows = module.num_embeddings // device_mesh.size()
+        first = rows * device_mesh.get_local_rank()
+        padding = module.padding_idx
+        if padding is not None:
+            padding = padding - first if first <= padding < first + rows else None
+
+        def forward(input: torch.Tensor) -> torch.Tensor:
+            rows_here = input - first
+            elsewhere = (rows_here < 0) | (rows_here >= rows)
+            found = F.embedding(
+                rows_here.masked_fill(elsewhere, 0),
+                module.weight.to_local(),  # pyright: ignore[reportAttributeAccessIssue]
+                padding,
+                scale_grad_by_freq=module.scale_grad_by_freq,
+            )
+            part = found.masked_fill(elsewhere.unsqueeze(-1), 0.0)
+            total = DTensor.from_local(part, device_mesh, [Partial()], run_check=False)
+            return total.redistribute(placements=[Replicate()]).to_local()
+
+        module.forward = forward
+        return module
+
+
 # What plans call the styles; the words are those of the plans that transformers' models have.
 STYLES: dict[str, Callable[[], ParallelStyle | None]] = {
     "colwise": ColwiseParallel,
@@ -62,7 +99,7 @@ STYLES: dict[str, Callable[[], ParallelStyle | None]] = {
     "rowwise": RowwiseParallel,
     "rowwise_split_input": lambda: RowwiseParallel(input_layouts=Replicate()),
     "rowwise_rep": lambda: RowwiseParallel(input_layouts=Replicate()),
-    "embedding_rowwise": lambda: RowwiseParallel(input_layouts=Replicate()),
+    "embedding_rowwise": VocabularyParallel,
     "embedding_colwise": lambda: ColwiseParallel(output_layouts=Replicate()),
     "sequence_parallel": lambda: SequenceParallel(use_local_output=True),
     "replicated_with_grad_allreduce": ReplicatedWithSummedGradients,

@@ -11,7 +11,7 @@ from torch import nn
 
 from accelnb.errors import AccelnbError
 from accelnb.training.fsdp_plugin import FullyShardedDataParallelPlugin
-from accelnb.training.parallel.blocks import repeated_blocks
+from accelnb.training.parallel.blocks import is_stack
 
 Unit = tuple[nn.Module, ...]
 
@@ -94,15 +94,35 @@ def _chosen(model: nn.Module, plugin: FullyShardedDataParallelPlugin) -> list[nn
     policy = plugin.auto_wrap_policy
     if policy is None:
         return []
+    classes: set[type] = set()
     if policy == "REPEATED_BLOCKS":
-        return list(repeated_blocks(model))
+        classes = plugin.no_split_classes(model)
+        if not classes:
+            return list(_blocks_in_lists(model))
     if policy == "TRANSFORMER_BASED_WRAP":
         classes = plugin.unit_classes(model)
+    if classes:
         return [part for part in _callable_parts(model) if type(part) in classes]
     if policy == "SIZE_BASED_WRAP":
         least = plugin.min_num_params or 0
         return _accepted(model, lambda module, recurse, nonwrapped_numel: nonwrapped_numel >= least)
     return _accepted(model, policy)  # pyright: ignore[reportArgumentType]
+
+
+def _blocks_in_lists(module: nn.Module, name: str = "") -> Iterator[nn.Module]:
+    """Yield the blocks of a model's lists, also where they are of several classes.
+
+    No experts: not all of them compute on every rank, and as units they would be waited for.
+    """
+    have_parts = [any(child.children()) for child in module.children()]
+    is_list = isinstance(module, nn.ModuleList) and all(have_parts)
+    if "expert" in name.lower():
+        return
+    if is_stack(module) or is_list:
+        yield from module.children()
+        return
+    for name, child in module.named_children():
+        yield from _blocks_in_lists(child, name)
 
 
 def _accepted(model: nn.Module, policy: Callable[..., bool]) -> list[nn.Module]:
