@@ -76,14 +76,14 @@ def refuse_to_run_without_values(model: nn.Module) -> None:
         return
     of_model = weakref.ref(model)
 
-    @torch.compiler.disable
     def check(module: nn.Module, *_: Any) -> None:
         its = of_model()
         if its is not None and (names := without_values(its)):
             raise AccelnbError(no_values(its, names))
         handle.remove()
 
-    handle = model.register_forward_pre_hook(check, prepend=True)
+    not_compiled: Any = torch.compiler.disable(check)
+    handle = model.register_forward_pre_hook(not_compiled, prepend=True)
 
 
 def no_values(model: nn.Module, names: list[str]) -> str:
