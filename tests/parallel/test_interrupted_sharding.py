@@ -143,6 +143,16 @@ def test_a_stop_anywhere_else_leaves_right_gradients_too(four, cell):
     assert four.run(CHECK.format(kind="hsdp")).said == {"[] 0"}
 
 
+def test_an_error_after_a_whole_backward_leaves_gradients_and_groups_alone(four):
+    cell = "made = models['hsdp']\n(made(x) ** 2).sum().backward()\nworld = dist.group.WORLD\n1 / 0"
+    four.run(f"%%distributed\n{cell}", fails=True)
+    said = four.run(
+        "%%distributed\nkept = {p.grad is not None for p in made.parameters()}\nmade.zero_grad()\n"
+        "print(world is dist.group.WORLD, kept)"
+    )
+    assert said.said == {"True {True}"}
+
+
 def test_a_model_that_was_half_sharded_is_refused(four):
     cell = """
 half = model("none")
@@ -190,6 +200,26 @@ for backward in (accelerator.backward, torch.Tensor.backward):
     first, said, second = four.run(cell).lines
     assert first == second == "[0-3] []"
     assert said.startswith("[0-3] AccelnbError an earlier backward pass of this model was cut")
+
+
+def test_where_torch_has_no_repair_the_model_is_refused(four):
+    cell = """%%distributed
+def fail(grad): raise ValueError("of a hook")
+from torch.distributed.fsdp import FSDPModule
+repair = FSDPModule.reset_iter_state
+del FSDPModule.reset_iter_state  # before torch 2.13
+made = accelerator.prepare(model("fsdp"))
+made[0].register_forward_hook(lambda *a: a[2].register_hook(fail) and None)
+for _ in range(2):
+    try:
+        accelerator.backward((made(x) ** 2).sum())
+    except Exception as error:
+        print(error)
+FSDPModule.reset_iter_state = repair
+"""
+    first, second = four.run(cell).lines
+    assert first == "[0-3] of a hook"
+    assert second.startswith("[0-3] a pass of this model was cut short, after which torch 2.")
 
 
 def test_a_block_that_one_rank_leaves_out_is_named_when_nothing_moves(four):

@@ -62,10 +62,10 @@ def _resumed(folder, ranks):
 @pytest.mark.filterwarnings("ignore:.*has no random states for rank")
 def test_what_any_division_saved_goes_on_in_any_other(tmp_path):
     folder = str(tmp_path)
-    of_two = on_ranks(_saved, folder, 2)
+    of_two = on_ranks(_saved, folder, 2, timeout=150)
     one = [_saved(folder, 1)]
-    of_four = on_ranks(lambda: (_saved(folder, 4), _resumed(folder, 4)), procs=4)
-    resumed = [*on_ranks(_resumed, folder, 2), *(found for _, found in of_four)]
+    of_four = on_ranks(lambda: (_saved(folder, 4), _resumed(folder, 4)), procs=4, timeout=200)
+    resumed = [*on_ranks(_resumed, folder, 2, timeout=150), *(found for _, found in of_four)]
     resumed.append(_resumed(folder, 1))
     # Of every layout, what each share of the data was to go on with.
     going_on = {}
@@ -169,6 +169,10 @@ def test_saving_in_the_background_within_an_accumulation_and_with_what_users_hol
 
     assert on_ranks(all_of_it, str(tmp_path)) == [[True] * 5] * 2
     assert sorted(os.listdir(tmp_path)) == list("12345")
+    accelerator = prepared("single", gradient_accumulation_steps=3)[0]
+    with pytest.warns(UserWarning, match="has gradients of 2 batches of an accumulation"):
+        accelerator.load_state(tmp_path / "2")
+    assert accelerator.step == 0
 
 
 def test_weights_alone_are_written_file_by_file_and_merged_from_a_checkpoint(tmp_path):

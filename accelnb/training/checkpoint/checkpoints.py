@@ -26,7 +26,7 @@ from accelnb.training.checkpoint.contents import (
     kinds,
     parts_of,
 )
-from accelnb.training.checkpoint.dtensors import as_shards
+from accelnb.training.checkpoint.dtensors import as_shards, without_advice
 from accelnb.training.checkpoint.folder import checked_target, full_path, recover
 from accelnb.training.checkpoint.manifest import Manifest
 from accelnb.training.checkpoint.reading import (
@@ -80,7 +80,8 @@ class Checkpoints:
     def weights_of(self, model: nn.Module, unwrap: bool = True) -> dict[str, Any]:
         """Return a model's whole state dict; a collective if the model is sharded."""
         inner = as_shards(unwrapped(model) if unwrap else model)
-        return readable(self._training().strategy.state_dict(inner))
+        with without_advice():
+            return readable(self._training().strategy.state_dict(inner))
 
     def save(
         self,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from accelnb.training.parallel.slices import is_dtensor, own_slices
+from accelnb.training.state import PartialState
 
 Tensors = dict[str, torch.Tensor]
 
@@ -78,8 +81,14 @@ def _without_sums(tensor: Any) -> Any:
 def room_for(shape: Any, dtype: torch.dtype, like: Any) -> torch.Tensor:
     """Return a tensor to read into what belongs to the tensor `like`, divided as it is."""
     if is_dtensor(like) and tuple(shape) == tuple(like.shape):
-        return torch.empty_like(like.detach(), dtype=dtype)
+        return _empty_like(like, dtype)
     return torch.empty(tuple(shape), dtype=dtype)
+
+
+def _empty_like(like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor that can hold values, also where `like` has none (the meta device)."""
+    device = PartialState().device if like.is_meta else like.device
+    return torch.empty_like(like.detach(), dtype=dtype, device=device)
 
 
 def fitted(value: torch.Tensor, like: Any) -> torch.Tensor:
@@ -100,7 +109,7 @@ def fitted(value: torch.Tensor, like: Any) -> torch.Tensor:
 def part_of(whole: Any, like: Any) -> torch.Tensor:
     """Return this rank's part of a tensor, or of a slice of a file, divided as `like` is."""
     mine = whole[own_slices(like)]
-    part: Any = torch.empty_like(like.detach(), dtype=mine.dtype)
+    part: Any = _empty_like(like, mine.dtype)
     part.to_local().copy_(mine)
     return part
 
@@ -109,5 +118,18 @@ def gathered(tensor: Any, keep: bool) -> torch.Tensor | None:
     """Return a whole tensor on the CPU where `keep` is set, None elsewhere. A collective."""
     whole: Any = tensor.detach()
     if is_dtensor(whole):
-        whole = whole.full_tensor()
+        with without_advice():
+            whole = whole.full_tensor()
     return whole.cpu() if keep else None
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Keep torch from saying in a block that tensors divided twice are gathered in two steps."""
+    logger = logging.getLogger("torch.distributed.tensor._redistribute")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -75,17 +75,21 @@ def load_fsdp_model(
     """
     _refuse_files_of_ranks(use_dcp)
     inner = unwrapped(model)
+    own_names = _adapter_names(inner) if adapter_only else {}
     if _is_whole(fsdp_plugin):
-        source = Source(_model_file(input_dir, model_index))
+        source = Source(_model_file(input_dir, model_index), None, own_names)
     else:
         folder = file_names.model_folder(Path(input_dir), model_index)
         given = Path(input_dir)
-        source = Source(given if given.name == folder.name else folder, "model")
+        source = Source(given if given.name == folder.name else folder, "model", own_names)
 
     def read() -> dict[str, Any]:
-        fatal, _ = differences(inner, source.shapes_for(inner), strict=not adapter_only)
-        if fatal:
-            raise AccelnbError(f"{source.path} is not of this {class_name(inner)}: {fatal}")
+        shapes = source.shapes_for(inner)
+        fatal, _ = differences(inner, shapes, strict=not own_names)
+        missing = [name for name in own_names.values() if name not in shapes]
+        if fatal or missing:
+            why = fatal or f"missing there: {missing[0]}"
+            raise AccelnbError(f"{source.path} is not of this {class_name(inner)}: {why}")
         return source.read_for(inner, "cpu")
 
     load_weights_into(inner, together(read))
@@ -185,13 +189,27 @@ def merge_fsdp_weights(
 
 
 def _weights(model: nn.Module, adapter_only: bool) -> dict[str, Any]:
-    inner: Any = unwrapped(model)
+    inner = unwrapped(model)
     state = parts_of(inner)
-    if not adapter_only or not hasattr(inner, "peft_config"):
-        return state
+    names = _adapter_names(inner) if adapter_only else {}
+    return {saved: state[own] for saved, own in names.items()} or state
+
+
+def _adapter_names(model: Any) -> dict[str, str]:
+    """Return what peft calls the weights of a model's adapter, with their names in the model.
+
+    Empty of a model that is not one of peft.
+    """
+    if not hasattr(model, "peft_config"):
+        return {}
     from peft import get_peft_model_state_dict  # pyright: ignore[reportMissingImports]
 
-    return get_peft_model_state_dict(inner, state_dict=state, adapter_name=inner.active_adapter)
+    state = parts_of(model)
+    names = {id(value): name for name, value in state.items()}
+    adapter = get_peft_model_state_dict(model, state, adapter_name=model.active_adapter)
+    if any(id(value) not in names for value in adapter.values()):
+        raise AccelnbError("adapter_only=True: peft changes the weights of this adapter to save it")
+    return {saved: names[id(value)] for saved, value in adapter.items()}
 
 
 def _write_parts(named: dict[str, Any], folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,13 @@ class Source:
         The file, or the folder of parts.
     key : str or None
         What the names in a folder of parts begin with; None of a file.
+    own_names : dict
+        What weights are called in the model, by other names that they have there.
     """
 
     path: Path
     key: str | None = None
+    own_names: dict[str, str] = field(default_factory=dict)
 
     def shapes_for(self, model: nn.Module) -> dict[str, Any]:
         """Return the shapes of the weights by the names that they have in the model."""
@@ -61,6 +64,9 @@ class Source:
 
     def _found(self, model: nn.Module) -> dict[str, tuple[str, Any]]:
         """Return each weight's name there and its shape, by its name in the model."""
+        return {self.own_names.get(k, k): found for k, found in self._held(model).items()}
+
+    def _held(self, model: nn.Module) -> dict[str, tuple[str, Any]]:
         if self.key is not None:
             from accelnb.training.checkpoint import sharded  # slow to import
 

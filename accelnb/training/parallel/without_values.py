@@ -76,6 +76,7 @@ def refuse_to_run_without_values(model: nn.Module) -> None:
         return
     of_model = weakref.ref(model)
 
+    @torch.compiler.disable
     def check(module: nn.Module, *_: Any) -> None:
         its = of_model()
         if its is not None and (names := without_values(its)):
