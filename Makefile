@@ -44,7 +44,8 @@ else
 endif
 
 test-parallel: $(VENV)/.with-test
-	$(BIN)/python -m pytest -n 2 tests/parallel $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 tests/parallel -m "not alone" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/parallel -m alone $(PYTEST_ARGS)
 
 test-clients: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/browser $(PYTEST_ARGS)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from accelnb.devices import DEVICES
 from accelnb.export.cells.notebook_file import ExportError
+from accelnb.export.processes import processes_on_each_node
 from accelnb.options.config import LaunchConfig
 from accelnb.options.config_file import FILE, to_yaml
 from accelnb.options.mesh import filled, usual_mesh
@@ -60,7 +61,7 @@ def slurm_text(script: Path, config: LaunchConfig) -> str:
     >>> print(slurm_text(Path("train.py"), LaunchConfig(procs=4)).splitlines()[1])
     #SBATCH --job-name=train
     """
-    procs = config.procs or 2
+    procs = processes_on_each_node(config)
     gpus = "" if config.device == "cpu" else f"#SBATCH --gpus-per-node={procs}\n"
     if config.device == "auto":
         gpus = f"# On a cluster with GPUs:\n##SBATCH --gpus-per-node={procs}\n"
@@ -113,7 +114,7 @@ def ray_text(script: Path, config: LaunchConfig) -> str:
     >>> "ray job submit" in ray_text(Path("train.py"), LaunchConfig())
     True
     """
-    procs = config.procs or 2
+    procs = processes_on_each_node(config)
     resources = f"--entrypoint-num-cpus {procs}"
     if config.device not in ("cpu", "auto"):
         resources = f"--entrypoint-num-gpus {procs}"
@@ -158,10 +159,9 @@ def accelerate_text(config: LaunchConfig) -> str:
 
     from accelnb.devices.hardware import probe
 
-    procs = config.procs or 2
+    ranks = processes_on_each_node(config) * config.nodes
     device = probe().best_device if config.device == "auto" else config.device
-    kind = DEVICES[device].kind if procs > 1 else "NO"
-    sharded = _sharding_fields(config, procs)
+    kind = DEVICES[device].kind if ranks > 1 else "NO"
     fields = {
         "compute_environment": "LOCAL_MACHINE",
         "debug": False,
@@ -171,24 +171,28 @@ def accelerate_text(config: LaunchConfig) -> str:
         "main_process_port": 0,
         "main_training_function": "main",
         "mixed_precision": config.precision,
-        "num_machines": 1,
-        "num_processes": procs,
+        "num_machines": config.nodes,
+        "num_processes": ranks,
         "rdzv_backend": "static",
         "same_network": True,
         "use_cpu": device == "cpu",
-        **sharded,
+        **_sharding_fields(config, ranks),
     }
     text = yaml.safe_dump(fields)
-    if config.accumulation > 1:  # accelerate takes it on the command line alone
-        return f"# Start with --gradient_accumulation_steps {config.accumulation}\n{text}"
+    # What accelerate takes on the command line alone.
+    if config.accumulation > 1:
+        text = f"# Start with --gradient_accumulation_steps {config.accumulation}\n{text}"
+    if config.nodes > 1:
+        where = "--machine_rank NUMBER --main_process_ip HOST --main_process_port PORT"
+        text = f"# Start on each machine with {where}\n{text}"
     return text
 
 
-def _sharding_fields(config: LaunchConfig, procs: int) -> dict[str, object]:
+def _sharding_fields(config: LaunchConfig, ranks: int) -> dict[str, object]:
     """Return how models are divided, in Accelerate's fields; empty if each process has its copy."""
-    if config.strategy == "none" or procs == 1:
+    if config.strategy == "none" or ranks == 1:
         return {}
-    mesh = dict(filled(config.mesh, procs) or usual_mesh(config.strategy, procs))
+    mesh = dict(filled(config.mesh, ranks) or usual_mesh(config.strategy, ranks, config.nodes))
     if not any(size > 1 for name, size in mesh.items() if name != "dp_replicate"):
         return {}
     fields: dict[str, object] = {

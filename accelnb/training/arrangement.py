@@ -18,7 +18,7 @@ from accelnb.options.mesh import (
     why_not_strategy,
     write_mesh,
 )
-from accelnb.training.fsdp_plugin import FullyShardedDataParallelPlugin
+from accelnb.training.fsdp_plugin import FullyShardedDataParallelPlugin, forget_what_was_set
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.parallelize import STRATEGIES
 from accelnb.training.parallelism_config import ParallelismConfig
@@ -36,6 +36,8 @@ def fsdp_plugin(
     given: FullyShardedDataParallelPlugin | None,
 ) -> FullyShardedDataParallelPlugin | None:
     """Return the plugin that was given, or else that of an Accelerate launch that asks for it."""
+    if given is None:
+        forget_what_was_set()
     if given is None and environment.flag("ACCELERATE_USE_FSDP"):
         return FullyShardedDataParallelPlugin()
     return given

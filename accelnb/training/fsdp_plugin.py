@@ -83,7 +83,7 @@ class FullyShardedDataParallelPlugin:
     activation_checkpointing_offload : bool
         And keep what these begin with in the memory of the CPU.
     cpu_ram_efficient_loading : bool
-        Only rank 0 reads the weights of a model of transformers.
+        All ranks begin with what rank 0 has read; transformers is told that others need no values.
     transformer_cls_names_to_wrap : list of str, optional
         Classes of units, for ``transformer_based_wrap``; by default the model's
         ``_no_split_modules``.
@@ -151,8 +151,8 @@ class FullyShardedDataParallelPlugin:
                 "activation_checkpointing_offload=True: it offloads what "
                 "activation_checkpointing=True keeps, which is off"
             )
-        if says_how_to_load:  # transformers asks there
-            os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = str(self.cpu_ram_efficient_loading)
+        if says_how_to_load:
+            _tell_transformers(bool(self.cpu_ram_efficient_loading))
         if changes:
             said = "; ".join(changes)
             warnings.warn(f"FullyShardedDataParallelPlugin: {said}", stacklevel=3)
@@ -338,3 +338,24 @@ class FullyShardedDataParallelPlugin:
             changes.append("min_num_params is for size_based_wrap only")
         nothing_to_find = policy == "SIZE_BASED_WRAP" and not self.min_num_params
         self.auto_wrap_policy = None if policy == "NO_WRAP" or nothing_to_find else policy
+
+
+# What a plugin has set of the environment, and not the launch.
+_set_here: set[str] = set()
+
+
+def _tell_transformers(efficient: bool) -> None:
+    """Have ``from_pretrained`` read weights on the first rank of each machine only, or on all."""
+    forget_what_was_set()
+    told = {"FSDP_CPU_RAM_EFFICIENT_LOADING": str(efficient)}
+    if efficient:
+        told["ACCELERATE_USE_FSDP"] = "true"
+    _set_here.update(told.keys() - os.environ.keys())
+    os.environ.update(told)
+
+
+def forget_what_was_set() -> None:
+    """Take back what a plugin has set of the environment: it is not for the Accelerators after."""
+    for name in _set_here:
+        os.environ.pop(name, None)
+    _set_here.clear()

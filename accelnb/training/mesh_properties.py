@@ -79,6 +79,16 @@ class MeshProperties:
 
         They are so by ``TorchTensorParallelConfig(loss_parallel=True)``; else the context does
         nothing. Forward passes and `backward` are in it without being told.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from accelnb import Accelerator
+        >>> accelerator = Accelerator()
+        >>> logits, targets = torch.zeros(2, 3), torch.tensor([0, 2])
+        >>> with accelerator.loss_parallel():
+        ...     loss = torch.nn.functional.cross_entropy(logits, targets)
+        >>> accelerator.backward(loss.requires_grad_())
         """
         config = self.parallelism_config and self.parallelism_config.tp_handler
         return loss_parallel() if config and config.loss_parallel else nullcontext()

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from accelnb.training.gradients import GradientState
-from accelnb.training.parallel.context import context_parallel_on
+from accelnb.training.parallel.context import context_parallel_on, whole_sequence
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
 from accelnb.training.prepared import Prepared
@@ -82,6 +82,29 @@ class ParallelMethods:
             buffer_seq_dims,
             no_restore_buffers,
         )
+
+    def gather_sequence(self, part: torch.Tensor, dim: int = 1) -> torch.Tensor:
+        """Return whole sequences of which each process along `cp` or `sp` has a part.
+
+        It is for what a model returns in `maybe_context_parallel`, before metrics are computed
+        from it, or `gather_for_metrics` is called. Gradients go through it. Without `cp` and `sp`
+        it returns what it was given.
+
+        Parameters
+        ----------
+        part
+            Of one shape on all processes.
+        dim
+            Along which the tokens lie.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from accelnb import Accelerator
+        >>> Accelerator().gather_sequence(torch.zeros(2, 8)).shape
+        torch.Size([2, 8])
+        """
+        return whole_sequence(part, dim, self.mesh)
 
     def mean_of_tokens(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +13,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from accelnb import Accelerator
-from accelnb.utils import ParallelismConfig, TorchContextParallelConfig, TorchTensorParallelConfig
+from accelnb import Accelerator, AccelnbError
+from accelnb.utils import (
+    DeepSpeedSequenceParallelConfig,
+    ParallelismConfig,
+    TorchContextParallelConfig,
+    TorchTensorParallelConfig,
+)
 
 STEPS, BATCH, LENGTH, WORDS = 6, 8, 16, 64
 
@@ -116,8 +123,6 @@ def trained(
     tensor: dict[str, bool] | None = None,
 ) -> Trained:
     """What a raw loop computes on ranks."""
-    import os
-
     os.environ["ACCELNB_STRATEGY"] = strategy
     config = ParallelismConfig(
         **{f"{name}_size": size for name, size in sizes.items()},
@@ -190,7 +195,7 @@ def assert_equal(result: Trained, expected: Trained) -> None:
 
 def check(procs: int, cases: list[dict[str, Any]]) -> None:
     alone = {n: trained_alone(n) for n in {case.get("accumulation", 1) for case in cases}}
-    for rank, results in enumerate(on_ranks(all_trained, cases, procs=procs, timeout=110)):
+    for rank, results in enumerate(on_ranks(all_trained, cases, procs=procs, timeout=200)):
         for case, result in zip(cases, results, strict=True):
             try:
                 assert_equal(result, alone[case.get("accumulation", 1)])
@@ -242,3 +247,83 @@ def test_four_ranks_share_sequences_and_data():
             {"sizes": {"dp_shard": 2, "cp": 2}, "accumulation": 3},
         ],
     )
+
+
+@pytest.mark.timeout(240)
+def test_eight_ranks_share_sequences_data_and_layers():
+    check(
+        8,
+        [
+            {"sizes": {"dp_shard": 2, "cp": 2, "tp": 2}},
+            {"sizes": {"dp_replicate": 2, "sp": 2, "tp": 2}},
+            {"sizes": {"dp_replicate": 2, "dp_shard": 2, "cp": 2}},
+        ],
+    )
+
+
+class WithTable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.register_buffer("places", torch.arange(LENGTH))
+
+
+def refusals() -> list[str]:
+    said = []
+
+    def refused(call: Any) -> None:
+        try:
+            call()
+        except AccelnbError as error:
+            said.append(str(error))
+
+    def enter(accelerator: Accelerator, tensor: torch.Tensor) -> None:
+        with accelerator.maybe_context_parallel([tensor], [0]):
+            said.append("entered")
+
+    os.environ["ACCELNB_STRATEGY"] = "ddp"
+    by_gathering = Accelerator(parallelism_config=ParallelismConfig(cp_size=2))
+    refused(lambda: enter(by_gathering, torch.zeros(5)))
+    model = WithTable()
+    by_gathering.prepare(model)
+    refused(lambda: enter(by_gathering, model.places))
+    assert len(model.places) == LENGTH
+    eager = WithTable()
+    eager.config = SimpleNamespace(_attn_implementation="eager")
+    refused(lambda: by_gathering.prepare(eager))
+    of_one_length = DeepSpeedSequenceParallelConfig(8, sp_seq_length_is_variable=False)
+    config = ParallelismConfig(sp_size=2, sp_handler=of_one_length)
+    refused(lambda: enter(Accelerator(parallelism_config=config), torch.zeros(6)))
+    return said
+
+
+def test_what_a_mesh_cannot_share_is_refused_in_one_line():
+    for said in on_ranks(refusals):
+        for line, expected in zip(
+            said,
+            [
+                "a sequence of 5 is not divided by 2 ranks: pad it to 6",
+                "buffers[0] is a buffer of the model, which DDP overwrites",
+                "WithTable computes attention by eager",
+                "a sequence of 6, but sp_seq_length=8",
+            ],
+            strict=True,
+        ):
+            assert expected in line
+
+
+def gathered() -> tuple[list[list[int]], list[list[int]]]:
+    """What ranks that share sequences gather, and its gradient."""
+    accelerator = Accelerator(parallelism_config=ParallelismConfig(cp_size=2))
+    part = torch.arange(4.0).view(2, 2).t().add(10 * accelerator.process_index).requires_grad_()
+    whole = accelerator.gather_sequence(part)
+    (whole * torch.arange(8.0).view(2, 4)).sum().backward()
+    assert part.grad is not None
+    return whole.int().tolist(), part.grad.int().tolist()
+
+
+def test_parts_of_a_sequence_are_gathered_with_the_gradients_of_all_ranks():
+    first, second = on_ranks(gathered)
+    assert first[0] == second[0] == [[0, 2, 10, 12], [1, 3, 11, 13]]
+    assert first[1] == [[0, 2], [8, 10]]
+    assert second[1] == [[4, 6], [12, 14]]

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from accelnb import Accelerator, AccelnbError
+from accelnb.training.parallel.from_rank_0 import take_from_rank_0
 from accelnb.utils import (
     FullyShardedDataParallelPlugin,
     ParallelismConfig,
@@ -154,6 +155,42 @@ def test_copies_of_shards_and_tensor_parallel_parts_are_filled_too(tmp_path):
     check_filled(on_ranks(filled, folders, 2, procs=4, timeout=120))
 
 
+def resumed(folder: str) -> tuple[bool, bool]:
+    """Return whether a model without values resumes as the one that was saved goes on."""
+    accelerator, words = Accelerator(), torch.arange(13)
+
+    def started(model: Net) -> tuple[Any, Any]:
+        return accelerator.prepare(model, torch.optim.AdamW(model.parameters(), eps=1e-4))
+
+    def step(model: Any, optimizer: Any) -> None:
+        F.cross_entropy(model(words), words).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    model, optimizer = started(net(tied=True))
+    step(model, optimizer)
+    accelerator.save_state(folder)
+    accelerator.free_memory()
+    other, its_optimizer = started(without_values(tied=True))
+    accelerator.load_state(folder)
+    initialize_weights(other)  # a buffer that is in no checkpoint
+    step(model, optimizer)
+    step(other, its_optimizer)
+    pairs = zip(model.parameters(), other.parameters(), strict=True)
+    equal = all(torch.equal(p.to_local(), q.to_local()) for p, q in pairs)
+    return equal, other.head.weight is other.words.weight
+
+
+def test_a_checkpoint_is_loaded_into_a_model_without_values(tmp_path):
+    for equal, tied in on_ranks(resumed, str(tmp_path / "checkpoint"), strategy="fsdp"):
+        assert equal
+        assert tied
+
+
+class Quantized(nn.Parameter):
+    """Stands for parameters that are more than their values."""
+
+
 def refused() -> dict[str, Any]:
     accelerator = Accelerator()
     first = accelerator.is_main_process
@@ -162,6 +199,17 @@ def refused() -> dict[str, Any]:
     if not first:
         half.head = net().head
     found["values on rank 1"] = said(lambda: accelerator.prepare(half))
+
+    odd = net() if first else without_values()
+    odd.head.bias = Quantized(odd.head.bias.detach())
+    found["quantized"] = said(lambda: accelerator.prepare(odd))
+
+    model = net() if first else without_values()
+    parameters = list(model.parameters())
+    taken = take_from_rank_0(model)
+    found["taken"] = all(parameter.is_meta for parameter in model.parameters())
+    taken.put_back()  # as prepare does where a later step refuses the model
+    found["put back"] = all(p is q for p, q in zip(parameters, model.parameters(), strict=True))
 
     model = accelerator.prepare(without_values())
 
@@ -185,6 +233,9 @@ def test_what_cannot_be_filled_is_refused_on_all_ranks():
     for found in on_ranks(refused, strategy="fsdp"):
         assert "rank 1's model is another one than rank 0's: words.weight" in found["other model"]
         assert "rank 1 has values for head.bias, head.weight" in found["values on rank 1"]
+        assert "head.bias: rank 0 cannot send a Quantized" in found["quantized"]
+        assert found["taken"]
+        assert found["put back"]
         assert found["left out"] == (
             "head (Linear) cannot be initialized: it leaves weight, bias without values"
         )

@@ -10,6 +10,9 @@ from ranks import on_ranks
 from torch import nn
 
 import accelnb
+from accelnb.cli.memory_estimate import estimate
+from accelnb.cli.memory_estimate.model_size import of_model
+from accelnb.devices.memory_size import in_words
 from accelnb.training.parallel.picture import Row, folded, picture_of
 from accelnb.training.parallel.picture_html import as_html
 from accelnb.training.parallel.picture_text import as_text
@@ -170,3 +173,35 @@ def test_html_says_in_its_order_what_the_text_says():
 def test_what_is_no_model_is_refused():
     with pytest.raises(accelnb.AccelnbError, match=r"give it a torch.nn.Module, not a list"):
         accelnb.show([nn.Linear(2, 1)])  # pyright: ignore[reportArgumentType]
+
+
+def held_after_a_step() -> tuple[int, int, int, str]:
+    """Return what this rank holds of weights, gradients and states, and how it is pictured."""
+    accelerator = accelnb.Accelerator()
+    net = Net()
+    net.tp_plan = {"blocks.*.up": "colwise", "blocks.*.down": "rowwise"}  # pyright: ignore
+    net, optimizer = accelerator.prepare(net, torch.optim.AdamW(net.parameters()))
+    accelerator.backward(net(torch.zeros(1, 2, dtype=torch.long)).sum())
+    optimizer.step()
+    states = [v for state in optimizer.state.values() for k, v in state.items() if k != "step"]
+    weights: list[Any] = list(net.parameters())
+    gradients: list[Any] = [weight.grad for weight in weights]
+    sizes = [sum(t.to_local().nbytes for t in held) for held in (weights, gradients, states)]
+    return *sizes, as_text(picture_of(net)).partition("\n")[0]  # pyright: ignore[reportReturnType]
+
+
+def test_ranks_hold_what_the_picture_and_the_estimate_say():
+    mesh = {"dp_shard": 2, "tp": 2}
+    found = on_ranks(held_after_a_step, procs=4, mesh="dp_shard=2,tp=2", strategy="fsdp")
+    said = estimate(of_model(Net(), "net"), procs=4, strategy="fsdp", precision="no", mesh=mesh)
+    weights, gradients, states, text = map(list, zip(*found, strict=True))
+    where = "Net on 4 ranks, dp_shard 2 x tp 2"
+    assert text[0] == f"{where}: each rank holds {_span(weights)} of 1.90 KiB"
+    assert gradients == weights
+    assert states == [2 * held for held in weights]
+    # tp divides the blocks' layers, not what lies between them.
+    assert said.parameters <= max(weights) < 1.6 * said.parameters
+
+
+def _span(sizes: list[int]) -> str:
+    return in_words(min(sizes)) if len(set(sizes)) == 1 else f"{min(sizes)} B to {max(sizes)} B"

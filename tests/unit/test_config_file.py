@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from accelnb.cli.launching.config_file import read_config_file
 from accelnb.errors import AccelnbError
+from accelnb.export.launcher_files import accelerate_text
 from accelnb.options.accelerate_file import default_path, read_accelerate
 from accelnb.options.config import ConfigError, LaunchConfig, from_mapping, options
 from accelnb.options.config_file import FILE, read_file, to_yaml, write_file
@@ -272,3 +274,38 @@ def test_the_file_of_accelerate_is_looked_for_where_accelerate_writes_it(tmp_pat
 
     assert default_path().parent == Path(config_args.cache_dir)
     assert default_path({"HF_HOME": str(tmp_path)}).parent == tmp_path / "accelerate"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LaunchConfig(device="cpu", strategy="fsdp", procs=4),
+        LaunchConfig(device="cpu", strategy="fsdp", procs=8, mesh=(("dp_shard", 4), ("tp", 2))),
+        LaunchConfig(
+            device="cpu", strategy="hsdp", procs=4, mesh=(("dp_replicate", 2), ("dp_shard", 2))
+        ),
+        LaunchConfig(device="cpu", procs=4),
+    ],
+)
+def test_a_file_that_is_written_for_accelerate_reads_as_what_was_written(tmp_path, config):
+    found = read_accelerate(_file(tmp_path, accelerate_text(config)))
+    assert from_mapping(LaunchConfig, found) == config
+    assert found.beyond_options == found.left_out == []
+
+
+def test_a_file_for_accelerate_has_the_processes_of_a_mesh_on_all_machines():
+    mesh = (("dp_replicate", 2), ("dp_shard", 4))
+    text = accelerate_text(LaunchConfig(device="cpu", nodes=2, strategy="hsdp", mesh=mesh))
+    assert text.startswith("# Start on each machine with --machine_rank NUMBER")
+    assert "num_machines: 2\nnum_processes: 8\n" in text
+
+
+def test_options_of_the_command_line_win_over_variables_of_a_file(tmp_path):
+    file = read_config_file(_file(tmp_path, SHARDED))
+    assert "ACCELERATE_USE_FSDP" not in file.variables_beside({"strategy"})
+    kept = file.variables_beside({"mesh"})
+    assert [name for name in kept if name.startswith("PARALLELISM")] == [
+        "PARALLELISM_CONFIG_CP_COMM_STRATEGY"
+    ]
+    own = read_config_file(_file(tmp_path, "version: 1\nstrategy: fsdp\nmesh: dp_shard=-1\n"))
+    assert own.values == {"strategy": "fsdp", "mesh": (("dp_shard", -1),)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -132,8 +133,6 @@ def test_attention_is_another_one_in_the_block_only(x):
             torch.testing.assert_close(model(x.clone()), 2 * expected)
         with torch.autocast("cpu", torch.bfloat16):
             assert model(x).dtype == torch.bfloat16
-        layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
-        layer(x[0])
     assert model(x).equal(expected)
 
 
@@ -157,15 +156,33 @@ def test_a_backward_pass_recomputes_what_its_own_forward_pass_computed(x, reentr
         given = x.clone().requires_grad_()
         return checkpoint(model, given, use_reentrant=reentrant).square().sum()
 
-    plain = gradient_of(total())
+    def sharper(attention: Attention) -> torch.Tensor:
+        return replace(attention, scale=3.0).computed()
+
+    plain = gradient_of(model(x).square().sum())
+    with attention_computed_by(sharper, "cpu", "sharper"):
+        sharp = gradient_of(model(x).square().sum())
     before = total()
-    with attention_computed_by(doubled, "cpu", "doubled"):
+    with attention_computed_by(sharper, "cpu", "sharper"):
         inside = total()
     after = total()
-    with attention_computed_by(doubled, "cpu", "doubled"):
+    with attention_computed_by(sharper, "cpu", "sharper"):
         torch.testing.assert_close(gradient_of(before), plain)
-    torch.testing.assert_close(gradient_of(inside), 4 * plain)
+    torch.testing.assert_close(gradient_of(inside), sharp)
     torch.testing.assert_close(gradient_of(after), plain)
+
+
+def test_layers_of_torch_call_the_function_in_evaluation_too_and_return_no_weights(x):
+    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).eval()
+    check_inputs_of(layer)
+    with torch.no_grad():
+        expected = layer(x[0])
+        with attention_computed_by(doubled, "cpu", "doubled"):
+            assert not torch.allclose(layer(x[0]), expected)
+            with pytest.raises(AccelnbError, match="need_weights=False"):
+                layer.self_attn(x[0], x[0], x[0])
+        torch.testing.assert_close(layer(x[0]), expected)
+        layer.self_attn(x[0], x[0], x[0])
 
 
 def test_a_model_whose_attention_was_not_seen_is_an_error_unless_another_is_under_way(x):
@@ -179,6 +196,18 @@ def test_a_model_whose_attention_was_not_seen_is_an_error_unless_another_is_unde
         eager.out_proj(x[0].new_ones(2, 3))
     with attention_computed_by(doubled, "cpu", "doubled"):
         nn.CrossEntropyLoss()(torch.ones(2, 3), torch.zeros(2, dtype=torch.int64))
+
+
+def test_reentrant_checkpoints_within_each_other_are_refused_where_it_shows(x):
+    model = Attending()
+
+    def outer(x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(model, x, use_reentrant=True).tanh()
+
+    with attention_computed_by(doubled, "cpu", "doubled"):
+        total = checkpoint(outer, x.requires_grad_(), use_reentrant=True).sum()
+    with pytest.raises(AccelnbError, match="use_reentrant=False"):
+        total.backward()
 
 
 class Numbering(Attending):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from functools import partial
 from typing import Any
@@ -12,14 +13,15 @@ from torch import nn
 from torch.distributed import fsdp
 from torch.distributed.fsdp import wrap
 
+from accelnb import Accelerator, AcceleratorState
 from accelnb.errors import AccelnbError
 from accelnb.training.parallel.units import find_units, ignored_parameters, outermost_units
-from accelnb.utils import FullyShardedDataParallelPlugin
+from accelnb.utils import FullyShardedDataParallelPlugin, patch_environment
 
 
 @pytest.fixture(autouse=True)
 def _no_launch(monkeypatch) -> None:
-    for name in ("FSDP_VERSION", "FSDP_CPU_RAM_EFFICIENT_LOADING"):
+    for name in ("FSDP_VERSION", "FSDP_CPU_RAM_EFFICIENT_LOADING", "ACCELERATE_USE_FSDP"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -123,6 +125,20 @@ def test_what_launchers_set(monkeypatch):
     assert plugin.cpu_ram_efficient_loading is False
     assert plugin.ignored_modules == ".*head"
     assert quiet(reshard_after_forward=True, cpu_offload=False).reshard_after_forward is True
+
+
+def test_what_transformers_is_told_is_not_for_the_next_accelerator():
+    name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+    with patch_environment(some="thing"):
+        accelerator = Accelerator(fsdp_plugin=quiet(cpu_ram_efficient_loading=True))
+        assert accelerator.state.fsdp_plugin is None  # there is one process
+        assert os.environ[name] == "True"
+        assert os.environ["ACCELERATE_USE_FSDP"] == "true"
+        quiet(cpu_ram_efficient_loading=False)
+        assert os.environ[name] == "False"
+        Accelerator()
+        assert not {name, "ACCELERATE_USE_FSDP"} & set(os.environ)
+    AcceleratorState._reset_state(True)
 
 
 def test_types_to_gather_and_reduce_in():

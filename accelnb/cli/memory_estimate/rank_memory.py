@@ -117,12 +117,12 @@ def estimate(
     trained = model.trainable * _FULL if trained is None else trained
     is_mixed = precision != "no"
     in_half = model.parameters * _HALF
-    copies = max(0, whole - in_half) // tensor if is_mixed and not is_sharded else 0
+    # Autocast keeps its copies of the weights until the backward pass, of gathered ones too.
+    copies = in_half // tensor if is_mixed and whole > in_half else 0
     if strategy in ("ddp", "zero1") and procs > 1:
         copies += trained // tensor
     if is_sharded and shards > 1:
-        numbers = 2 * model.largest_layer // tensor
-        copies += numbers * _HALF if is_mixed else numbers * whole // max(1, model.parameters)
+        copies += 2 * model.largest_layer * whole // max(1, model.parameters) // tensor
     activations = model.activations
     if activations is not None:
         activations //= _along(sizes, _SEQUENCE) * (2 if is_mixed else 1)

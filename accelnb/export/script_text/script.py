@@ -8,6 +8,7 @@ from accelnb.export.cells.headings import headings_of
 from accelnb.export.cells.hyper_parameters import parser_text
 from accelnb.export.cells.notebook_file import ExportError, Notebook
 from accelnb.export.cells.syntax import calls_in, last_part
+from accelnb.export.processes import processes_on_each_node
 from accelnb.export.script_text.import_block import import_block
 from accelnb.export.script_text.main_function import ENDS_GROUP, MainBody
 from accelnb.export.script_text.placement import place
@@ -79,7 +80,8 @@ class _Script:
     def _document(self, file_name: str) -> str:
         title = self._headings.title or f"Training of {self._notebook.name}"
         title = title.rstrip(".").replace("\\", "/").replace('"""', "'''")
-        procs = max((p.config.procs or 2 for p in self._program.phases), default=2)
+        phases = self._program.phases
+        procs = max((processes_on_each_node(phase.config) for phase in phases), default=2)
         commands = [
             (f"python {file_name}", "one process"),
             (

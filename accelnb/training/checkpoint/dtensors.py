@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from accelnb.training.parallel.slices import is_dtensor, own_slices
+from accelnb.training.state import PartialState
 
 Tensors = dict[str, torch.Tensor]
 
@@ -80,8 +81,14 @@ def _without_sums(tensor: Any) -> Any:
 def room_for(shape: Any, dtype: torch.dtype, like: Any) -> torch.Tensor:
     """Return a tensor to read into what belongs to the tensor `like`, divided as it is."""
     if is_dtensor(like) and tuple(shape) == tuple(like.shape):
-        return torch.empty_like(like.detach(), dtype=dtype)
+        return _empty_like(like, dtype)
     return torch.empty(tuple(shape), dtype=dtype)
+
+
+def _empty_like(like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor that can hold values, also where `like` has none (the meta device)."""
+    device = PartialState().device if like.is_meta else like.device
+    return torch.empty_like(like.detach(), dtype=dtype, device=device)
 
 
 def fitted(value: torch.Tensor, like: Any) -> torch.Tensor:
@@ -102,7 +109,7 @@ def fitted(value: torch.Tensor, like: Any) -> torch.Tensor:
 def part_of(whole: Any, like: Any) -> torch.Tensor:
     """Return this rank's part of a tensor, or of a slice of a file, divided as `like` is."""
     mine = whole[own_slices(like)]
-    part: Any = torch.empty_like(like.detach(), dtype=mine.dtype)
+    part: Any = _empty_like(like, mine.dtype)
     part.to_local().copy_(mine)
     return part
 

@@ -63,13 +63,12 @@ def attention_computed_by(compute: Compute, device_type: str, name: str) -> Iter
         One block is within another, or a model ran in it that computed no attention by torch's
         function. That is raised at the end.
     """
-    if _open_block() is not None:
-        raise AccelnbError("maybe_context_parallel: it is active already, do not nest it")
+    check_not_in_block()
     intercept_attention(device_type)
     block = _Block(compute)
     _remember(block)
     try:
-        with _watched_models(block), graphs_of_their_own(name):
+        with _watched_models(block), _without_fast_path(), graphs_of_their_own(name):
             yield
     finally:
         block.end_node = _next_node()
@@ -138,7 +137,20 @@ def _block_of_now() -> _Block | None:
     if at < 0:
         return None
     block = _blocks[at]
-    return block if block.end_node is None or number < block.end_node else None
+    if block.end_node is not None and number >= block.end_node:
+        return None
+    if node.name() == "CheckpointFunctionBackward" and not torch.is_grad_enabled():
+        # The nodes of the inner one are made in this backward pass: they would tell nothing.
+        raise AccelnbError(
+            "context parallel: a checkpoint within a checkpoint: give use_reentrant=False to both"
+        )
+    return block
+
+
+def check_not_in_block() -> None:
+    """Refuse a block within another."""
+    if is_in_block():
+        raise AccelnbError("maybe_context_parallel: it is active already, do not nest it")
 
 
 def is_in_block() -> bool:
@@ -181,3 +193,14 @@ def _watched_models(block: _Block) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """Have torch's own transformer layers call the function in evaluation too."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -18,6 +18,9 @@ from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
 from accelnb.training.parallel.sequence import length_along
 
+# The dimensions along which processes share sequences: one of them.
+_ALONG = ("cp", "sp")
+
 
 def context_parallel_on(
     mesh: Mesh,
@@ -34,7 +37,7 @@ def context_parallel_on(
     AccelnbError
         A buffer is one that DDP would write to, or is not as long as `plan` says.
     """
-    if not mesh.has("cp", "sp"):
+    if not mesh.has(*_ALONG):
         return nullcontext()
     if mesh.has("cp") and mesh.has("sp"):
         raise AccelnbError("context parallel: a sequence is divided along cp or sp, not both")
@@ -44,10 +47,19 @@ def context_parallel_on(
         _check_length(plan, buffers or (), buffer_seq_dims or ())
     from accelnb.training.parallel.shared_sequence import context_parallel
 
-    along, way = ("sp", "heads") if mesh.has("sp") else ("cp", plan.context.cp_comm_strategy)
+    way = "heads" if mesh.has("sp") else str(plan.context.cp_comm_strategy)
     return context_parallel(
-        str(way), mesh.group(along), mesh.device.type, buffers, buffer_seq_dims, no_restore_buffers
+        way, mesh.group(*_ALONG), mesh.device.type, buffers, buffer_seq_dims, no_restore_buffers
     )
+
+
+def whole_sequence(part: torch.Tensor, dim: int, mesh: Mesh) -> torch.Tensor:
+    """Return the whole sequence of which each process along `cp` or `sp` gives a part."""
+    if not mesh.has(*_ALONG):
+        return part
+    from accelnb.training.parallel.exchange import gathered_sequence
+
+    return gathered_sequence(part, mesh.group(*_ALONG), dim)
 
 
 def _check_ddp_leaves(model: Any, buffers: Sequence[torch.Tensor]) -> None:
@@ -84,7 +96,7 @@ def apply_context_parallel(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Modul
     AccelnbError
         It computes attention in a way that cannot be divided.
     """
-    if not mesh.has("cp", "sp"):
+    if not mesh.has(*_ALONG):
         return model
     for part in model.modules():
         chosen = getattr(getattr(part, "config", None), "_attn_implementation", None)

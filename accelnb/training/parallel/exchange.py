@@ -19,9 +19,9 @@ _collectives = torch.ops._c10d_functional
 _HEADS, _SEQUENCE = -3, -2
 
 
-def gathered_sequence(part: torch.Tensor, group: Any) -> torch.Tensor:
+def gathered_sequence(part: torch.Tensor, group: Any, dim: int = _SEQUENCE) -> torch.Tensor:
     """Return the whole sequence of which each process of a group gives a part."""
-    return _Gather.apply(part, group)  # pyright: ignore[reportReturnType]
+    return _Gather.apply(part, group, dim)  # pyright: ignore[reportReturnType]
 
 
 def heads_of_whole_sequence(part: torch.Tensor, group: Any) -> torch.Tensor:
@@ -61,28 +61,28 @@ def receive(coming: torch.Tensor) -> torch.Tensor:
 
 class _Gather(Function):
     @staticmethod
-    def forward(ctx: Any, part: torch.Tensor, group: Any) -> torch.Tensor:
-        ctx.group = group
-        rows = part.movedim(_SEQUENCE, 0).contiguous()
+    def forward(ctx: Any, part: torch.Tensor, group: Any, dim: int) -> torch.Tensor:
+        ctx.group, ctx.dim = group, dim
+        rows = part.movedim(dim, 0).contiguous()
         sent = _collectives.all_gather_into_tensor(rows, group.size(), group.group_name)
-        return _collectives.wait_tensor(sent).movedim(0, _SEQUENCE)
+        return _collectives.wait_tensor(sent).movedim(0, dim)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _SumOfParts.apply(grads[0], ctx.group), None  # pyright: ignore[reportReturnType]
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
+        return _SumOfParts.apply(grads[0], ctx.group, ctx.dim), None, None
 
 
 class _SumOfParts(Function):
     @staticmethod
-    def forward(ctx: Any, whole: torch.Tensor, group: Any) -> torch.Tensor:
-        ctx.group = group
-        rows = whole.movedim(_SEQUENCE, 0).contiguous()
+    def forward(ctx: Any, whole: torch.Tensor, group: Any, dim: int) -> torch.Tensor:
+        ctx.group, ctx.dim = group, dim
+        rows = whole.movedim(dim, 0).contiguous()
         sent = _collectives.reduce_scatter_tensor(rows, "sum", group.size(), group.group_name)
-        return _collectives.wait_tensor(sent).movedim(0, _SEQUENCE)
+        return _collectives.wait_tensor(sent).movedim(0, dim)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _Gather.apply(grads[0], ctx.group), None  # pyright: ignore[reportReturnType]
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
+        return gathered_sequence(grads[0], ctx.group, ctx.dim), None, None
 
 
 class _ToHeads(Function):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import nn
 
 from accelnb.training.parallel.drawing import initialize_weights
@@ -16,12 +19,21 @@ def divides(mesh: Mesh, plan: Plan) -> bool:
     return plan.strategy in ("fsdp", "hsdp") or mesh.has("tp")
 
 
-def hold_back(model: nn.Module, mesh: Mesh, plan: Plan) -> FromRank0:
-    """Take aside what rank 0 is to send once the model is divided: a collective if it will be."""
-    if not divides(mesh, plan):
-        return FromRank0([], [])
-    everything = plan.fsdp is not None and plan.fsdp.cpu_ram_efficient_loading
-    return take_from_rank_0(model, everything=bool(everything))
+@contextmanager
+def holding_back(model: nn.Module, mesh: Mesh, plan: Plan) -> Iterator[FromRank0]:
+    """Take aside what rank 0 is to send once the model is divided: a collective if it will be.
+
+    If it cannot be divided, it is put back.
+    """
+    held_back = FromRank0()
+    if divides(mesh, plan):
+        everything = plan.fsdp is not None and plan.fsdp.cpu_ram_efficient_loading
+        held_back = take_from_rank_0(model, everything=bool(everything))
+    try:
+        yield held_back
+    except BaseException:
+        held_back.put_back()
+        raise
 
 
 def fill(model: nn.Module, held_back: FromRank0, mesh: Mesh, plan: Plan) -> nn.Module:

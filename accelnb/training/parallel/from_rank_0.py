@@ -6,7 +6,7 @@ allocated and filled: a tensor at a time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,10 +28,25 @@ from accelnb.training.state import PartialState
 
 @dataclass
 class FromRank0:
-    """Tensors of which rank 0 has the values; each with the places that hold it in the model."""
+    """Tensors of which rank 0 has the values; each with the places that held it in the model.
 
-    places: list[list[tuple[nn.Module, str]]]
-    values: list[torch.Tensor | None]
+    Attributes
+    ----------
+    places : list of list
+        Of each tensor.
+    taken : list of tensor or None
+        What was there on this rank; None once it has its part.
+    """
+
+    places: list[list[tuple[nn.Module, str]]] = field(default_factory=list)
+    taken: list[torch.Tensor | None] = field(default_factory=list)
+
+    def put_back(self) -> None:
+        """Have the model as it was, where it could not be divided."""
+        for tensor, places in zip(self.taken, self.places, strict=True):
+            for module, key in places:
+                if tensor is not None and held(module, key).is_meta:
+                    put(module, key, tensor)
 
 
 def take_from_rank_0(model: nn.Module, everything: bool = False) -> FromRank0:
@@ -53,9 +68,9 @@ def take_from_rank_0(model: nn.Module, everything: bool = False) -> FromRank0:
     named = named_tensors(model)
     shapes = {name: (tuple(it.shape), str(it.dtype)) for name, it in named.items()}
     meta = {name for name, it in named.items() if it.is_meta}
-    of_ranks = of_every_rank((shapes, meta))
-    _refuse_other_models([its for its, _ in of_ranks])
-    absent = [its for _, its in of_ranks]
+    of_ranks = of_every_rank((shapes, meta, _kept_in_their_own_way(named)))
+    _refuse_other_models([its for its, _, _ in of_ranks])
+    absent = [its for _, its, _ in of_ranks]
     if strange := sorted(absent[0] - set.intersection(*absent)):
         rank = next(r for r, its in enumerate(absent) if strange[0] not in its)
         raise AccelnbError(
@@ -64,7 +79,18 @@ def take_from_rank_0(model: nn.Module, everything: bool = False) -> FromRank0:
         )
     wanted = set(named) if everything else set.union(*absent)
     wanted -= {name for name, it in named.items() if is_dtensor(it)}  # each has its part
+    if odd := sorted(wanted & of_ranks[0][2].keys()):
+        raise AccelnbError(
+            f"{some(odd)}: rank 0 cannot send a {of_ranks[0][2][odd[0]]}; have each rank load it"
+        )
     return _taken(model, {id(named[name]) for name in wanted - absent[0]})
+
+
+def _kept_in_their_own_way(named: dict[str, torch.Tensor]) -> dict[str, str]:
+    """Return the classes of quantized tensors and the like, whose values are not all there is."""
+    plain = (torch.Tensor, nn.Parameter)
+    kinds = {name: type(it) for name, it in named.items() if not is_dtensor(it)}
+    return {name: kind.__name__ for name, kind in kinds.items() if kind not in plain}
 
 
 def _refuse_other_models(shapes: list[dict[str, Any]]) -> None:
@@ -79,10 +105,9 @@ def _refuse_other_models(shapes: list[dict[str, Any]]) -> None:
 
 def _taken(model: nn.Module, wanted: set[int]) -> FromRank0:
     """Put tensors without values in the places of those wanted, one for tied ones."""
-    has_values = PartialState().process_index == 0
     number: dict[int, int] = {}
     empty: list[torch.Tensor] = []
-    taken = FromRank0([], [])
+    taken = FromRank0()
     for module, key, tensor in list(slots(model)):
         if id(tensor) not in wanted:
             continue
@@ -90,7 +115,7 @@ def _taken(model: nn.Module, wanted: set[int]) -> FromRank0:
             number[id(tensor)] = len(empty)
             empty.append(_on_meta(tensor))
             taken.places.append([])
-            taken.values.append(tensor.detach() if has_values else None)
+            taken.taken.append(tensor)
         i = number[id(tensor)]
         taken.places[i].append((module, key))
         put(module, key, empty[i])
@@ -113,7 +138,9 @@ def fill_from_rank_0(model: nn.Module, taken: FromRank0, device: torch.device) -
     """
     targets = [held(*places[0]) for places in taken.places]
     buffer = buffer_on(device)
+    if PartialState().process_index != 0:
+        taken.taken = [None] * len(taken.places)
     allocate(model, targets, device)
     for i, places in enumerate(taken.places):
-        send_from_rank_0(taken.values[i], held(*places[0]), buffer)
-        taken.values[i] = None
+        send_from_rank_0(taken.taken[i], held(*places[0]), buffer)
+        taken.taken[i] = None

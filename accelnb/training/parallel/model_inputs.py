@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,16 +17,41 @@ def check_inputs_of(model: nn.Module) -> None:
     """Have a model refuse, in a block of shared sequences, inputs that do not say enough.
 
     It is for models that take `position_ids`, and number what they get from 0 without them; and
-    for those of transformers that shift labels, where each part would lose its last one.
+    for those of transformers that shift labels, where each part would lose its last one. Torch's
+    ``MultiheadAttention`` is to refuse to return weights, which it computes by itself.
     """
+    numbering = [m for m in model.modules() if "position_ids" in _parameters(m)]
+    for module in numbering[:1]:  # the outermost
+        _add_once(module, _check_numbering)
     for module in model.modules():
-        if "position_ids" in inspect.signature(module.forward).parameters:
-            if _check not in module._forward_pre_hooks.values():
-                module.register_forward_pre_hook(_check, with_kwargs=True)
-            return
+        if isinstance(module, nn.MultiheadAttention):
+            _add_once(module, _check_weights)
 
 
-def _check(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _parameters(module: nn.Module) -> Mapping[str, Any]:
+    try:
+        return inspect.signature(module.forward).parameters
+    except (TypeError, ValueError):  # not of Python
+        return {}
+
+
+def _add_once(module: nn.Module, check: Callable[..., None]) -> None:
+    if check not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(check, with_kwargs=True)
+
+
+def _check_weights(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if torch.compiler.is_compiling() or not is_in_block():
+        return
+    # Of forward(query, key, value, key_padding_mask, need_weights, ...).
+    if kwargs.get("need_weights", args[4] if len(args) > 4 else True):
+        raise AccelnbError(
+            "context parallel: MultiheadAttention that returns weights computes attention within "
+            "each rank's part of the sequence: call it with need_weights=False"
+        )
+
+
+def _check_numbering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if torch.compiler.is_compiling() or not is_in_block():
         return
     bound = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments

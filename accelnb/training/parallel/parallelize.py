@@ -11,7 +11,7 @@ from accelnb.training.parallel.activation_checkpointing import apply_activation_
 from accelnb.training.parallel.compilation import apply_compilation
 from accelnb.training.parallel.context import apply_context_parallel
 from accelnb.training.parallel.ddp import DataParallel
-from accelnb.training.parallel.fill import fill, hold_back
+from accelnb.training.parallel.fill import fill, holding_back
 from accelnb.training.parallel.fsdp import Sharded, check_sharding
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.mixed_precision import apply_precision
@@ -57,14 +57,14 @@ def parallelize(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
             check_sharding(model, mesh, plan)
         model = apply_context_parallel(model, mesh, plan)
         layers = planned_layers(model, mesh, plan)
-        held_back = hold_back(model, mesh, plan)
-        model = apply_tensor_parallel(model, mesh, layers)
-        model = apply_activation_checkpointing(model, mesh, plan)
-        model = apply_precision(model, mesh, plan)
-        if not shards:  # it goes to the device unit by unit
-            model = apply_placement(model, mesh, plan)
-        model = apply_strategy(model, mesh, plan)
-        model = fill(model, held_back, mesh, plan)
+        with holding_back(model, mesh, plan) as held_back:
+            model = apply_tensor_parallel(model, mesh, layers)
+            model = apply_activation_checkpointing(model, mesh, plan)
+            model = apply_precision(model, mesh, plan)
+            if not shards:  # it goes to the device unit by unit
+                model = apply_placement(model, mesh, plan)
+            model = apply_strategy(model, mesh, plan)
+            model = fill(model, held_back, mesh, plan)
         return apply_compilation(model, mesh, plan)
 
 

@@ -165,10 +165,10 @@ class EndedGroup:
         )
 
 
-def _begin_anew(root: Any) -> None:
-    module: Any = root._modules[0]
+def _begin_anew(state: Any) -> None:
+    states = state._state_ctx.all_states or [state]  # of one root, which is the first
+    module: Any = states[0]._modules[0]
     try:
-        states = root._state_ctx.all_states or [root]
         for group in (group for state in states for group in _groups(state)):
             group._all_gather_result = None  # else it is waited for, and peers may never come
             for divided in group.fsdp_params:

@@ -15,6 +15,9 @@ from torch.autograd.function import once_differentiable
 
 from accelnb.training.parallel.exchange import receive, started_to_next
 
+# Scores are computed for so many queries at a time, to bound their memory.
+ROWS_AT_ONCE = 512
+
 
 @dataclass(frozen=True)
 class _Visible:
@@ -36,17 +39,20 @@ class _Visible:
     def sees(self, part: int) -> bool:
         return not self.is_causal or part <= self.place
 
-    def scores(self, query: torch.Tensor, key: torch.Tensor, part: int) -> torch.Tensor:
-        scores = query @ key.transpose(-2, -1) * self.scale
+    def scores(
+        self, query: torch.Tensor, key: torch.Tensor, part: int, rows: slice
+    ) -> torch.Tensor:
+        """Return the scores of some rows of the queries with the keys of a part."""
+        scores = query[..., rows, :] @ key.transpose(-2, -1) * self.scale
         if self.is_causal and part == self.place:
-            later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-            scores = scores.masked_fill(later, -torch.inf)
+            places = torch.arange(key.shape[-2], device=scores.device)
+            scores = scores.masked_fill(places[rows, None] < places, -torch.inf)
         if self.mask is None:
             return scores
-        columns = _columns(self.mask, part, key.shape[-2])
-        if columns.dtype == torch.bool:
-            return scores.masked_fill(~columns, -torch.inf)
-        return scores + columns
+        seen = _of_part(self.mask, part, key.shape[-2], rows)
+        if seen.dtype == torch.bool:
+            return scores.masked_fill(~seen, -torch.inf)
+        return scores + seen
 
 
 class RingAttention(Function):
@@ -76,14 +82,16 @@ class RingAttention(Function):
             if not visible.sees(part):
                 continue
             keys, values = _precise(both).split((key.shape[-1], value.shape[-1]), -1)
-            scores = visible.scores(asked, keys, part)
-            # A row that sees nothing yet has no greatest score.
-            more = torch.maximum(most, scores.amax(-1, keepdim=True))
-            base = more.masked_fill(more == -torch.inf, 0)
-            weights, kept = (scores - base).exp(), (most - base).exp()
-            weight = weight * kept + weights.sum(-1, keepdim=True)
-            seen = seen * kept + weights @ values
-            most = more
+            for rows in _some_rows(query.shape[-2]):
+                scores = visible.scores(asked, keys, part, rows)
+                before = most[..., rows, :]
+                more = torch.maximum(before, scores.amax(-1, keepdim=True))
+                # A row that sees nothing yet has no greatest score.
+                base = more.masked_fill(more == -torch.inf, 0)
+                weights, kept = (scores - base).exp(), (before - base).exp()
+                weight[..., rows, :] = weight[..., rows, :] * kept + weights.sum(-1, keepdim=True)
+                seen[..., rows, :] = seen[..., rows, :] * kept + weights @ values
+                most[..., rows, :] = more
         sees_nothing = weight == 0
         result = seen / weight.masked_fill(sees_nothing, 1)
         log_weight = (most + weight.log()).masked_fill(sees_nothing, torch.inf)
@@ -103,16 +111,19 @@ class RingAttention(Function):
         of_mask = torch.zeros_like(mask, dtype=asked.dtype) if ctx.needs_input_grad[3] else None
         of_both = _precise(torch.cat((key, value), -1)).zero_()
         for part, both in _parts_in_turn(torch.cat((key, value), -1), group):
-            if visible.sees(part):
-                keys, values = _precise(both).split(widths, -1)
-                weights = (visible.scores(asked, keys, part) - log_weight).exp()
-                of_scores = weights * (grad @ values.transpose(-2, -1) - of_row)
-                of_query += of_scores @ keys * scale
-                of_keys = of_scores.transpose(-2, -1) @ asked * scale
-                of_both += torch.cat((of_keys, weights.transpose(-2, -1) @ grad), -1)
+            keys, values = _precise(both).split(widths, -1)
+            for rows in _some_rows(query.shape[-2]) if visible.sees(part) else ():
+                scores = visible.scores(asked, keys, part, rows)
+                weights = (scores - log_weight[..., rows, :]).exp()
+                of_weights = grad[..., rows, :] @ values.transpose(-2, -1)
+                of_scores = weights * (of_weights - of_row[..., rows, :])
+                of_query[..., rows, :] += of_scores @ keys * scale
+                of_keys = of_scores.transpose(-2, -1) @ asked[..., rows, :] * scale
+                of_values = weights.transpose(-2, -1) @ grad[..., rows, :]
+                of_both += torch.cat((of_keys, of_values), -1)
                 if of_mask is not None:
-                    columns = _columns(of_mask, part, key.shape[-2])
-                    columns += of_scores.sum_to_size(columns.shape)
+                    of_seen = _of_part(of_mask, part, key.shape[-2], rows)
+                    of_seen += of_scores.sum_to_size(of_seen.shape)
             # The gradients of a part go round with it, and after the last turn are at home.
             of_both = receive(started_to_next(of_both, group))
         of_key, of_value = of_both.to(key.dtype).split(widths, -1)
@@ -131,8 +142,14 @@ def _parts_in_turn(own: torch.Tensor, group: Any) -> Any:
             part = receive(coming)
 
 
-def _columns(mask: torch.Tensor, part: int, length: int) -> torch.Tensor:
-    return mask if mask.shape[-1] == 1 else mask.narrow(-1, part * length, length)
+def _some_rows(rows: int) -> list[slice]:
+    return [slice(at, min(at + ROWS_AT_ONCE, rows)) for at in range(0, rows, ROWS_AT_ONCE)]
+
+
+def _of_part(mask: torch.Tensor, part: int, length: int, rows: slice) -> torch.Tensor:
+    """Return a view of what a mask says of some rows and the columns of a part."""
+    columns = mask if mask.shape[-1] == 1 else mask.narrow(-1, part * length, length)
+    return columns if columns.shape[-2] == 1 else columns[..., rows, :]
 
 
 def _precise(tensor: torch.Tensor) -> torch.Tensor:

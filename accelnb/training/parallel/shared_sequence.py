@@ -17,7 +17,7 @@ from accelnb.training.parallel.attention_checks import (
     check_ring,
     on_all,
 )
-from accelnb.training.parallel.attention_dispatch import attention_computed_by
+from accelnb.training.parallel.attention_dispatch import attention_computed_by, check_not_in_block
 from accelnb.training.parallel.sequence import SequenceShare, in_parts, length_along
 
 
@@ -73,6 +73,7 @@ def context_parallel(
         Something cannot be divided, and nothing has been changed; or attention of the block
         cannot be computed so.
     """
+    check_not_in_block()
     given, dims = list(buffers or ()), list(buffer_seq_dims or ())
     share = SequenceShare(group.size(), group.rank())
     with in_parts(given, dims, no_restore_buffers or (), share):

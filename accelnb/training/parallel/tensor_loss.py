@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
-
-from accelnb.training.pytree import is_torch_tensor, recursively_apply
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 _depth = 0
 
@@ -18,7 +18,8 @@ _depth = 0
 def loss_parallel() -> Iterator[None]:
     """Compute ``F.cross_entropy`` of divided logits in this context, and its backward pass.
 
-    Unlike torch's, it may be entered again inside, and it ends with an exception too.
+    Unlike torch's, it may be entered again inside, it ends with an exception too, and what
+    ``F.cross_entropy`` returns is a plain tensor, the same on all ranks that have the logits.
     """
     global _depth
     if _depth:
@@ -30,29 +31,38 @@ def loss_parallel() -> Iterator[None]:
     context.__enter__()
     _depth += 1
     try:
-        yield
+        with _PlainLosses():
+            yield
     finally:
         _depth -= 1
         context.__exit__(None, None, None)
 
 
-def compute_losses_inside(model: nn.Module) -> None:
-    """Have a model compute in `loss_parallel`, and return its losses as plain tensors."""
-    from torch.distributed.tensor import DTensor
+class _PlainLosses(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        return result.to_local() if func is F.cross_entropy and _is_whole(result) else result
 
+
+def _is_whole(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor is a DTensor that each rank has whole."""
+    placements = getattr(tensor, "placements", ())
+    return bool(placements) and all(placement.is_replicate() for placement in placements)
+
+
+def compute_losses_inside(model: nn.Module) -> None:
+    """Have a model that returns its loss compute it in `loss_parallel`."""
     entered: list[AbstractContextManager[None]] = []
 
     def enter(*_: Any) -> None:
         entered.append(loss_parallel())
         entered[-1].__enter__()
 
-    def leave(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+    def leave(*_: Any) -> None:
         if entered:
             entered.pop().__exit__(None, None, None)
-        return recursively_apply(plain_loss, output, test_type=is_torch_tensor)
-
-    def plain_loss(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to_local() if isinstance(tensor, DTensor) and tensor.dim() == 0 else tensor
 
     model.register_forward_pre_hook(enter)
     model.register_forward_hook(leave, always_call=True)
