@@ -15,7 +15,12 @@ Groups = tuple[str, ...]
 def has_dtensors(tensors: Iterable[Any]) -> bool:
     """Return whether any of them is a DTensor."""
     module = sys.modules.get("torch.distributed.tensor")  # slow to import; not there: no DTensors
-    return module is not None and any(isinstance(one, module.DTensor) for one in tensors)
+    if module is None:
+        return False
+    for kind in set(map(type, tensors)):
+        if issubclass(kind, module.DTensor):
+            return True
+    return False
 
 
 def group_named(name: str) -> Any:

@@ -72,8 +72,11 @@ def refuse_half_done(models: Iterable[nn.Module]) -> None:
     """
     if (fsdp := sys.modules.get("torch.distributed.fsdp")) is None:
         return
-    whole: list[Any] = [vars(model).get("_modules", {}).get("_orig_mod", model) for model in models]
-    sharded = [model for model in whole if isinstance(model, fsdp.FSDPModule)]
+    sharded: list[nn.Module] = []
+    for model in models:  # at each step: no call more than is needed
+        inner = model.__dict__["_modules"].get("_orig_mod", model)
+        if isinstance(inner, fsdp.FSDPModule):
+            sharded.append(inner)
     if not sharded or torch._C._current_graph_task_id() != -1:  # called in a backward pass
         return
     left = [root for root in _roots_in(sharded) if _backward_was_left(root)]
