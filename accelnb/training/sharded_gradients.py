@@ -17,10 +17,7 @@ def has_dtensors(tensors: Iterable[Any]) -> bool:
     module = sys.modules.get("torch.distributed.tensor")  # slow to import; not there: no DTensors
     if module is None:
         return False
-    for kind in set(map(type, tensors)):
-        if issubclass(kind, module.DTensor):
-            return True
-    return False
+    return any(issubclass(kind, module.DTensor) for kind in set(map(type, tensors)))
 
 
 def group_named(name: str) -> Any:
