@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from accelnb.training.configuration import InitProcessGroupKwargs as InitProcessGroupKwargs
     from accelnb.training.configuration import ProfileKwargs as ProfileKwargs
     from accelnb.training.data.prepare import skip_first_batches as skip_first_batches
+    from accelnb.training.display.show import show as show
     from accelnb.training.enums import DDPCommunicationHookType as DDPCommunicationHookType
     from accelnb.training.enums import DistributedType as DistributedType
     from accelnb.training.fsdp_plugin import (
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from accelnb.training.local_sgd import LocalSGD as LocalSGD
     from accelnb.training.logs import get_logger as get_logger
     from accelnb.training.memory import find_executable_batch_size as find_executable_batch_size
-    from accelnb.training.parallel.show import show as show
     from accelnb.training.parallelism_config import ParallelismConfig as ParallelismConfig
     from accelnb.training.rng import synchronize_rng_states as synchronize_rng_states
     from accelnb.training.state import AcceleratorState as AcceleratorState
@@ -76,7 +76,7 @@ _HOMES = {
     "notebook_launcher": "accelnb.notebook.launch_functions",
     "pull": "accelnb.notebook.variables",
     "push": "accelnb.notebook.variables",
-    "show": "accelnb.training.parallel.show",
+    "show": "accelnb.training.display.show",
     "skip_first_batches": "accelnb.training.data.prepare",
     "stream": "accelnb.training.streaming",
     "synchronize_rng_states": "accelnb.training.rng",

@@ -171,7 +171,9 @@ if TYPE_CHECKING:
     from accelnb.training.parallel.compilation import compile_regions as compile_regions
     from accelnb.training.parallel.compilation import has_compiled_regions as has_compiled_regions
     from accelnb.training.parallel.compilation import is_compiled_module as is_compiled_module
-    from accelnb.training.parallel.drawing import initialize_weights as initialize_weights
+    from accelnb.training.parallel.meta_start.drawing import (
+        initialize_weights as initialize_weights,
+    )
     from accelnb.training.parallel.unwrapping import (
         extract_model_from_parallel as extract_model_from_parallel,
     )
@@ -255,7 +257,7 @@ _NAMES = {
     "accelnb.training.parallel.compilation": """
         compile_regions has_compiled_regions is_compiled_module
     """,
-    "accelnb.training.parallel.drawing": "initialize_weights",
+    "accelnb.training.parallel.meta_start.drawing": "initialize_weights",
     "accelnb.training.parallel.whole": "summon_full_params",
     "accelnb.training.constants": """
         MODEL_NAME OPTIMIZER_NAME PROFILE_PATTERN_NAME RNG_STATE_NAME SAFE_MODEL_NAME

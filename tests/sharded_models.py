@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from accelnb import Accelerator
-from accelnb.training.parallel.sharding import sharded_parts
+from accelnb.training.parallel.fully_sharded.sharding import sharded_parts
 from accelnb.utils import FullyShardedDataParallelPlugin
 
 

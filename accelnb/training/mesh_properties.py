@@ -7,7 +7,7 @@ from typing import Any
 
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.strategy import Strategy
-from accelnb.training.parallel.tensor_loss import loss_parallel
+from accelnb.training.parallel.tensor_parallel.loss import loss_parallel
 from accelnb.training.parallelism_config import ParallelismConfig
 
 

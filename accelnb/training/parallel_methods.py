@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from accelnb.training.gradients import GradientState
-from accelnb.training.parallel.context import context_parallel_on, whole_sequence
+from accelnb.training.parallel.context_parallel.apply import context_parallel_on, whole_sequence
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
 from accelnb.training.prepared import Prepared

@@ -16,8 +16,8 @@ from accelnb.training.configuration import DataLoaderConfiguration
 from accelnb.training.data.prepare import prepare_data_loader, undivided
 from accelnb.training.data.prepared_loader import PreparedLoader
 from accelnb.training.optimizer import AcceleratedOptimizer
-from accelnb.training.parallel.fill import divides
 from accelnb.training.parallel.mesh import Mesh
+from accelnb.training.parallel.meta_start.fill import divides
 from accelnb.training.parallel.mixed_precision import apply_precision
 from accelnb.training.parallel.parallelize import parallelize
 from accelnb.training.parallel.placement import check_device_map

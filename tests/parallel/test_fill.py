@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from accelnb import Accelerator, AccelnbError
-from accelnb.training.parallel.from_rank_0 import take_from_rank_0
+from accelnb.training.parallel.meta_start.from_rank_0 import take_from_rank_0
 from accelnb.utils import (
     FullyShardedDataParallelPlugin,
     ParallelismConfig,

@@ -12,9 +12,9 @@ from ranks import on_ranks
 from torch.nn import functional as F
 
 from accelnb import AccelnbError
-from accelnb.training.parallel import ring
-from accelnb.training.parallel.attention_dispatch import intercept_attention
-from accelnb.training.parallel.shared_sequence import WAYS, context_parallel
+from accelnb.training.parallel.context_parallel import ring_attention
+from accelnb.training.parallel.context_parallel.attention_dispatch import intercept_attention
+from accelnb.training.parallel.context_parallel.shared_sequence import WAYS, context_parallel
 
 LENGTH = 16
 
@@ -93,7 +93,7 @@ def farthest(
 
 
 def all_cases(ways: list[str]) -> list[tuple[str, dict[str, Any], float]]:
-    ring.ROWS_AT_ONCE = 3
+    ring_attention.ROWS_AT_ONCE = 3
     return [
         (way, {k: str(v) for k, v in case.items()}, farthest(way, **case))
         for way in ways

@@ -13,9 +13,9 @@ import accelnb
 from accelnb.cli.memory_estimate import estimate
 from accelnb.cli.memory_estimate.model_size import of_model
 from accelnb.devices.memory_size import in_words
-from accelnb.training.parallel.picture import Row, folded, picture_of
-from accelnb.training.parallel.picture_html import as_html
-from accelnb.training.parallel.picture_text import as_text
+from accelnb.training.display.picture import Row, folded, picture_of
+from accelnb.training.display.picture_html import as_html
+from accelnb.training.display.picture_text import as_text
 
 
 class Block(nn.Module):

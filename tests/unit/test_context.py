@@ -14,10 +14,10 @@ from torch.utils.checkpoint import checkpoint
 
 from accelnb import Accelerator, AccelnbError
 from accelnb.training.gradients import GradientState
-from accelnb.training.parallel.attention import Attention
-from accelnb.training.parallel.attention_dispatch import attention_computed_by
-from accelnb.training.parallel.model_inputs import check_inputs_of
-from accelnb.training.parallel.sequence import SequenceShare, in_parts
+from accelnb.training.parallel.context_parallel.attention_dispatch import attention_computed_by
+from accelnb.training.parallel.context_parallel.gathered_attention import Attention
+from accelnb.training.parallel.context_parallel.model_inputs import check_inputs_of
+from accelnb.training.parallel.context_parallel.sequence import SequenceShare, in_parts
 from accelnb.training.state import AcceleratorState
 
 

@@ -15,7 +15,11 @@ from torch.distributed.fsdp import wrap
 
 from accelnb import Accelerator, AcceleratorState
 from accelnb.errors import AccelnbError
-from accelnb.training.parallel.units import find_units, ignored_parameters, outermost_units
+from accelnb.training.parallel.fully_sharded.units import (
+    find_units,
+    ignored_parameters,
+    outermost_units,
+)
 from accelnb.utils import FullyShardedDataParallelPlugin, patch_environment
 
 

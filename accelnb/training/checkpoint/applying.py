@@ -11,7 +11,7 @@ from accelnb.training.checkpoint import rng_states, unfinished_gradients
 from accelnb.training.checkpoint.contents import Training
 from accelnb.training.checkpoint.reading import Pairs, States
 from accelnb.training.collective_errors import attempt, together
-from accelnb.training.parallel.without_values import allocate, named_tensors
+from accelnb.training.parallel.meta_start.without_values import allocate, named_tensors
 from accelnb.training.state import PartialState
 
 

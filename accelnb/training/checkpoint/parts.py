@@ -13,8 +13,8 @@ from torch import nn
 
 from accelnb.training.checkpoint.files import load_weights
 from accelnb.training.checkpoint.weights import opened, shapes_in
+from accelnb.training.parallel.meta_start.without_values import allocate
 from accelnb.training.parallel.slices import local_part, own_slices, rows_at_once
-from accelnb.training.parallel.without_values import allocate
 from accelnb.training.state import PartialState
 
 

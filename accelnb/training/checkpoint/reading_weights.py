@@ -23,9 +23,9 @@ from accelnb.training.checkpoint.weights import (
 )
 from accelnb.training.checkpoint.writing_weights import INDEX
 from accelnb.training.collective_errors import of_every_rank, together
+from accelnb.training.parallel.meta_start.without_values import without_values
 from accelnb.training.parallel.slices import class_name
 from accelnb.training.parallel.strategy import is_sharded
-from accelnb.training.parallel.without_values import without_values
 
 
 def load_checkpoint_in_model(

@@ -12,9 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from accelnb.errors import AccelnbError
 from accelnb.training.parallel.blocks import repeated_blocks
+from accelnb.training.parallel.fully_sharded.units import outermost_units
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
-from accelnb.training.parallel.units import outermost_units
 
 
 def apply_activation_checkpointing(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:

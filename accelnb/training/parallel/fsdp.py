@@ -13,17 +13,17 @@ from torch.nn.parallel import DistributedDataParallel
 from accelnb.errors import AccelnbError
 from accelnb.training.enums import DDPCommunicationHookType
 from accelnb.training.fsdp_plugin import FullyShardedDataParallelPlugin
-from accelnb.training.parallel.mesh import Mesh
-from accelnb.training.parallel.plan import Plan
-from accelnb.training.parallel.sharding import (
+from accelnb.training.parallel.fully_sharded.sharding import (
     Sharding,
     follow_running_statistics,
     root_of,
     shard,
     sharded_parts,
 )
+from accelnb.training.parallel.fully_sharded.units import find_units, ignored_parameters
+from accelnb.training.parallel.mesh import Mesh
+from accelnb.training.parallel.plan import Plan
 from accelnb.training.parallel.strategy import Strategy
-from accelnb.training.parallel.units import find_units, ignored_parameters
 
 
 def check_sharding(model: nn.Module, mesh: Mesh, plan: Plan) -> None:

@@ -9,17 +9,17 @@ from accelnb.devices import records
 from accelnb.errors import AccelnbError
 from accelnb.training.parallel.activation_checkpointing import apply_activation_checkpointing
 from accelnb.training.parallel.compilation import apply_compilation
-from accelnb.training.parallel.context import apply_context_parallel
+from accelnb.training.parallel.context_parallel.apply import apply_context_parallel
 from accelnb.training.parallel.ddp import DataParallel
-from accelnb.training.parallel.fill import fill, holding_back
 from accelnb.training.parallel.fsdp import Sharded, check_sharding
 from accelnb.training.parallel.mesh import Mesh
+from accelnb.training.parallel.meta_start.fill import fill, holding_back
 from accelnb.training.parallel.mixed_precision import apply_precision
 from accelnb.training.parallel.placement import apply_placement
 from accelnb.training.parallel.plan import Plan
 from accelnb.training.parallel.repair import cut_short_is_refused
 from accelnb.training.parallel.strategy import Strategy
-from accelnb.training.parallel.tensor import apply_tensor_parallel, planned_layers
+from accelnb.training.parallel.tensor_parallel.layers import apply_tensor_parallel, planned_layers
 from accelnb.training.parallel.xla import XlaProcess, XlaProcesses
 
 # How several processes train one model, by the names that a launch gives to it.

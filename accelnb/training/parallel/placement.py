@@ -8,8 +8,8 @@ from torch import nn
 from accelnb.devices import records
 from accelnb.errors import AccelnbError
 from accelnb.training.parallel.mesh import Mesh
+from accelnb.training.parallel.meta_start.without_values import without_values
 from accelnb.training.parallel.plan import Plan
-from accelnb.training.parallel.without_values import without_values
 
 
 def apply_placement(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:

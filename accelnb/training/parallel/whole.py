@@ -12,6 +12,7 @@ from torch import nn
 
 from accelnb.errors import AccelnbError
 from accelnb.training.collective_errors import of_every_rank
+from accelnb.training.parallel.meta_start.without_values import some
 from accelnb.training.parallel.slices import (
     blocks_from_rank_0,
     buffer_on,
@@ -25,7 +26,6 @@ from accelnb.training.parallel.slices import (
     slots,
 )
 from accelnb.training.parallel.unwrapping import extract_model_from_parallel
-from accelnb.training.parallel.without_values import some
 from accelnb.training.state import PartialState
 
 

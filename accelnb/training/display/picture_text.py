@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from accelnb.devices.memory_size import in_words
-from accelnb.training.parallel.picture import Picture, Row, ranges_in_words
-from accelnb.training.parallel.pieces import Span
+from accelnb.training.display.picture import Picture, Row, ranges_in_words
+from accelnb.training.display.pieces import Span
 
 
 def as_text(picture: Picture) -> str:

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from accelnb.errors import AccelnbError
+from accelnb.training.parallel.context_parallel.sequence import length_along
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
-from accelnb.training.parallel.sequence import length_along
 
 # The dimensions along which processes share sequences: one of them.
 _ALONG = ("cp", "sp")
@@ -45,7 +45,7 @@ def context_parallel_on(
         _check_ddp_leaves(model, buffers or ())
     if mesh.has("sp"):
         _check_length(plan, buffers or (), buffer_seq_dims or ())
-    from accelnb.training.parallel.shared_sequence import context_parallel
+    from accelnb.training.parallel.context_parallel.shared_sequence import context_parallel
 
     way = "heads" if mesh.has("sp") else str(plan.context.cp_comm_strategy)
     return context_parallel(
@@ -57,7 +57,7 @@ def whole_sequence(part: torch.Tensor, dim: int, mesh: Mesh) -> torch.Tensor:
     """Return the whole sequence of which each process along `cp` or `sp` gives a part."""
     if not mesh.has(*_ALONG):
         return part
-    from accelnb.training.parallel.exchange import gathered_sequence
+    from accelnb.training.parallel.context_parallel.exchange import gathered_sequence
 
     return gathered_sequence(part, mesh.group(*_ALONG), dim)
 
@@ -105,8 +105,8 @@ def apply_context_parallel(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Modul
                 f"context parallel: {type(part).__name__} computes attention by {chosen}, which "
                 "cannot be divided: load it with attn_implementation='sdpa'"
             )
-    from accelnb.training.parallel.attention_dispatch import intercept_attention
-    from accelnb.training.parallel.model_inputs import check_inputs_of
+    from accelnb.training.parallel.context_parallel.attention_dispatch import intercept_attention
+    from accelnb.training.parallel.context_parallel.model_inputs import check_inputs_of
 
     intercept_attention(mesh.device.type)
     check_inputs_of(model)

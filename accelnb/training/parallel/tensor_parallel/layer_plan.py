@@ -18,7 +18,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 from accelnb.errors import AccelnbError
-from accelnb.training.parallel.tensor_styles import (
+from accelnb.training.parallel.tensor_parallel.styles import (
     STYLES,
     ReplicatedWithSummedGradients,
     VocabularyParallel,

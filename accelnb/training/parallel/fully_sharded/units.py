@@ -35,7 +35,7 @@ def find_units(
     --------
     >>> import torch
     >>> from accelnb.training.fsdp_plugin import FullyShardedDataParallelPlugin
-    >>> from accelnb.training.parallel.units import find_units
+    >>> from accelnb.training.parallel.fully_sharded.units import find_units
     >>> blocks = [torch.nn.TransformerEncoderLayer(8, 2, 16) for _ in range(4)]
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ModuleList(blocks))
     >>> len(find_units(model, FullyShardedDataParallelPlugin()))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from accelnb.errors import AccelnbError
-from accelnb.training.parallel.attention_dispatch import is_in_block
+from accelnb.training.parallel.context_parallel.attention_dispatch import is_in_block
 
 
 def check_inputs_of(model: nn.Module) -> None:

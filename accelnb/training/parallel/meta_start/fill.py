@@ -7,11 +7,18 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from accelnb.training.parallel.drawing import initialize_weights
-from accelnb.training.parallel.from_rank_0 import FromRank0, fill_from_rank_0, take_from_rank_0
 from accelnb.training.parallel.mesh import Mesh
+from accelnb.training.parallel.meta_start.drawing import initialize_weights
+from accelnb.training.parallel.meta_start.from_rank_0 import (
+    FromRank0,
+    fill_from_rank_0,
+    take_from_rank_0,
+)
+from accelnb.training.parallel.meta_start.without_values import (
+    refuse_to_run_without_values,
+    without_values,
+)
 from accelnb.training.parallel.plan import Plan
-from accelnb.training.parallel.without_values import refuse_to_run_without_values, without_values
 
 
 def divides(mesh: Mesh, plan: Plan) -> bool:

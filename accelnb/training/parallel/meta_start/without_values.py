@@ -24,7 +24,7 @@ def without_values(model: nn.Module) -> list[str]:
     Examples
     --------
     >>> import torch
-    >>> from accelnb.training.parallel.without_values import without_values
+    >>> from accelnb.training.parallel.meta_start.without_values import without_values
     >>> without_values(torch.nn.Linear(2, 1, device="meta"))
     ['weight', 'bias']
     """

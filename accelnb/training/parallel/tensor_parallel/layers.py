@@ -15,12 +15,12 @@ from accelnb.errors import AccelnbError
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
 from accelnb.training.parallel.strategy import is_sharded
-from accelnb.training.parallel.tensor_loss import compute_losses_inside
+from accelnb.training.parallel.tensor_parallel.loss import compute_losses_inside
 
 if TYPE_CHECKING:  # slow to import
     from torch.distributed.device_mesh import DeviceMesh
 
-    from accelnb.training.parallel.tensor_plan import Style
+    from accelnb.training.parallel.tensor_parallel.layer_plan import Style
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def planned_layers(model: nn.Module, mesh: Mesh, plan: Plan) -> DividedLayers | 
     """
     if not mesh.has("tp") or is_sharded(model) or plan.strategy == "none":
         return None  # divided already, or to be by the cell itself
-    from accelnb.training.parallel import tensor_plan as plans
-    from accelnb.training.parallel.tensor_sequence import parts_of_sequences
+    from accelnb.training.parallel.tensor_parallel import layer_plan as plans
+    from accelnb.training.parallel.tensor_parallel.sequence import parts_of_sequences
 
     config, tp = plan.tensor, mesh.size_along("tp")
     styles = plans.styles_by_word(model, config.plan)
@@ -79,7 +79,7 @@ def apply_tensor_parallel(model: nn.Module, mesh: Mesh, layers: DividedLayers | 
         return model
     from torch.distributed.tensor.parallel import parallelize_module
 
-    from accelnb.training.parallel.tensor_styles import STYLES, divide_sequences
+    from accelnb.training.parallel.tensor_parallel.styles import STYLES, divide_sequences
 
     tp_mesh = mesh.submesh("tp")
     trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
@@ -107,7 +107,11 @@ def _heads_by_rank(
     model: nn.Module, styles: Mapping[str, Style], tp: int
 ) -> list[tuple[nn.Module, str, int]]:
     """Return what attention that is divided shall say of its heads: those that a rank has."""
-    from accelnb.training.parallel.tensor_plan import KEY_HEADS, head_counts, parents_of_divided
+    from accelnb.training.parallel.tensor_parallel.layer_plan import (
+        KEY_HEADS,
+        head_counts,
+        parents_of_divided,
+    )
 
     counts = []
     for name, attention in parents_of_divided(model, styles).items():
@@ -148,7 +152,7 @@ def _ties(model: nn.Module, styles: Mapping[str, Style]) -> list[list[str]]:
     AccelnbError
         One side is not in the plan, or they would be divided differently.
     """
-    from accelnb.training.parallel.tensor_plan import placement_of_weight
+    from accelnb.training.parallel.tensor_parallel.layer_plan import placement_of_weight
 
     modules = dict(model.named_modules())
     names: dict[nn.Parameter, list[str]] = defaultdict(list)

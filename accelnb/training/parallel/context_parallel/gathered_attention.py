@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from accelnb.training.parallel.exchange import (
+from accelnb.training.parallel.context_parallel.exchange import (
     gathered_sequence,
     heads_of_whole_sequence,
     part_of_all_heads,
 )
-from accelnb.training.parallel.ring import RingAttention
+from accelnb.training.parallel.context_parallel.ring_attention import RingAttention
 
 
 @dataclass(frozen=True)

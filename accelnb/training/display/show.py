@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 
 from accelnb.errors import AccelnbError
-from accelnb.training.parallel.picture import picture_of
-from accelnb.training.parallel.picture_html import as_html
-from accelnb.training.parallel.picture_text import as_text
+from accelnb.training.display.picture import picture_of
+from accelnb.training.display.picture_html import as_html
+from accelnb.training.display.picture_text import as_text
 from accelnb.training.parallel.unwrapping import extract_model_from_parallel
 
 

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from accelnb.errors import AccelnbError
-from accelnb.training.parallel.attention import Attention
-from accelnb.training.parallel.compiled_attention import graphs_of_their_own
+from accelnb.training.parallel.context_parallel.compiled_attention import graphs_of_their_own
+from accelnb.training.parallel.context_parallel.gathered_attention import Attention
 
 # How attention is computed in a block.
 Compute = Callable[[Attention], torch.Tensor]

@@ -10,8 +10,8 @@ from torch.distributed.tensor.parallel import RowwiseParallel
 
 from accelnb.errors import AccelnbError
 from accelnb.training.parallel.blocks import is_stack
-from accelnb.training.parallel.tensor_plan import Style, is_norm
-from accelnb.training.parallel.tensor_styles import SEQUENCE_DIM, SequenceParallelNorm
+from accelnb.training.parallel.tensor_parallel.layer_plan import Style, is_norm
+from accelnb.training.parallel.tensor_parallel.styles import SEQUENCE_DIM, SequenceParallelNorm
 
 
 def parts_of_sequences(

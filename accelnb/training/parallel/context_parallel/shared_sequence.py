@@ -9,16 +9,28 @@ from typing import Any
 
 import torch
 
-from accelnb.training.parallel.attention import Attention, by_gathering, by_heads, by_ring
-from accelnb.training.parallel.attention_checks import (
+from accelnb.training.parallel.context_parallel.attention_checks import (
     check_heads,
     check_is_of_sequence,
     check_mask,
     check_ring,
     on_all,
 )
-from accelnb.training.parallel.attention_dispatch import attention_computed_by, check_not_in_block
-from accelnb.training.parallel.sequence import SequenceShare, in_parts, length_along
+from accelnb.training.parallel.context_parallel.attention_dispatch import (
+    attention_computed_by,
+    check_not_in_block,
+)
+from accelnb.training.parallel.context_parallel.gathered_attention import (
+    Attention,
+    by_gathering,
+    by_heads,
+    by_ring,
+)
+from accelnb.training.parallel.context_parallel.sequence import (
+    SequenceShare,
+    in_parts,
+    length_along,
+)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from accelnb.training.parallel.exchange import receive, started_to_next
+from accelnb.training.parallel.context_parallel.exchange import receive, started_to_next
 
 # Scores are computed for so many queries at a time, to bound their memory.
 ROWS_AT_ONCE = 512

@@ -18,7 +18,7 @@ class SequenceShare:
     Examples
     --------
     >>> import torch
-    >>> from accelnb.training.parallel.sequence import SequenceShare
+    >>> from accelnb.training.parallel.context_parallel.sequence import SequenceShare
     >>> SequenceShare(parts=2, part=1).of(torch.arange(6), 0)
     tensor([3, 4, 5])
     """

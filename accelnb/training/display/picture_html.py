@@ -8,8 +8,8 @@ from typing import Any
 
 from accelnb.devices.memory_size import in_words
 from accelnb.options.mesh_words import places_in_words
-from accelnb.training.parallel.picture import Picture, Row, ranges_in_words
-from accelnb.training.parallel.picture_text import (
+from accelnb.training.display.picture import Picture, Row, ranges_in_words
+from accelnb.training.display.picture_text import (
     cuts,
     drawn,
     each_rank,

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from accelnb.training.parallel.pieces import Piece, everywhere, numbers_in, pieces_of
+from accelnb.training.display.pieces import Piece, everywhere, numbers_in, pieces_of
 
 Places = tuple[tuple[str, int], ...]  # the dimensions of a mesh, each with its size
 
@@ -115,7 +115,7 @@ def picture_of(model: nn.Module) -> Picture:
     Examples
     --------
     >>> import torch
-    >>> from accelnb.training.parallel.picture import picture_of
+    >>> from accelnb.training.display.picture import picture_of
     >>> layers = [torch.nn.Sequential(torch.nn.Linear(8, 8)) for _ in range(3)]
     >>> [(row.name, row.shape, row.bytes) for row in picture_of(torch.nn.Sequential(*layers)).rows]
     [('0-2.0.weight', (8, 8), 768), ('0-2.0.bias', (8,), 96)]
@@ -257,7 +257,7 @@ def ranges_in_words(numbers: Iterable[int]) -> str:
 
     Examples
     --------
-    >>> from accelnb.training.parallel.picture import ranges_in_words
+    >>> from accelnb.training.display.picture import ranges_in_words
     >>> ranges_in_words([0, 1, 2, 5, 7, 8])
     '0-2,5,7,8'
     """

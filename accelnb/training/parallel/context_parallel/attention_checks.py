@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from accelnb.errors import AccelnbError
 from accelnb.training.collective_errors import attempt
-from accelnb.training.parallel.attention import Attention
+from accelnb.training.parallel.context_parallel.gathered_attention import Attention
 
 
 def check_is_of_sequence(attention: Attention, length: int | None) -> None:

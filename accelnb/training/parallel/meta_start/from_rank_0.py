@@ -14,6 +14,7 @@ from torch import nn
 
 from accelnb.errors import AccelnbError
 from accelnb.training.collective_errors import of_every_rank
+from accelnb.training.parallel.meta_start.without_values import allocate, named_tensors, some
 from accelnb.training.parallel.slices import (
     buffer_on,
     held,
@@ -22,7 +23,6 @@ from accelnb.training.parallel.slices import (
     send_from_rank_0,
     slots,
 )
-from accelnb.training.parallel.without_values import allocate, named_tensors, some
 from accelnb.training.state import PartialState
 
 

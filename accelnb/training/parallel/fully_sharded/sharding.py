@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from accelnb.training.fsdp_plugin import FullyShardedDataParallelPlugin
-from accelnb.training.parallel.output_views import forbid_changes
-from accelnb.training.parallel.units import Unit, find_units, ignored_parameters
+from accelnb.training.parallel.fully_sharded.output_views import forbid_changes
+from accelnb.training.parallel.fully_sharded.units import Unit, find_units, ignored_parameters
+from accelnb.training.parallel.fully_sharded.whole_parameters import AveragedGradients, make_equal
 from accelnb.training.parallel.whole import refuse_copies
-from accelnb.training.parallel.whole_parameters import AveragedGradients, make_equal
 
 _MARK = "_accelnb_sharding"
 

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from accelnb.errors import AccelnbError
 from accelnb.training.collective_errors import attempt
 from accelnb.training.communication import broadcast_object
+from accelnb.training.parallel.meta_start.without_values import allocate, forget, some
 from accelnb.training.parallel.slices import (
     buffer_on,
     class_name,
@@ -25,7 +26,6 @@ from accelnb.training.parallel.slices import (
 )
 from accelnb.training.parallel.strategy import is_sharded
 from accelnb.training.parallel.unwrapping import extract_model_from_parallel
-from accelnb.training.parallel.without_values import allocate, forget, some
 from accelnb.training.state import PartialState
 
 

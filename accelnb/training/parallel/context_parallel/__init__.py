@@ -1,0 +1,1 @@
+"""One sequence over several ranks, and attention that sees all of it."""
