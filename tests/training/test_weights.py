@@ -20,6 +20,7 @@ from accelnb.training.checkpoint import (
     load_checkpoint_in_model,
     save,
 )
+from accelnb.training.checkpoint.weights import merged_names
 
 
 class Tied(nn.Module):
@@ -74,6 +75,15 @@ def test_parts_of_one_tensor_are_no_ties():
     assert len(given) == 4
     with pytest.raises(AccelnbError, match=r"extra is a dict, .*safe_serialization=False"):
         clean_state_dict_for_safetensors({"extra": {}})
+
+
+def test_tensors_that_wrap_others_are_tied_only_if_they_are_one_object(monkeypatch):
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    # DTensors too can say the same of their memory, though they hold different weights.
+    monkeypatch.setattr(TwoTensor, "data_ptr", lambda _: 64, raising=False)
+    one, other = (TwoTensor(torch.full((2,), x), torch.ones(2)) for x in (1.0, 2.0))
+    assert merged_names({"one": one, "other": other, "again": one}) == {"again": "one"}
 
 
 @pytest.mark.parametrize("safe", [True, False])
