@@ -62,6 +62,11 @@ class Precision:
     def is_mixed(self) -> bool:
         return self.kind != "no"
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What most operations compute in."""
+        return _DTYPES.get(self.kind, torch.float32)
+
     def autocast(self, handler: AutocastKwargs | None = None) -> AbstractContextManager[Any]:
         """Return a context in which operations compute in this precision.
 
@@ -74,7 +79,7 @@ class Precision:
         if not self.is_mixed:
             return nullcontext()
         given = (handler or self.autocast_handler).to_dict()
-        return torch.autocast(self.device_type, dtype=_DTYPES[self.kind], **given)
+        return torch.autocast(self.device_type, dtype=self.dtype, **given)
 
     def make_scaler(self, handler: GradScalerKwargs | None = None) -> Scaler | None:
         """Return the scaler that keeps fp16 gradients in range; None where none is needed."""

@@ -126,7 +126,8 @@ def _main_frames(notebook: Notebook) -> tuple[list[list[Any]], list[int]]:
     assert main is not None
     frame: types.FrameType | None = sys._current_frames()[main]
     frames, position = [], []
-    while frame is not None and len(frames) < _MOST_FRAMES:
+    # The thread goes on meanwhile, and below code that torch compiled there was once no frame.
+    while isinstance(frame, types.FrameType) and len(frames) < _MOST_FRAMES:
         code, line = frame.f_code, frame.f_lineno
         if code.co_filename in _WRAPPERS:
             frames, position, frame = [], [], frame.f_back

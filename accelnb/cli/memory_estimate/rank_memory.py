@@ -117,8 +117,9 @@ def estimate(
     trained = model.trainable * _FULL if trained is None else trained
     is_mixed = precision != "no"
     in_half = model.parameters * _HALF
-    # Autocast keeps its copies of the weights until the backward pass, of gathered ones too.
-    copies = in_half // tensor if is_mixed and whole > in_half else 0
+    # Autocast keeps its copies of the weights until the backward pass; sharded ones are gathered
+    # in 16 bits instead.
+    copies = in_half // tensor if is_mixed and whole > in_half and not is_sharded else 0
     if strategy in ("ddp", "zero1") and procs > 1:
         copies += trained // tensor
     if is_sharded and shards > 1:

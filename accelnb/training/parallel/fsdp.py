@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -38,7 +40,7 @@ def check_sharding(model: nn.Module, mesh: Mesh, plan: Plan) -> None:
         raise AccelnbError(
             "the model is a DistributedDataParallel: give prepare() the model itself"
         )
-    plugin = plan.fsdp or FullyShardedDataParallelPlugin()
+    plugin = _plugin_of(plan)
     if plugin.needs_replicas and not mesh.has("dp_replicate"):
         raise AccelnbError(
             f"sharding_strategy={plugin.sharding_strategy.name}: it needs a mesh with copies, as "
@@ -61,14 +63,32 @@ def apply_fsdp(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     """
     if any(True for _ in sharded_parts(model)):
         return model
-    plugin = plan.fsdp or FullyShardedDataParallelPlugin()
-    shard(model, mesh.fsdp_mesh, plugin)
+    shard(model, mesh.fsdp_mesh, _plugin_of(plan))
     if plan.ddp.find_unused_parameters:
         for part in sharded_parts(model):
             part.set_reduce_scatter_unused_params(True, recurse=False)
     if plan.ddp.broadcast_buffers:
         follow_running_statistics(root_of(model), mesh.fsdp_mesh)
     return model
+
+
+def _plugin_of(plan: Plan) -> FullyShardedDataParallelPlugin:
+    """Return what is said of sharding, with a policy for the precision unless it has its own.
+
+    Weights are gathered in 16 bits. Autocast alone would keep copies in 16 bits of all weights
+    until the backward pass: of the whole model, on every process.
+    """
+    plugin = plan.fsdp or FullyShardedDataParallelPlugin()
+    if plugin.mixed_precision_policy is not None or plan.precision.kind not in ("bf16", "fp16"):
+        return plugin
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    plugin = copy.copy(plugin)
+    plugin.mixed_precision_policy = MixedPrecisionPolicy(
+        param_dtype=plan.precision.dtype,
+        reduce_dtype=torch.float32,
+    )
+    return plugin
 
 
 @dataclass
@@ -89,7 +109,7 @@ class Sharded(Strategy):
                 f"comm_hook={plan.ddp.comm_hook} compresses the gradients of DDP; with FSDP say "
                 "FullyShardedDataParallelPlugin(mixed_precision_policy={'reduce_dtype': 'bf16'})"
             )
-        return cls(mesh, plan.fsdp or FullyShardedDataParallelPlugin())
+        return cls(mesh, _plugin_of(plan))
 
     def has_wrapped(self, model: nn.Module) -> bool:
         sharding = Sharding.of(model)

@@ -57,6 +57,7 @@ def shard(
     root = root_of(model)
     ignored = ignored_parameters(root, plugin)
     units = [*find_units(root, plugin, ignored), (root,)]
+    units = [*_in_full_precision(root, plugin), *units]
     for unit in units:
         _begin_as_the_first(unit, device_mesh, send=plugin.sync_module_states is not False)
         for part in unit:
@@ -65,7 +66,7 @@ def shard(
             list(unit) if len(unit) > 1 else unit[0],  # pyright: ignore[reportArgumentType]
             mesh=device_mesh,
             ignored_params=ignored,
-            **_options(plugin, device_mesh, is_root=unit[0] is root),
+            **_options(plugin, device_mesh, unit[0] is root, isinstance(unit[0], _BatchNorm)),
         )
     if plugin.forward_prefetch:
         _prefetch_in_forward([(root,), *units[:-1]])
@@ -90,12 +91,27 @@ def root_of(model: nn.Module) -> nn.Module:
     return getattr(model, "_orig_mod", model)
 
 
+def _in_full_precision(
+    root: nn.Module, plugin: FullyShardedDataParallelPlugin
+) -> list[tuple[nn.Module, ...]]:
+    """Return what is a unit of its own because its weights cannot be in 16 bits.
+
+    Batch norms take these only with running statistics in 16 bits, which would not follow.
+    """
+    policy = plugin.mixed_precision_policy
+    if policy is None or policy.param_dtype is None:
+        return []
+    return [(part,) for part in root.modules() if isinstance(part, _BatchNorm)]
+
+
 def _options(
-    plugin: FullyShardedDataParallelPlugin, device_mesh: Any, is_root: bool
+    plugin: FullyShardedDataParallelPlugin, device_mesh: Any, is_root: bool, keeps_dtype: bool
 ) -> dict[str, Any]:
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
 
     policy = plugin.mixed_precision_policy or MixedPrecisionPolicy()
+    if keeps_dtype:
+        policy = replace(policy, param_dtype=None)
     if not is_root:  # the next module casts what it takes; outputs in fp32 would not fit others
         policy = replace(policy, output_dtype=None)
     offload = plugin.cpu_offload
