@@ -55,8 +55,8 @@ class FullyShardedDataParallelPlugin:
     backward_prefetch, limit_all_gathers, use_orig_params : optional
         Of version 1; version 2 does what ``BACKWARD_PRE``, True and True mean.
     mixed_precision_policy : str, dict or torch.distributed.fsdp.MixedPrecisionPolicy, optional
-        In which types weights are gathered and gradients reduced. By default in their own: the
-        Accelerator's mixed precision then computes by autocast, as with DDP.
+        In which types weights are gathered and gradients reduced. By default in their own, or
+        with an Accelerator of bf16 or fp16 in that, with gradients reduced in fp32.
     auto_wrap_policy : str or callable, optional
         Which modules are units, gathered one at a time: ``repeated_blocks`` (the default: those
         that the model names in ``_no_split_modules``, else the blocks in its lists),
