@@ -132,7 +132,8 @@ def contenders(sizes: dict[str, int]) -> dict[str, tuple[Callable[[], None], Any
 
     import accelnb
 
-    config = accelnb.ParallelismConfig(**{f"{name}_size": size for name, size in sizes.items()})
+    given: dict[str, Any] = {f"{name}_size": size for name, size in sizes.items()}
+    config = accelnb.ParallelismConfig(**given)
     found = {
         "by hand": by_hand(sizes),
         "accelnb": with_accelerator(accelnb.Accelerator(parallelism_config=config)),

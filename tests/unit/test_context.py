@@ -43,7 +43,7 @@ def test_tensors_hold_a_part_and_are_whole_again_even_after_an_interrupt():
         with in_parts(given, [1, -1, 0], [], SECOND_OF_TWO):
             assert tokens.tolist() == [[3, 4, 5], [10, 11, 12]]
             assert labels.view(-1).tolist() == [4, 5, 6, 11, 12, 13]
-            assert table.places.tolist() == [3, 4, 5]
+            assert table.get_buffer("places").tolist() == [3, 4, 5]
             tokens.zero_()
             raise KeyboardInterrupt
 
