@@ -49,6 +49,11 @@ def asked_strategy(fsdp: FullyShardedDataParallelPlugin | None) -> str:
     if chosen not in STRATEGIES:
         choices = ", ".join(STRATEGIES)
         raise AccelnbError(f"{environment.STRATEGY}={chosen}: choose one of {choices}")
+    if fsdp is not None and chosen == "none":
+        raise AccelnbError(
+            "fsdp_plugin has no effect with strategy none, which leaves models as they are: leave "
+            "one of them out"
+        )
     return "fsdp" if fsdp is not None and chosen == "ddp" else chosen
 
 

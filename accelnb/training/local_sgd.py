@@ -71,6 +71,12 @@ class LocalSGD:
                 "LocalSGD: this model is sharded, and no process has weights of its own that could "
                 "be averaged: use it with DDP"
             )
+        mesh = getattr(accelerator, "mesh", None)
+        if mesh is not None and mesh.has("cp", "sp"):
+            raise AccelnbError(
+                "LocalSGD: ranks along cp or sp have parts of the same sequences, and no gradients "
+                "of their own: use it with DDP"
+            )
         if kind not in _SUPPORTED:
             raise AccelnbError(f"LocalSGD does not work with {kind}: use it with DDP")
         self.enabled = enabled and accelerator.use_distributed

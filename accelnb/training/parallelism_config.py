@@ -192,7 +192,10 @@ class ParallelismConfig:
                     f"{name}_handler: must be a {kind.__name__}, not a {type(given).__name__}"
                 )
             if given is not None and not enabled:
-                raise AccelnbError(f"{name}_handler has no effect with {name}_size=1: leave it out")
+                raise AccelnbError(
+                    f"{name}_handler has no effect with {name}_size=1: say {name}_size too, also "
+                    f"if --mesh says it, or leave the handler out"
+                )
             if given is None and enabled:
                 setattr(self, f"{name}_handler", kind())
 

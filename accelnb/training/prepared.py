@@ -62,7 +62,11 @@ class Preparation:
         known = self.prepared.models
         if getattr(model, "_is_accelerate_prepared", False):
             its_own = extract_model_from_parallel(model)
-            if getattr(model, "_is_for_evaluation", True) or self.strategy.has_wrapped(model):
+            if getattr(model, "_is_for_evaluation", False):
+                is_ready = evaluation_mode  # else it is to be trained now
+            else:
+                is_ready = self.strategy.has_wrapped(model)
+            if is_ready:
                 apply_precision(its_own, self.mesh, plan)  # another Accelerator's before
                 return _noted(model, known)
             self.strategy.release(model)

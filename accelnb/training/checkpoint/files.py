@@ -21,6 +21,7 @@ from accelnb.training.checkpoint.weights import (
     merged_names,
     readable,
 )
+from accelnb.training.sharded_gradients import has_dtensors
 from accelnb.training.state import PartialState
 
 T = TypeVar("T")
@@ -61,6 +62,11 @@ def save(
     """
     if not writes_here(save_on_each_node):
         return
+    if isinstance(obj, Mapping) and has_dtensors(obj.values()):
+        raise AccelnbError(
+            "save() would write this rank's parts alone: its tensors are divided over ranks. Give "
+            "it accelerator.get_state_dict(model), or call save_model() or save_state()"
+        )
     obj = readable(obj)
     if isinstance(f, str | os.PathLike):
         write = write_safetensors if safe_serialization else write_pickled

@@ -63,7 +63,9 @@ def apply_fsdp(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     """
     if any(True for _ in sharded_parts(model)):
         return model
-    shard(model, mesh.fsdp_mesh, _plugin_of(plan))
+    plugin = _plugin_of(plan)
+    # Labels and features in fp32 stay so, as with DDP; autocast casts what layers take.
+    shard(model, mesh.fsdp_mesh, plugin, casts_inputs=plugin is plan.fsdp)
     if plan.ddp.find_unused_parameters:
         for part in sharded_parts(model):
             part.set_reduce_scatter_unused_params(True, recurse=False)

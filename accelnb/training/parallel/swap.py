@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
 from accelnb.errors import AccelnbError
@@ -29,6 +30,9 @@ _Place = tuple[weakref.ref[nn.Module], str]
 
 # Where in its model each parameter was that another one has replaced.
 _replaced: Any = WeakIdKeyDictionary()
+# Optimizers that were looked at since parameters were last replaced.
+_up_to_date: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+_watched = False
 
 
 class Parameters:
@@ -60,6 +64,7 @@ class Parameters:
             parameter = old()
             if parameter is not None and _held(place) is not parameter:
                 _replaced[parameter] = place
+        _watch_steps()
 
 
 def _reference(parameter: torch.Tensor) -> Callable[[], torch.Tensor | None]:
@@ -179,7 +184,9 @@ def _refuse_undividable(key: str, value: Any, parameter: torch.Tensor) -> None:
 
 def _is_elementwise(value: Any, parameter: torch.Tensor) -> bool:
     """Return whether a value is more than a count of steps, say."""
-    return isinstance(value, torch.Tensor) and not value.numel() <= 1 < parameter.numel()
+    if not isinstance(value, torch.Tensor) or value.ndim == 0 < parameter.ndim:
+        return False
+    return not value.numel() <= 1 < parameter.numel()
 
 
 def _divided(state: Any, old: torch.Tensor, new: torch.Tensor) -> Any:
@@ -214,6 +221,23 @@ def _step_where_mixed(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -
     knows = isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW)
     if group.get("fused") and (mixed or not knows):
         group["fused"] = False
+
+
+def _watch_steps() -> None:
+    """Have optimizers that are never prepared follow too, before their next step."""
+    global _watched
+    _up_to_date.clear()
+    if not _watched:
+        _watched = True
+        register_optimizer_step_pre_hook(_follow_at_step)
+
+
+def _follow_at_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    if optimizer in _up_to_date:
+        return
+    if any(p in _replaced for group in optimizer.param_groups for p in group["params"]):
+        follow(optimizer, ())
+    _up_to_date.add(optimizer)
 
 
 # ---- one that was left behind ----

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from accelnb.errors import AccelnbError
 from accelnb.training.fsdp_plugin import FullyShardedDataParallelPlugin
 from accelnb.training.parallel.fully_sharded.output_views import forbid_changes
 from accelnb.training.parallel.fully_sharded.units import Unit, find_units, ignored_parameters
@@ -18,6 +19,7 @@ from accelnb.training.parallel.fully_sharded.whole_parameters import AveragedGra
 from accelnb.training.parallel.whole import refuse_copies
 
 _MARK = "_accelnb_sharding"
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,10 @@ class Sharding:
 
 
 def shard(
-    model: nn.Module, device_mesh: Any, plugin: FullyShardedDataParallelPlugin | None = None
+    model: nn.Module,
+    device_mesh: Any,
+    plugin: FullyShardedDataParallelPlugin | None = None,
+    casts_inputs: bool = True,
 ) -> nn.Module:
     """Shard a model in place over a ``DeviceMesh`` of torch; return it.
 
@@ -45,6 +50,9 @@ def shard(
     device_mesh
         With one dimension, or with two: weights are then sharded over the second, and copied
         over the first.
+    casts_inputs
+        Whether what the model itself is given is cast as the plugin's policy says, and not only
+        what its units are given.
 
     Raises
     ------
@@ -56,8 +64,9 @@ def shard(
     plugin = plugin or FullyShardedDataParallelPlugin()
     root = root_of(model)
     ignored = ignored_parameters(root, plugin)
-    units = [*find_units(root, plugin, ignored), (root,)]
-    units = [*_in_full_precision(root, plugin), *units]
+    units = find_units(root, plugin, ignored)
+    in_full_precision = _in_full_precision(root, units, plugin.mixed_precision_policy)
+    units = [*in_full_precision, *units, (root,)]
     for unit in units:
         _begin_as_the_first(unit, device_mesh, send=plugin.sync_module_states is not False)
         for part in unit:
@@ -66,7 +75,13 @@ def shard(
             list(unit) if len(unit) > 1 else unit[0],  # pyright: ignore[reportArgumentType]
             mesh=device_mesh,
             ignored_params=ignored,
-            **_options(plugin, device_mesh, unit[0] is root, isinstance(unit[0], _BatchNorm)),
+            **_options(
+                plugin,
+                device_mesh,
+                is_root=unit[0] is root,
+                keeps_dtype=unit in in_full_precision,
+                casts_inputs=casts_inputs or unit[0] is not root,
+            ),
         )
     if plugin.forward_prefetch:
         _prefetch_in_forward([(root,), *units[:-1]])
@@ -75,6 +90,7 @@ def shard(
     refuse_copies(root)
     _begin_at_the_root(root)
     _reshard_after_evaluation(root)
+    _refuse_to_begin_in_inference_mode(root)
     vars(root)[_MARK] = Sharding(plugin, device_mesh, AveragedGradients(ignored, device_mesh))
     return model
 
@@ -91,27 +107,60 @@ def root_of(model: nn.Module) -> nn.Module:
     return getattr(model, "_orig_mod", model)
 
 
-def _in_full_precision(
-    root: nn.Module, plugin: FullyShardedDataParallelPlugin
-) -> list[tuple[nn.Module, ...]]:
+def _refuse_to_begin_in_inference_mode(root: nn.Module) -> None:
+    """Refuse a first forward pass that would gather weights into tensors of that mode for good."""
+
+    def check(*_: Any) -> None:
+        if torch.is_inference_mode_enabled():
+            raise AccelnbError(
+                "the first forward pass of a sharded model cannot be in torch.inference_mode(), "
+                "for it could not be trained after that: use torch.no_grad()"
+            )
+        handle.remove()
+
+    handle = root.register_forward_pre_hook(_eager(check), prepend=True)
+
+
+def _have_gradients(parts: list[Any]) -> bool:
+    """Return whether shards have gradients; gathered weights, which may be in their place, not."""
+    groups = [group for part in parts for group in part._get_fsdp_state()._fsdp_param_groups]
+    shards = (divided.sharded_param for group in groups for divided in group.fsdp_params)
+    return any(shard.grad is not None for shard in shards)
+
+
+def _in_full_precision(root: nn.Module, units: list[Unit], policy: Any) -> list[Unit]:
     """Return what is a unit of its own because its weights cannot be in 16 bits.
 
-    Batch norms take these only with running statistics in 16 bits, which would not follow.
+    Batch norms take these only with running statistics in 16 bits, which would not follow. Other
+    norms take them only with inputs in 16 bits, which those outside of the units may not get.
     """
-    policy = plugin.mixed_precision_policy
     if policy is None or policy.param_dtype is None:
         return []
-    return [(part,) for part in root.modules() if isinstance(part, _BatchNorm)]
+    within = {part for unit in units for module in unit for part in module.modules()}
+    return [
+        (part,)
+        for part in root.modules()
+        if part is not root
+        and (isinstance(part, _BatchNorm) or (isinstance(part, _NORMS) and part not in within))
+        and any(True for _ in part.parameters(recurse=False))
+    ]
 
 
 def _options(
-    plugin: FullyShardedDataParallelPlugin, device_mesh: Any, is_root: bool, keeps_dtype: bool
+    plugin: FullyShardedDataParallelPlugin,
+    device_mesh: Any,
+    *,
+    is_root: bool,
+    keeps_dtype: bool,
+    casts_inputs: bool,
 ) -> dict[str, Any]:
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
 
     policy = plugin.mixed_precision_policy or MixedPrecisionPolicy()
     if keeps_dtype:
         policy = replace(policy, param_dtype=None)
+    if not casts_inputs:
+        policy = replace(policy, cast_forward_inputs=False)
     if not is_root:  # the next module casts what it takes; outputs in fp32 would not fit others
         policy = replace(policy, output_dtype=None)
     offload = plugin.cpu_offload
@@ -163,14 +212,16 @@ def _begin_at_the_root(root: Any) -> None:
 
 
 def _reshard_after_evaluation(root: nn.Module) -> None:
-    """Free gathered weights after a forward pass that no backward pass follows.
+    """Free gathered weights after a forward pass that perhaps no backward pass follows.
 
-    Otherwise the next one would compute with them, though an optimizer has stepped.
+    Otherwise the next one would compute with them, though an optimizer has stepped; and clipping
+    would look for gradients at them. So it is without gradients, and where there are some, as for
+    an accuracy between the backward pass and the step.
     """
     parts = list(sharded_parts(root))
 
     def reshard(*_: Any) -> None:
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or _have_gradients(parts):
             for part in parts:
                 part.reshard()
 
