@@ -206,8 +206,10 @@ sharded = fully_shard(torch.nn.Linear(2, 2))"""
     error = run("%%distributed\nddp(torch.ones(1, 2)).sum().backward()", fails=True).error
     assert "ranks 0-1: RuntimeError: ddp was made on a process group that ended" in error
     assert "wrap the model again, as in DistributedDataParallel(ddp.module)" in error
-    error = run("%%distributed\nsharded(torch.ones(1, 2))", fails=True).error
-    assert "make the mesh and fully_shard(model) again" in error
+    # What torch divides finds its groups again, under their names.
+    assert run("%%distributed\nsharded(torch.ones(1, 2)).shape").lines == [
+        "[0-1] torch.Size([1, 2])"
+    ]
     again = (
         "%%distributed\nddp = DistributedDataParallel(ddp.module)\n"
         "ddp(torch.ones(1, 2)).sum().backward()"
