@@ -36,7 +36,8 @@ def _saved(folder, ranks):
         share = training[0].mesh.data_share
         torch.manual_seed(share)
         batches = iter(training[-1])
-        next(batches), next(batches)
+        next(batches)
+        next(batches)
         train(training, 0, 3)
         training[0].save_state(f"{folder}/{name}")
         drawn = following(training, batches)
