@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import re
 import socket
 import sys
 import threading
@@ -16,6 +17,10 @@ from typing import Any
 from accelnb.devices import DEVICES
 from accelnb.devices.hardware import Hardware
 from accelnb.errors import AccelnbError
+
+# Ray's server forks one of its own for each client, while other threads of it are in gRPC: now and
+# then that process ends at once. Another lives.
+_HAS_DIED_AT_ITS_START = re.compile(r"Starting Ray client server failed|ZombieProcess")
 
 
 class Connection:
@@ -182,14 +187,18 @@ def _is_connected() -> bool:
 
 def _init(ray: Any, cluster: str) -> None:
     address = "auto" if cluster == "ray" else cluster
-    try:
-        with warnings.catch_warnings():  # what they say is in the error
-            warnings.simplefilter("ignore")
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # of many kinds; each says what it is
-        with contextlib.suppress(Exception):  # what a half-made connection leaves
-            ray.shutdown()
-        raise AccelnbError(f"cluster={cluster}: {_why_not_connected(error, cluster)}") from None
+    for is_last in (False, True):
+        try:
+            with warnings.catch_warnings():  # what they say is in the error
+                warnings.simplefilter("ignore")
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except Exception as error:  # of many kinds; each says what it is
+            with contextlib.suppress(Exception):  # what a half-made connection leaves
+                ray.shutdown()
+            if is_last or not _HAS_DIED_AT_ITS_START.search(str(error)):
+                said = _why_not_connected(error, cluster)
+                raise AccelnbError(f"cluster={cluster}: {said}") from None
 
 
 def _why_not_connected(error: Exception, cluster: str) -> str:
