@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 
 from accelnb.errors import AccelnbError
+from accelnb.training.dtensors import has_dtensors
 from accelnb.training.enums import DistributedType
 from accelnb.training.process_control import ProcessControl
-from accelnb.training.sharded_gradients import has_dtensors
 
 # With these DDP averages the gradients, and its `no_sync` leaves that out.
 _SUPPORTED = {DistributedType.NO, *(t for t in DistributedType if t.startswith("MULTI_"))}

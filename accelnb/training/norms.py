@@ -14,6 +14,7 @@ from torch import nn
 
 from accelnb.errors import AccelnbError
 from accelnb.training import sharded_gradients as sharded
+from accelnb.training.dtensors import has_dtensors, is_dtensor
 from accelnb.training.sharded_gradients import Groups
 
 
@@ -46,7 +47,7 @@ def clip_grad_norm(
     tensor([0.6000, 0.8000])
     """
     given = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
-    if not sharded.has_dtensors(given):
+    if not has_dtensors(given):
         return nn.utils.clip_grad_norm_(given, max_norm, norm_type=norm_type)
     norm_type = float(norm_type)
     if not norm_type > 0:
@@ -70,7 +71,7 @@ def clip_grad_value(parameters: torch.Tensor | Iterable[torch.Tensor], clip_valu
         No sharded parameter has a gradient.
     """
     given = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
-    if not sharded.has_dtensors(given):
+    if not has_dtensors(given):
         nn.utils.clip_grad_value_(given, clip_value)
         return
     bound = float(clip_value)
@@ -89,7 +90,7 @@ def _held_parts(parameters: Sequence[torch.Tensor], name: str) -> dict[Groups, l
     """
     held: dict[Groups, list[torch.Tensor]] = {}
     trained = [p for p in parameters if p.requires_grad or p.grad is not None]
-    divided = [p for p in trained if sharded.has_dtensors([p])]
+    divided = [p for p in trained if is_dtensor(p)]
     if divided and all(p.grad is None for p in divided):
         raise AccelnbError(
             f"{name}: no sharded parameter has a gradient. Before the last batch of an "

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from accelnb.training import sharded_gradients as sharded
+from accelnb.training.dtensors import has_dtensors
 
 
 class Scaler(torch.amp.GradScaler):
@@ -53,7 +54,7 @@ class Scaler(torch.amp.GradScaler):
         found_inf: torch.Tensor,
         allow_fp16: bool,
     ) -> dict[torch.device, torch.Tensor]:
-        if not sharded.has_dtensors(_parameters(optimizer)):
+        if not has_dtensors(_parameters(optimizer)):
             return super()._unscale_grads_(optimizer, inv_scale, found_inf, allow_fp16)
         held = _held_gradients(optimizer)
         if any(torch.float16 in by_dtype for by_dtype in held.values()) and not allow_fp16:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 
+from accelnb.training.dtensors import is_dtensor
+
 # Process groups over which a parameter is divided, outermost first, by torch's names for them.
 Groups = tuple[str, ...]
-
-
-def has_dtensors(tensors: Iterable[Any]) -> bool:
-    """Return whether any of them is a DTensor."""
-    module = sys.modules.get("torch.distributed.tensor")  # slow to import; not there: no DTensors
-    if module is None:
-        return False
-    return any(issubclass(kind, module.DTensor) for kind in set(map(type, tensors)))
 
 
 def group_named(name: str) -> Any:
@@ -35,7 +28,7 @@ def held_gradient(parameter: torch.Tensor) -> torch.Tensor | None:
     sequence parallelism, is added up first, and stays so.
     """
     gradient: Any = parameter.grad
-    if gradient is None or not has_dtensors([parameter]):
+    if gradient is None or not is_dtensor(parameter):
         return gradient
     placements = _placements(parameter)
     if gradient.placements != placements:
@@ -45,7 +38,7 @@ def held_gradient(parameter: torch.Tensor) -> torch.Tensor | None:
 
 def groups_around(parameters: Iterable[torch.Tensor]) -> list[str]:
     """Return the names of the process groups of all meshes that parameters lie on."""
-    meshes = dict.fromkeys(_mesh(one) for one in parameters if has_dtensors([one]))
+    meshes = dict.fromkeys(_mesh(one) for one in parameters if is_dtensor(one))
     return list(
         dict.fromkeys(
             mesh.get_group(dimension).group_name
@@ -66,7 +59,7 @@ def _placements(dtensor: Any) -> Any:
 
 def groups_dividing(parameter: torch.Tensor) -> Groups:
     """Return the process groups over which a parameter is divided; none for a plain one."""
-    if not has_dtensors([parameter]):
+    if not is_dtensor(parameter):
         return ()
     mesh = _mesh(parameter)
     return tuple(

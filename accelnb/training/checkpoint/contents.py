@@ -28,9 +28,9 @@ from accelnb.training.checkpoint.weights import (
     unwrapped,
 )
 from accelnb.training.collective_errors import of_every_rank, together
+from accelnb.training.dtensors import is_dtensor
 from accelnb.training.gradients import Accumulation, GradientState
 from accelnb.training.parallel.mesh import Mesh
-from accelnb.training.parallel.slices import is_dtensor
 from accelnb.training.parallel.strategy import Strategy
 from accelnb.training.pytree import recursively_apply
 from accelnb.training.state import PartialState

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from accelnb.training.parallel.slices import is_dtensor, own_slices
+from accelnb.training.dtensors import is_dtensor, reshard
+from accelnb.training.parallel.slices import own_slices
 from accelnb.training.state import PartialState
 
 Tensors = dict[str, torch.Tensor]
@@ -19,11 +19,7 @@ Tensors = dict[str, torch.Tensor]
 
 def as_shards(model: nn.Module) -> nn.Module:
     """Return the model with what FSDP has gathered divided again, as its optimizers see it."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    if fsdp is not None:
-        units: list[Any] = [m for m in model.modules() if isinstance(m, fsdp.FSDPModule)]
-        for unit in units:
-            unit.reshard()
+    reshard(model)
     return model
 
 

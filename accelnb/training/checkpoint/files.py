@@ -21,7 +21,7 @@ from accelnb.training.checkpoint.weights import (
     merged_names,
     readable,
 )
-from accelnb.training.sharded_gradients import has_dtensors
+from accelnb.training.dtensors import has_dtensors
 from accelnb.training.state import PartialState
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from torch import nn
 from accelnb.errors import AccelnbError
 from accelnb.training.checkpoint.dtensors import as_shards
 from accelnb.training.checkpoint.weights import unwrapped
-from accelnb.training.parallel.slices import is_dtensor
+from accelnb.training.dtensors import is_dtensor
 
 # What modules that compile or checkpoint activations put into the names of what they wrap.
 _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_checkpoint_wrapped_module)\.")

@@ -12,7 +12,7 @@ import torch
 from accelnb.training.checkpoint import file_names, parameter_names
 from accelnb.training.checkpoint.contents import Training
 from accelnb.training.checkpoint.dtensors import Tensors, fitted, mapped, room_for
-from accelnb.training.parallel.slices import is_dtensor
+from accelnb.training.dtensors import is_dtensor
 
 Pairs = list[tuple[Any, Any]]  # an object and the state for it
 

@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from accelnb.errors import AccelnbError
 from accelnb.training.checkpoint.files import first_line, last_line, size_free
 from accelnb.training.collective_errors import of_every_rank, together
-from accelnb.training.parallel.slices import is_dtensor
+from accelnb.training.dtensors import is_dtensor
 
 METADATA = ".metadata"
 # What the description of a checkpoint consists of; anything else in it would be code to run.

@@ -12,7 +12,7 @@ from torch import nn
 
 from accelnb.training.checkpoint.dtensors import as_shards
 from accelnb.training.checkpoint.weights import unwrapped
-from accelnb.training.parallel.slices import is_dtensor
+from accelnb.training.dtensors import is_dtensor, of_part
 
 _PARTS, _WHOLE, _LAYOUT = "parts", "whole", "layout"
 
@@ -121,14 +121,4 @@ def _to_be_summed(gradient: torch.Tensor | None, gathered: Any) -> torch.Tensor 
     gradient = gradient.to(gathered.sharded_param.device)
     if not gathered.is_dtensor:
         return gradient
-    from torch.distributed.tensor import DTensor
-
-    spec = gathered._unsharded_dtensor_spec
-    return DTensor.from_local(
-        gradient,
-        spec.mesh,
-        spec.placements,
-        run_check=False,
-        shape=spec.shape,
-        stride=spec.stride,
-    )
+    return of_part(gradient, gathered._unsharded_dtensor_spec)

@@ -20,7 +20,7 @@ from accelnb.training.checkpoint.weights import (
     shapes_of,
     without_ddp_prefix,
 )
-from accelnb.training.parallel.slices import is_dtensor
+from accelnb.training.dtensors import is_dtensor
 
 
 @dataclass

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from accelnb.errors import AccelnbError
-from accelnb.training.sharded_gradients import has_dtensors
+from accelnb.training.dtensors import dtensors_in_use, has_dtensors
 
 _STATE = "torch.distributed.fsdp._fully_shard._fsdp_state"
 _REFUSED, _BEGUN = "_accelnb_refusal", "_accelnb_sharding_begun"
@@ -31,7 +31,7 @@ def repair_after_stop() -> bool:
     weights of which several ranks have a copy would part if the gradients of some were kept. So
     all gradients are dropped, and accumulations begin anew.
     """
-    if not _loaded() or not _has_sharded_parameters():
+    if not dtensors_in_use() or not _has_sharded_parameters():
         return False
     from accelnb.training.gradients import Accumulation
 
@@ -53,7 +53,7 @@ def repair_half_done(models: Iterable[nn.Module] | None = None) -> int:
     models
         Where to look; by default all of this process.
     """
-    if not _loaded():
+    if not dtensors_in_use():
         return 0
     roots = list(_roots_of_process() if models is None else _roots_in(models))
     half_done = [root for root in roots if _is_half_done(root)]
@@ -121,7 +121,7 @@ def join_new_groups(renewed: dict[str, Any]) -> None:
     renewed
         The groups of now, by name, the default one too.
     """
-    if not _loaded():
+    if not dtensors_in_use():
         return
     from torch.distributed.device_mesh import DeviceMesh
 
@@ -134,7 +134,7 @@ def join_new_groups(renewed: dict[str, Any]) -> None:
 
 def leave_old_groups() -> None:
     """Have models say that their process groups ended, and torch forget the meshes of these."""
-    if not _loaded():
+    if not dtensors_in_use():
         return
     _replace_groups(lambda _: EndedGroup())
     # Of meshes that are equal it would go on to use the first, though its groups are gone.
@@ -217,11 +217,6 @@ def _groups(state: Any) -> list[Any]:
     several = getattr(state, "_fsdp_param_groups", None)
     found = [state._fsdp_param_group] if several is None else several
     return [group for group in found if group is not None]
-
-
-def _loaded() -> bool:
-    """Return whether a model can be sharded in this process: what it takes is slow to import."""
-    return "torch.distributed.tensor" in sys.modules
 
 
 def _roots_of_process() -> Iterator[Any]:

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor
+from accelnb.training.dtensors import is_dtensor, of_part
 
 # Of a tensor that is on its way, the part that is in memory at a time.
 BYTES_AT_ONCE = 4 * 2**20
-
-
-def dtensors_in_use() -> bool:
-    """Return whether there can be DTensors: torch imports them slowly, and only then."""
-    return "torch.distributed.tensor" in sys.modules
-
-
-def is_dtensor(tensor: Any) -> TypeGuard[DTensor]:
-    """Return whether a tensor is divided over processes, without an import of what divides it."""
-    return dtensors_in_use() and isinstance(tensor, sys.modules["torch.distributed.tensor"].DTensor)
 
 
 def class_name(module: nn.Module) -> str:
@@ -76,17 +64,8 @@ def own_slices(tensor: torch.Tensor) -> tuple[slice, ...]:
 
 def like(tensor: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
     """Return this process's part of another tensor, divided as a DTensor is."""
-    from torch.distributed.tensor import DTensor
-
     its: Any = tensor
-    return DTensor.from_local(
-        part,
-        its.device_mesh,
-        its.placements,
-        run_check=False,
-        shape=its.shape,
-        stride=its.stride(),
-    )
+    return of_part(part, its._spec)
 
 
 def rows_at_once(shape: tuple[int, ...], itemsize: int) -> Iterator[slice]:
@@ -100,13 +79,14 @@ def rows_at_once(shape: tuple[int, ...], itemsize: int) -> Iterator[slice]:
 def overlap(rows: slice, own: slice) -> tuple[slice, slice] | None:
     """Return where rows that a process owns are in a block of rows, and where in its part.
 
-    Examples
-    --------
-    >>> from accelnb.training.parallel.slices import overlap
-    >>> overlap(slice(0, 10), own=slice(6, 12))
-    (slice(6, 10, None), slice(0, 4, None))
-    >>> overlap(slice(0, 6), own=slice(6, 12)) is None
-    True
+        Examples
+        --------
+        >>> from accelnb.training.dtensors import is_dtensor, of_part
+    from accelnb.training.parallel.slices import overlap
+        >>> overlap(slice(0, 10), own=slice(6, 12))
+        (slice(6, 10, None), slice(0, 4, None))
+        >>> overlap(slice(0, 6), own=slice(6, 12)) is None
+        True
     """
     start, stop = max(rows.start, own.start), min(rows.stop, own.stop)
     if start >= stop:

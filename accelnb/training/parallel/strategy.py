@@ -11,9 +11,9 @@ from torch import nn
 
 from accelnb.errors import AccelnbError
 from accelnb.training import norms
+from accelnb.training.dtensors import has_dtensors
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
-from accelnb.training.sharded_gradients import has_dtensors
 
 
 class Strategy:

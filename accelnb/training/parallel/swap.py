@@ -18,13 +18,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
 from accelnb.errors import AccelnbError
-from accelnb.training.parallel.slices import (
-    class_name,
-    dtensors_in_use,
-    is_dtensor,
-    like,
-    own_slices,
-)
+from accelnb.training.dtensors import dtensors_in_use, is_dtensor, reshard
+from accelnb.training.parallel.slices import class_name, like, own_slices
 
 _Place = tuple[weakref.ref[nn.Module], str]
 
@@ -155,9 +150,7 @@ def _note_gathered(model: nn.Module) -> None:
     They are after a forward pass that no backward pass has followed.
     """
     before = Parameters(model)
-    for part in model.modules():
-        if hasattr(part, "reshard"):
-            part.reshard()  # pyright: ignore[reportCallIssue]
+    reshard(model)
     before.note_replaced()
 
 

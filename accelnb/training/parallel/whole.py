@@ -12,12 +12,12 @@ from torch import nn
 
 from accelnb.errors import AccelnbError
 from accelnb.training.collective_errors import of_every_rank
+from accelnb.training.dtensors import is_dtensor, reshard
 from accelnb.training.parallel.meta_start.without_values import some
 from accelnb.training.parallel.slices import (
     blocks_from_rank_0,
     buffer_on,
     class_name,
-    is_dtensor,
     local_part,
     overlap,
     own_slices,
@@ -80,9 +80,7 @@ def summon_full_params(
     torch.Size([1, 2])
     """
     module = extract_model_from_parallel(module)
-    for part in module.modules():  # a unit may still be gathered since its last forward pass
-        if hasattr(part, "reshard"):
-            part.reshard()  # pyright: ignore[reportCallIssue]
+    reshard(module)
     summoned = _divided_in(module, recurse)
     if not summoned:
         yield

@@ -13,12 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from accelnb.errors import AccelnbError
 from accelnb.training.collective_errors import attempt
 from accelnb.training.communication import broadcast_object
+from accelnb.training.dtensors import is_dtensor
 from accelnb.training.parallel.meta_start.without_values import allocate, forget, some
 from accelnb.training.parallel.slices import (
     buffer_on,
     class_name,
     held,
-    is_dtensor,
     local_part,
     put,
     send_from_rank_0,

@@ -14,15 +14,9 @@ from torch import nn
 
 from accelnb.errors import AccelnbError
 from accelnb.training.collective_errors import of_every_rank
+from accelnb.training.dtensors import is_dtensor
 from accelnb.training.parallel.meta_start.without_values import allocate, named_tensors, some
-from accelnb.training.parallel.slices import (
-    buffer_on,
-    held,
-    is_dtensor,
-    put,
-    send_from_rank_0,
-    slots,
-)
+from accelnb.training.parallel.slices import buffer_on, held, put, send_from_rank_0, slots
 from accelnb.training.state import PartialState
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from accelnb.errors import AccelnbError
-from accelnb.training.parallel.slices import class_name, is_dtensor
+from accelnb.training.dtensors import is_dtensor
+from accelnb.training.parallel.slices import class_name
 
 
 def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
