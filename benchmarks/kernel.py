@@ -22,10 +22,12 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty
 from types import TracebackType
+from typing import Any
 
 import psutil
 from jupyter_client.blocking.client import BlockingKernelClient
@@ -238,3 +240,26 @@ def import_times(statement: str, times: int) -> list[float]:
     command = [sys.executable, "-c", code]
     runs = [subprocess.check_output(command, text=True, timeout=120) for _ in range(times + 1)]
     return [float(printed) for printed in runs[1:]]
+
+
+OUT = object()  # in the arguments of loops, for the file that they write
+
+
+def run_loops(script: Path, ranks: int, arguments: Sequence[Any]) -> dict[str, Any]:
+    """Run a script of loops, under torchrun if on several ranks; return the JSON that it writes."""
+    command = [sys.executable]
+    if ranks > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.json"
+        given = [str(out if argument is OUT else argument) for argument in arguments]
+        done = subprocess.run(
+            [*command, str(script), *given],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        if done.returncode:
+            raise SystemExit(f"the loops failed:\n{done.stderr[-3000:]}")
+        return json.loads(out.read_text())

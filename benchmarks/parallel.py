@@ -16,17 +16,14 @@ What a start without values takes is measured by ``meta_start.py``.
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from kernel import machine
+from kernel import OUT, machine, run_loops
 from parallel_loops import MESHES
 from report import (
     Budget,
@@ -48,20 +45,7 @@ _STEPS = 5  # in a block
 def measure(name: str, blocks: int) -> dict[str, Any]:
     """Run the loops once; return seconds a step and bytes held, by contender."""
     ranks = math.prod(MESHES[name].values())
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out.json"
-        loops = [str(_LOOPS), name, str(_STEPS), str(blocks), str(out)]
-        done = subprocess.run(
-            [*command, f"--nproc-per-node={ranks}", *loops],
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        if done.returncode:
-            raise SystemExit(f"the loops failed:\n{done.stderr[-3000:]}")
-        return json.loads(out.read_text())
+    return run_loops(_LOOPS, ranks, [name, _STEPS, blocks, OUT])
 
 
 def ratio(seconds: dict[str, list[float]]) -> float:

@@ -25,16 +25,13 @@ GPUs than there are is not measured.
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from kernel import import_times, machine
+from kernel import OUT, import_times, machine, run_loops
 from report import (
     Budget,
     arguments,
@@ -65,21 +62,7 @@ _IMPORTS = (
 
 def measure(model: str, ranks: int, steps: int, blocks: int, device: str) -> dict[str, Any]:
     """Run the loops once; return seconds a step and of prepare, by contender."""
-    command = [sys.executable]
-    if ranks > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out.json"
-        done = subprocess.run(
-            [*command, str(_LOOPS), model, str(steps), str(blocks), str(out), device],
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        if done.returncode:
-            raise SystemExit(f"the loops failed:\n{done.stderr[-3000:]}")
-        return json.loads(out.read_text())
+    return run_loops(_LOOPS, ranks, [model, steps, blocks, OUT, device])
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> float:

@@ -51,12 +51,16 @@ def test_a_notebook_runs_headless_and_is_readable_when_saved(tmp_path):
     assert notebook.cells[2].outputs[0]["data"]["text/plain"] == "[0, 1]"
 
 
+def outputs_of(name: str, folder: Path, timeout: int) -> list[nbformat.NotebookNode]:
+    """Execute a tutorial in a folder; return the outputs of its cells."""
+    notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
+    resources = {"metadata": {"path": folder}}
+    nbclient.NotebookClient(notebook, timeout=timeout, resources=resources).execute()
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
 def test_the_gpt_notebook_resumes_as_if_it_had_never_stopped(tmp_path):
-    notebook = nbformat.read(ROOT / "notebooks" / "gpt.ipynb", as_version=4)
-    nbclient.NotebookClient(
-        notebook, timeout=100, resources={"metadata": {"path": tmp_path}}
-    ).execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    outputs = outputs_of("gpt.ipynb", tmp_path, timeout=100)
     printed = "".join(output.get("text", "") for output in outputs)
     assert "the same losses: True" in printed
     begin, end = re.findall(r"loss (\d\.\d+) at the beginning, (\d\.\d+) at the end", printed)[0]
@@ -67,11 +71,7 @@ def test_the_gpt_notebook_resumes_as_if_it_had_never_stopped(tmp_path):
 
 @pytest.mark.timeout(400)
 def test_the_sharding_notebook_trains_resumes_and_exports_with_the_same_losses(tmp_path):
-    notebook = nbformat.read(ROOT / "notebooks" / "sharding.ipynb", as_version=4)
-    nbclient.NotebookClient(
-        notebook, timeout=170, resources={"metadata": {"path": tmp_path}}
-    ).execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    outputs = outputs_of("sharding.ipynb", tmp_path, timeout=170)
     printed = "".join(output.get("text", "") for output in outputs)
     drawn = "".join(output.get("data", {}).get("text/plain", "") for output in outputs)
     assert "each rank holds 26% of what it holds with DDP" in printed
