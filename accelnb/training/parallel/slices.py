@@ -79,14 +79,13 @@ def rows_at_once(shape: tuple[int, ...], itemsize: int) -> Iterator[slice]:
 def overlap(rows: slice, own: slice) -> tuple[slice, slice] | None:
     """Return where rows that a process owns are in a block of rows, and where in its part.
 
-        Examples
-        --------
-        >>> from accelnb.training.dtensors import is_dtensor, of_part
-    from accelnb.training.parallel.slices import overlap
-        >>> overlap(slice(0, 10), own=slice(6, 12))
-        (slice(6, 10, None), slice(0, 4, None))
-        >>> overlap(slice(0, 6), own=slice(6, 12)) is None
-        True
+    Examples
+    --------
+    >>> from accelnb.training.parallel.slices import overlap
+    >>> overlap(slice(0, 10), own=slice(6, 12))
+    (slice(6, 10, None), slice(0, 4, None))
+    >>> overlap(slice(0, 6), own=slice(6, 12)) is None
+    True
     """
     start, stop = max(rows.start, own.start), min(rows.stop, own.stop)
     if start >= stop:
