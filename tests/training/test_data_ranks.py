@@ -87,6 +87,25 @@ def test_rank_0_reads_an_iterable_dataset_and_sends_each_rank_its_part():
     assert second[0] == [([2, 3], 0, False), ([6, 7], 0, True)]
 
 
+def _drawn_beside(workers, generator):
+    torch.manual_seed(3)
+    given = {"generator": torch.Generator().manual_seed(5)} if generator else {}
+    plain = Loader(Count(8), batch_size=2, num_workers=workers, **given)
+    loader = prepare_data_loader(plain, device=PartialState().device, put_on_device=True)
+    return [torch.rand(1).item() for _ in range(2) for _ in loader]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("generator", [False, True])
+def test_random_numbers_stay_in_step_where_rank_0_reads(workers, generator):
+    zero, one = on_ranks(_drawn_beside, workers, generator)
+    assert zero == one
+    torch.manual_seed(3)
+    given = {"generator": torch.Generator().manual_seed(5)} if generator else {}
+    plain = Loader(Count(4), batch_size=2, **given)  # as many batches as a rank gets
+    assert zero == [torch.rand(1).item() for _ in range(2) for _ in plain]
+
+
 @pytest.mark.parametrize("n", [1, 5, 6, 7])
 def test_what_does_not_divide_is_completed_from_the_beginning_and_counted(n):
     ranks = on_ranks(_dispatched, _iterable(n), procs=3)

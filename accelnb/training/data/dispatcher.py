@@ -109,6 +109,9 @@ class DataLoaderDispatcher(PreparedLoader):
         if PartialState().process_index == 0:
             yield from self._lead(skip, resumed)
         else:
+            if resumed is None or resumed["torch_rng"] is None:
+                # As the iterator on rank 0 does: random numbers stay in step.
+                torch.empty((), dtype=torch.int64).random_(generator=self.generator)
             yield from self._follow()
 
     # ---- rank 0 ----
