@@ -11,6 +11,7 @@ import torch.distributed as dist
 from accelnb.devices import DEVICES, Device, best_available
 from accelnb.errors import AccelnbError
 from accelnb.options import environment
+from accelnb.training import missed_collectives
 from accelnb.training.configuration import TorchDynamoPlugin
 from accelnb.training.enums import DistributedType, PrecisionType
 from accelnb.training.process_control import ProcessControl
@@ -90,6 +91,8 @@ class PartialState(ProcessControl):
         else:
             device = kind.take(local_index) if launched else torch.device(kind.type)
         several = num_processes > 1
+        if several:
+            missed_collectives.begin()
         self.__dict__.update(
             _cpu=cpu,
             backend=dist.get_backend() if grouped else None,

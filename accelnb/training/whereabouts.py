@@ -101,6 +101,7 @@ class _Rank:
     group: Any = None
     store: Any = None
     key: str = ""
+    before: list[int] = field(default_factory=list)  # passed when the latest collective began
 
     def place(self) -> Place:
         batches, accumulations, passes = self.passed
@@ -133,6 +134,18 @@ def _store_of(group: Any) -> Any:
 def here() -> Place:
     """Return where this rank is."""
     return _here.place()
+
+
+def others() -> list[int]:
+    """Return the other ranks."""
+    group = _here.group
+    return [rank for rank in range(group.size()) if rank != group.rank()] if group else []
+
+
+def before_collective() -> Place:
+    """Return where this rank was when it began its latest collective."""
+    batches, accumulations, passes = _here.before or (0, 0, 0)
+    return Place(_here.run, _here.collectives - 1, (batches, accumulations, passes))
 
 
 def places(ranks: list[int]) -> dict[int, Place]:
@@ -174,7 +187,7 @@ def collective() -> None:
     """Take note of a collective that begins."""
     if store() is not None:
         _here.collectives += 1
-        _here.passed = [0, 0, 0]
+        _here.before, _here.passed = _here.passed, [0, 0, 0]
         _tell_numbers()
 
 

@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 import torch
-from ranks import on_ranks
+from ranks import on_ranks, under_torchrun
 from small_checkpoint import prepared_training
 
 from accelnb import AccelnbError, RankError
@@ -139,3 +139,30 @@ def test_what_takes_all_ranks_is_refused_at_once_on_the_rank_that_called(tmp_pat
     assert "call it on every rank, not only if accelerator.is_main_process [" in said
     assert int(said.partition("accelerator.is_main_process [")[2].partition(" ")[0]) < 10
     assert not (tmp_path / "new").exists()
+
+
+_GATHERED_BY_MAIN = """
+import io, sys, time, torch
+from accelnb import Accelerator
+
+accelerator = Accelerator()
+model = accelerator.prepare(torch.nn.Linear(2, 1))
+said = sys.stderr = io.StringIO()
+if accelerator.is_main_process:
+    accelerator.gather(torch.ones(1))
+else:
+    accelerator.backward(model(torch.ones(1, 2)).sum().detach().requires_grad_())
+    for _ in range(200):
+        time.sleep(0.05)
+    accelerator.gather(torch.ones(1))
+result = said.getvalue()
+"""
+
+
+def test_a_collective_that_others_have_passed_is_named_while_it_waits(tmp_path):
+    zero, one = under_torchrun(_GATHERED_BY_MAIN, tmp_path)
+    assert zero == (
+        "accelnb: gather() (program.py:9) waits for all ranks, and rank 1 went on to a backward "
+        "pass: call it on every rank\n"
+    )
+    assert one == ""
