@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from accelnb.big_model.auto_device_map import infer_auto_device_map as infer_auto_device_map
     from accelnb.big_model.empty_weights import init_empty_weights as init_empty_weights
     from accelnb.big_model.empty_weights import init_on_device as init_on_device
+    from accelnb.big_model.load_and_dispatch import (
+        load_checkpoint_and_dispatch as load_checkpoint_and_dispatch,
+    )
+    from accelnb.big_model.loading import load_checkpoint_in_model as load_checkpoint_in_model
     from accelnb.engine.failure import RankError as RankError
     from accelnb.errors import AccelnbError as AccelnbError
     from accelnb.notebook.launch_functions import distributed as distributed
@@ -79,6 +83,8 @@ _HOMES = {
     "init_on_device": "accelnb.big_model.empty_weights",
     "last_run": "accelnb.notebook.variables",
     "launch": "accelnb.notebook.launch_functions",
+    "load_checkpoint_and_dispatch": "accelnb.big_model.load_and_dispatch",
+    "load_checkpoint_in_model": "accelnb.big_model.loading",
     "notebook_launcher": "accelnb.notebook.launch_functions",
     "pull": "accelnb.notebook.variables",
     "push": "accelnb.notebook.variables",
