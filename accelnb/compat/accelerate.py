@@ -36,7 +36,7 @@ _TRAINING = "accelnb.training"
 _UTILS = ("accelnb.utils",)
 _OF_UTILS = (
     *("constants", "dataclasses", "environment", "fsdp_utils", "imports", "memory", "modeling"),
-    *("operations", "other", "random", "tqdm", "versions"),
+    *("offload", "operations", "other", "random", "tqdm", "versions"),
 )
 
 _NOT_ACCELERATES = (LoggerType.ALL, LoggerType.NOTEBOOK)
