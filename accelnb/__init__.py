@@ -8,6 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from accelnb.big_model.dispatch import cpu_offload as cpu_offload
+    from accelnb.big_model.dispatch import cpu_offload_with_hook as cpu_offload_with_hook
+    from accelnb.big_model.dispatch import disk_offload as disk_offload
+    from accelnb.big_model.dispatch import dispatch_model as dispatch_model
+    from accelnb.big_model.layerwise_casting import (
+        attach_layerwise_casting_hooks as attach_layerwise_casting_hooks,
+    )
     from accelnb.engine.failure import RankError as RankError
     from accelnb.errors import AccelnbError as AccelnbError
     from accelnb.notebook.launch_functions import distributed as distributed
@@ -68,6 +75,11 @@ _HOMES = {
     "PartialState": "accelnb.training.state",
     "ProfileKwargs": "accelnb.training.configuration",
     "RankError": "accelnb.engine.failure",
+    "attach_layerwise_casting_hooks": "accelnb.big_model.layerwise_casting",
+    "cpu_offload": "accelnb.big_model.dispatch",
+    "cpu_offload_with_hook": "accelnb.big_model.dispatch",
+    "disk_offload": "accelnb.big_model.dispatch",
+    "dispatch_model": "accelnb.big_model.dispatch",
     "distributed": "accelnb.notebook.launch_functions",
     "find_executable_batch_size": "accelnb.training.memory",
     "get_logger": "accelnb.training.logs",

@@ -11,8 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from accelnb.big_model.aligned import align_module_device as align_module_device
     from accelnb.big_model.dtypes import CustomDtype as CustomDtype
     from accelnb.big_model.dtypes import dtype_byte_size as dtype_byte_size
+    from accelnb.big_model.layerwise_casting import (
+        SUPPORTED_PYTORCH_LAYERS_FOR_UPCASTING as SUPPORTED_PYTORCH_LAYERS_FOR_UPCASTING,
+    )
     from accelnb.big_model.module_tensors import (
         get_non_persistent_buffers as get_non_persistent_buffers,
     )
@@ -233,6 +237,8 @@ if TYPE_CHECKING:
     from accelnb.training.rng import synchronize_rng_states as synchronize_rng_states
 
 _NAMES = {
+    "accelnb.big_model.aligned": "align_module_device",
+    "accelnb.big_model.layerwise_casting": "SUPPORTED_PYTORCH_LAYERS_FOR_UPCASTING",
     "accelnb.big_model.dtypes": "CustomDtype dtype_byte_size",
     "accelnb.big_model.module_tensors": """
         get_non_persistent_buffers has_offloaded_params named_module_tensors

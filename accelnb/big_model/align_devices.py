@@ -17,7 +17,7 @@ from accelnb.big_model.module_tensors import (
     owner_of,
 )
 from accelnb.big_model.needed_weights import NeededWeights, lies_in_memory
-from accelnb.big_model.places import Place
+from accelnb.big_model.places import Place, as_device, is_same_device
 from accelnb.big_model.placing import Tied, set_module_tensor_to_device
 from accelnb.training.pytree import find_device, send_to_device
 
@@ -179,16 +179,24 @@ class AlignDevicesHook(ModelHook):
 
     def _bring(self, module: nn.Module) -> None:
         """Give the module the weights that are not here yet."""
-        missing = {
-            name: tensor for name, tensor in self._kept_elsewhere(module).items() if tensor.is_meta
-        }
+        kept = self._kept_elsewhere(module)
+        missing = {name: tensor for name, tensor in kept.items() if not self._is_here(tensor)}
         ahead = self._fetched(module, missing)
         for name, stand_in in missing.items():
-            value, statistics = self._value(name, ahead)
-            self._put(module, name, value, statistics)
+            if stand_in.is_meta:
+                self._put(module, name, *self._value(name, ahead))
+            else:  # tied to another module's, on that one's device
+                set_module_tensor_to_device(module, name, self._target(stand_in), clear_cache=False)
             self._stand_ins[name] = stand_in
             if stand_in.requires_grad and torch.is_grad_enabled():
                 _watch_gradient(owner_of(module, name))
+
+    def _is_here(self, tensor: torch.Tensor) -> bool:
+        target = as_device(self._target(tensor))
+        return not tensor.is_meta and is_same_device(tensor.device, target)
+
+    def _target(self, tensor: torch.Tensor) -> Place:
+        return tensor.device if self.execution_device is None else self.execution_device
 
     def _fetched(
         self, module: nn.Module, missing: dict[str, torch.Tensor]
@@ -196,7 +204,7 @@ class AlignDevicesHook(ModelHook):
         if self.fetching is None or self.weights_map is None or self.execution_device is None:
             return {}
         shared = self.tied_params_names  # one copy does for all: it may be here
-        own = {name: tensor for name, tensor in missing.items() if name not in shared}
+        own = {name: it for name, it in missing.items() if it.is_meta and name not in shared}
         needed = NeededWeights.of(module, self.weights_map, own, self.execution_device)
         return self.fetching.take(self, needed)
 
@@ -213,7 +221,7 @@ class AlignDevicesHook(ModelHook):
     def _put(
         self, module: nn.Module, name: str, value: torch.Tensor, statistics: torch.Tensor | None
     ) -> None:
-        device: Any = self.execution_device
+        device: Any = self._target(value)
         tied = self.tied_params_map
         # A weight in a file has another address each time: another's may have been the same.
         if name not in self.tied_params_names or not lies_in_memory(self.weights_map, name):

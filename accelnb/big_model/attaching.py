@@ -31,7 +31,8 @@ def attach_execution_device_hook(
     preload_module_classes
         Names of classes: what is in a module of these gets none.
     """
-    if not hasattr(module, "_hf_hook") and module.state_dict():
+    weights = named_module_tensors(module, recurse=True, remove_non_persistent=True)
+    if not hasattr(module, "_hf_hook") and next(weights, None) is not None:
         hook = AlignDevicesHook(
             execution_device, skip_keys=skip_keys, tied_params_map=tied_params_map
         )
