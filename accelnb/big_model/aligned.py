@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 
 from accelnb.big_model.attaching import align_hooks
@@ -14,9 +13,7 @@ from accelnb.big_model.placing import set_module_tensor_to_device
 
 
 @contextmanager
-def align_module_device(
-    module: nn.Module, execution_device: Place | None = None
-) -> Iterator[None]:
+def align_module_device(module: nn.Module, execution_device: Place | None = None) -> Iterator[None]:
     """Return a context in which a module's own weights are where it computes.
 
     Parameters

@@ -128,7 +128,9 @@ def attach_align_device_hook_on_blocks(
     }
     if not isinstance(execution_device, Mapping) and not isinstance(offload, Mapping):
         if offload:
-            attach_align_device_hook(module, execution_device, True, module_name=module_name, **kept)
+            attach_align_device_hook(
+                module, execution_device, True, module_name=module_name, **kept
+            )
         else:
             hook = AlignDevicesHook(
                 execution_device, io_same_device=True, place_submodules=True, **shared
