@@ -31,8 +31,6 @@ from accelnb.utils import (
     retie_parameters,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:max_memory. torch sees no accelerator")
-
 
 class Block(nn.Module):
     """One of 64 + 72 + 100 = 236 bytes."""
@@ -259,7 +257,6 @@ def test_buffers_that_fit_nowhere_are_told(capsys):
         infer_auto_device_map(model, {0: 600, "cpu": "1GB"})
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        warnings.filterwarnings("ignore", message="max_memory")
         infer_auto_device_map(model, {0: 600, "cpu": "1GB"}, offload_buffers=True, verbose=True)
     assert "Putting ['first'] on 0" in capsys.readouterr().out
 
