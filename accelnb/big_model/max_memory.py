@@ -35,7 +35,8 @@ _OF_ONE = 0.9  # what a model may take of a single accelerator, which computes t
 def get_max_memory(max_memory: Mapping[int | str, int | str] | None = None) -> Budget:
     """Return what is free on each accelerator and on the CPU, or a given choice in bytes.
 
-    Accelerators come first. Where one shares the machine's memory, it is there alone.
+    Accelerators come first. Where one shares the machine's memory, it is there alone. What is
+    given in a dict is put into bytes there too, for transformers reads it afterwards.
 
     Raises
     ------
@@ -62,7 +63,10 @@ def get_max_memory(max_memory: Mapping[int | str, int | str] | None = None) -> B
     if absent := [number for number in numbers if not 0 <= number < _count(accelerator())]:
         logger.warning("max_memory: torch sees no accelerator %s here", absent)
     names = [*numbers, *(name for name in _OTHERS if name in max_memory)]
-    return {name: convert_file_size_to_int(max_memory[name]) for name in names}
+    sizes = {name: convert_file_size_to_int(max_memory[name]) for name in names}
+    if isinstance(max_memory, dict):
+        max_memory.update(sizes)
+    return sizes
 
 
 def _free_memory() -> Budget:

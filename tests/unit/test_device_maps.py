@@ -141,7 +141,7 @@ def test_memory_of_devices():
     assert 0 < free["cpu"] < 2**50
     given = {"disk": 1, 3: 5, "cpu": "1KB", 0: "1KiB"}
     assert list(get_max_memory(given).items()) == [(0, 1024), (3, 5), ("cpu", 1000), ("disk", 1)]
-    assert given["cpu"] == "1KB"
+    assert given["cpu"] == 1000  # transformers counts on it
     with pytest.raises(AccelnbError, match="'gpu' is no device"):
         get_max_memory({"gpu": 1})
 
