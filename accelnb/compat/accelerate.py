@@ -36,8 +36,10 @@ _TRAINING = "accelnb.training"
 _UTILS = ("accelnb.utils",)
 _OF_UTILS = (
     *("constants", "dataclasses", "environment", "fsdp_utils", "imports", "memory", "modeling"),
-    *("operations", "other", "random", "tqdm", "versions"),
+    *("offload", "operations", "other", "random", "tqdm", "versions"),
 )
+
+_OF_HOOKS = ("hooks", "align_devices", "attaching", "whole_models", "layerwise_casting")
 
 _NOT_ACCELERATES = (LoggerType.ALL, LoggerType.NOTEBOOK)
 
@@ -50,6 +52,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         f"{_TRAINING}.scheduler",
         *_UTILS,
     ),
+    "accelerate.big_modeling": ("accelnb", *_UTILS),
     "accelerate.checkpointing": (f"{_TRAINING}.checkpoint",),
     "accelerate.data_loader": (
         f"{_TRAINING}.data.prepare",
@@ -58,6 +61,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         f"{_TRAINING}.data.iterable_datasets",
         f"{_TRAINING}.data.samplers",
     ),
+    "accelerate.hooks": tuple(f"accelnb.big_model.{module}" for module in _OF_HOOKS),
     "accelerate.launchers": ("accelnb",),
     "accelerate.local_sgd": (f"{_TRAINING}.local_sgd",),
     "accelerate.logging": (f"{_TRAINING}.logs",),
