@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from accelnb.big_model.layerwise_casting import (
         SUPPORTED_PYTORCH_LAYERS_FOR_UPCASTING as SUPPORTED_PYTORCH_LAYERS_FOR_UPCASTING,
     )
+    from accelnb.big_model.loading import load_checkpoint_in_model as load_checkpoint_in_model
     from accelnb.big_model.max_memory import get_balanced_memory as get_balanced_memory
     from accelnb.big_model.max_memory import get_max_memory as get_max_memory
     from accelnb.big_model.module_tensors import (
@@ -139,9 +140,6 @@ if TYPE_CHECKING:
     from accelnb.training.checkpoint.fsdp_folders import merge_fsdp_weights as merge_fsdp_weights
     from accelnb.training.checkpoint.fsdp_folders import save_fsdp_model as save_fsdp_model
     from accelnb.training.checkpoint.fsdp_folders import save_fsdp_optimizer as save_fsdp_optimizer
-    from accelnb.training.checkpoint.reading_weights import (
-        load_checkpoint_in_model as load_checkpoint_in_model,
-    )
     from accelnb.training.checkpoint.weights import (
         clean_state_dict_for_safetensors as clean_state_dict_for_safetensors,
     )
@@ -263,12 +261,14 @@ _NAMES = {
     "accelnb.big_model.device_maps": """
         check_device_map check_tied_parameters_on_same_device clean_device_map
     """,
+    "accelnb.big_model.loading": "load_checkpoint_in_model",
     "accelnb.big_model.max_memory": "get_balanced_memory get_max_memory",
     "accelnb.big_model.sizes": """
         calculate_maximum_sizes compute_module_sizes compute_module_total_buffer_size
         convert_file_size_to_int
         get_max_layer_size id_tensor_storage
     """,
+    "accelnb.big_model.state_dicts": "load_offloaded_weights load_state_dict",
     "accelnb.big_model.tied": "check_tied_parameters_in_config retie_parameters",
     "accelnb.big_model.dtypes": "CustomDtype dtype_byte_size",
     "accelnb.big_model.module_tensors": """
@@ -305,7 +305,6 @@ _NAMES = {
         load_fsdp_model load_fsdp_optimizer merge_fsdp_weights save_fsdp_model
         save_fsdp_optimizer
     """,
-    "accelnb.training.checkpoint.reading_weights": "load_checkpoint_in_model",
     "accelnb.training.checkpoint.weights": """
         clean_state_dict_for_safetensors find_tied_parameters
     """,
