@@ -8,6 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from accelnb.big_model.auto_device_map import infer_auto_device_map as infer_auto_device_map
+    from accelnb.big_model.empty_weights import init_empty_weights as init_empty_weights
+    from accelnb.big_model.empty_weights import init_on_device as init_on_device
     from accelnb.engine.failure import RankError as RankError
     from accelnb.errors import AccelnbError as AccelnbError
     from accelnb.notebook.launch_functions import distributed as distributed
@@ -71,6 +74,9 @@ _HOMES = {
     "distributed": "accelnb.notebook.launch_functions",
     "find_executable_batch_size": "accelnb.training.memory",
     "get_logger": "accelnb.training.logs",
+    "infer_auto_device_map": "accelnb.big_model.auto_device_map",
+    "init_empty_weights": "accelnb.big_model.empty_weights",
+    "init_on_device": "accelnb.big_model.empty_weights",
     "last_run": "accelnb.notebook.variables",
     "launch": "accelnb.notebook.launch_functions",
     "notebook_launcher": "accelnb.notebook.launch_functions",

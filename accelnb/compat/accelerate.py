@@ -50,6 +50,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         f"{_TRAINING}.scheduler",
         *_UTILS,
     ),
+    "accelerate.big_modeling": ("accelnb", *_UTILS),
     "accelerate.checkpointing": (f"{_TRAINING}.checkpoint",),
     "accelerate.data_loader": (
         f"{_TRAINING}.data.prepare",
