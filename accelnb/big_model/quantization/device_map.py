@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from accelnb.big_model.auto_device_map import infer_auto_device_map
+from accelnb.big_model.device_maps import check_device_map
 from accelnb.big_model.errors import BigModelError
+from accelnb.big_model.max_memory import get_balanced_memory
 from accelnb.big_model.places import Place, as_device
 from accelnb.big_model.quantization.layers import Config
 from accelnb.big_model.quantization.left_out import get_keys_to_not_convert, is_left_out
@@ -118,6 +121,7 @@ def device_map_for(
         return {"": PartialState().device}
     if isinstance(device_map, str):
         device_map = _made(model, config, left_out, device_map, max_memory, no_split_module_classes)
+    check_device_map(model, device_map)
     if not quantizes_offloaded(config):
         _refuse_offloaded(model, left_out, device_map)
     return dict(device_map)
@@ -141,8 +145,6 @@ def _made(
     max_memory: Mapping[Any, Any] | None,
     no_split_module_classes: list[str] | None,
 ) -> dict[str, Place]:
-    from accelnb.big_model.device_map import get_balanced_memory, infer_auto_device_map
-
     if how not in AUTOMATIC:
         raise BigModelError(f"device_map={how!r}: choose one of {', '.join(AUTOMATIC)}")
     dtype: Any = config.torch_dtype

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from accelnb.big_model.errors import BigModelError
+from accelnb.big_model.device_maps import place_of
 from accelnb.big_model.offloaded_files import Index, offload_weight, save_offload_index
 from accelnb.big_model.places import Place, as_device
 from accelnb.big_model.placing import set_module_tensor_to_device
@@ -59,7 +59,7 @@ class Filling:
     def _quantize(self, path: str, fitting: Fitting) -> None:
         layer: Any = self._model.get_submodule(path)
         new = self._layers.empty(layer)
-        place = self._place_of(path)
+        place = place_of(self._places, path)
         statistics = {name: it.read() for name, it in fitting.statistics_of(path).items()}
         weight = self._read(f"{path}.weight", fitting)
         device = _device(place)
@@ -83,7 +83,7 @@ class Filling:
         if id(old) in self._moved:
             put(module, key, self._moved[id(old)])
             return
-        place = self._place_of(name)
+        place = place_of(self._places, name)
         value = fitting.value_of(name)
         tensor = old.detach() if value is None else value.read()
         dtype = tensor.dtype
@@ -106,15 +106,6 @@ class Filling:
         value = fitting.value_of(name)
         assert value is not None, name  # it was checked
         return value.read()
-
-    def _place_of(self, name: str) -> Place:
-        """Return the place of a module or tensor: that of the innermost module in the map."""
-        inner = name
-        while inner and inner not in self._places:
-            inner = inner.rpartition(".")[0]
-        if inner not in self._places:
-            raise BigModelError(f"device_map: it says nothing of {name}")
-        return self._places[inner]
 
 
 def _device(place: Place) -> torch.device:

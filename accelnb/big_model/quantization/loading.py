@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from accelnb.big_model.dispatch import dispatch_model
 from accelnb.big_model.errors import BigModelError
-from accelnb.big_model.places import Place
 from accelnb.big_model.quantization.bnb_layers import nothing_to_quantize
 from accelnb.big_model.quantization.device_map import (
     LeftOut,
@@ -101,7 +101,7 @@ def load_and_quantize_model(
         Filling(model, layers, left_out, places, offload_folder).run(fitting)
     for name in ("load_in_8bit", "load_in_4bit"):  # peft asks for it
         setattr(model, f"is_{name.replace('load', 'loaded')}", getattr(config, name, False))
-    return _dispatched(model, places, offload_folder)
+    return dispatch_model(model, places, offload_dir=offload_folder)
 
 
 def _warn(model: nn.Module, fitting: Fitting, weights_location: Any) -> None:
@@ -109,13 +109,3 @@ def _warn(model: nn.Module, fitting: Fitting, weights_location: Any) -> None:
         warnings.warn(nothing_to_quantize(model), stacklevel=3)
     if unused := fitting.unused():
         warnings.warn(f"{weights_location}: not in the model: {some(unused)}", stacklevel=3)
-
-
-def _dispatched(model: nn.Module, places: dict[str, Place], offload_folder: Any) -> nn.Module:
-    """Have the parts of a model that lie in several places work together."""
-    if len(set(places.values())) == 1:
-        model.hf_device_map = places
-        return model
-    from accelnb.big_model.dispatch import dispatch_model
-
-    return dispatch_model(model, places, offload_dir=offload_folder)
