@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from accelnb.big_model.aligned import align_module_device as align_module_device
     from accelnb.big_model.auto_device_map import infer_auto_device_map as infer_auto_device_map
     from accelnb.big_model.device_maps import check_device_map as check_device_map
     from accelnb.big_model.device_maps import (
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from accelnb.big_model.device_maps import clean_device_map as clean_device_map
     from accelnb.big_model.dtypes import CustomDtype as CustomDtype
     from accelnb.big_model.dtypes import dtype_byte_size as dtype_byte_size
+    from accelnb.big_model.layerwise_casting import (
+        SUPPORTED_PYTORCH_LAYERS_FOR_UPCASTING as SUPPORTED_PYTORCH_LAYERS_FOR_UPCASTING,
+    )
     from accelnb.big_model.max_memory import get_balanced_memory as get_balanced_memory
     from accelnb.big_model.max_memory import get_max_memory as get_max_memory
     from accelnb.big_model.module_tensors import (
@@ -263,6 +267,8 @@ if TYPE_CHECKING:
     from accelnb.training.rng import synchronize_rng_states as synchronize_rng_states
 
 _NAMES = {
+    "accelnb.big_model.aligned": "align_module_device",
+    "accelnb.big_model.layerwise_casting": "SUPPORTED_PYTORCH_LAYERS_FOR_UPCASTING",
     "accelnb.big_model.auto_device_map": "infer_auto_device_map",
     "accelnb.big_model.device_maps": """
         check_device_map check_tied_parameters_on_same_device clean_device_map

@@ -39,6 +39,10 @@ _OF_UTILS = (
     *("offload", "operations", "other", "random", "tqdm", "versions"),
 )
 
+_OF_HOOKS = ("hooks", "align_devices", "attaching", "whole_models", "layerwise_casting")
+
+_OF_BNB = ("bnb_layers", "device_map", "left_out", "loading", "offload")
+
 _NOT_ACCELERATES = (LoggerType.ALL, LoggerType.NOTEBOOK)
 
 # Where the names of each module of accelerate are: the first that has a name gives it.
@@ -59,6 +63,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         f"{_TRAINING}.data.iterable_datasets",
         f"{_TRAINING}.data.samplers",
     ),
+    "accelerate.hooks": tuple(f"accelnb.big_model.{module}" for module in _OF_HOOKS),
     "accelerate.launchers": ("accelnb",),
     "accelerate.local_sgd": (f"{_TRAINING}.local_sgd",),
     "accelerate.logging": (f"{_TRAINING}.logs",),
@@ -73,6 +78,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         *(f"{_TRAINING}.tracking.{name}" for name in LoggerType if name not in _NOT_ACCELERATES),
     ),
     "accelerate.utils": _UTILS,
+    "accelerate.utils.bnb": (*(f"accelnb.big_model.quantization.{m}" for m in _OF_BNB), *_UTILS),
     **dict.fromkeys((f"accelerate.utils.{module}" for module in _OF_UTILS), _UTILS),
 }
 
