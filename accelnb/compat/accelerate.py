@@ -41,6 +41,8 @@ _OF_UTILS = (
 
 _OF_HOOKS = ("hooks", "align_devices", "attaching", "whole_models", "layerwise_casting")
 
+_OF_BNB = ("bnb_layers", "device_map", "left_out", "loading", "offload")
+
 _NOT_ACCELERATES = (LoggerType.ALL, LoggerType.NOTEBOOK)
 
 # Where the names of each module of accelerate are: the first that has a name gives it.
@@ -76,6 +78,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         *(f"{_TRAINING}.tracking.{name}" for name in LoggerType if name not in _NOT_ACCELERATES),
     ),
     "accelerate.utils": _UTILS,
+    "accelerate.utils.bnb": (*(f"accelnb.big_model.quantization.{m}" for m in _OF_BNB), *_UTILS),
     **dict.fromkeys((f"accelerate.utils.{module}" for module in _OF_UTILS), _UTILS),
 }
 
