@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from accelnb.engine.failure import RankError as RankError
     from accelnb.errors import AccelnbError as AccelnbError
+    from accelnb.notebook.launch_functions import debug_launcher as debug_launcher
     from accelnb.notebook.launch_functions import distributed as distributed
     from accelnb.notebook.launch_functions import launch as launch
     from accelnb.notebook.launch_functions import notebook_launcher as notebook_launcher
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from accelnb.options.config import ConfigError as ConfigError
     from accelnb.options.config import LaunchConfig as LaunchConfig
     from accelnb.training.accelerator import Accelerator as Accelerator
+    from accelnb.training.available import is_rich_available as is_rich_available
     from accelnb.training.configuration import AutocastKwargs as AutocastKwargs
     from accelnb.training.configuration import DataLoaderConfiguration as DataLoaderConfiguration
     from accelnb.training.configuration import (
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from accelnb.training.local_sgd import LocalSGD as LocalSGD
     from accelnb.training.logs import get_logger as get_logger
     from accelnb.training.memory import find_executable_batch_size as find_executable_batch_size
+    from accelnb.training.not_here import DeepSpeedPlugin as DeepSpeedPlugin
     from accelnb.training.parallelism_config import ParallelismConfig as ParallelismConfig
     from accelnb.training.rng import synchronize_rng_states as synchronize_rng_states
     from accelnb.training.state import AcceleratorState as AcceleratorState
@@ -55,6 +58,7 @@ _HOMES = {
     "ConfigError": "accelnb.options.config",
     "DDPCommunicationHookType": "accelnb.training.enums",
     "DataLoaderConfiguration": "accelnb.training.configuration",
+    "DeepSpeedPlugin": "accelnb.training.not_here",
     "DistributedDataParallelKwargs": "accelnb.training.configuration",
     "DistributedType": "accelnb.training.enums",
     "FullyShardedDataParallelPlugin": "accelnb.training.fsdp_plugin",
@@ -68,9 +72,11 @@ _HOMES = {
     "PartialState": "accelnb.training.state",
     "ProfileKwargs": "accelnb.training.configuration",
     "RankError": "accelnb.engine.failure",
+    "debug_launcher": "accelnb.notebook.launch_functions",
     "distributed": "accelnb.notebook.launch_functions",
     "find_executable_batch_size": "accelnb.training.memory",
     "get_logger": "accelnb.training.logs",
+    "is_rich_available": "accelnb.training.available",
     "last_run": "accelnb.notebook.variables",
     "launch": "accelnb.notebook.launch_functions",
     "notebook_launcher": "accelnb.notebook.launch_functions",
