@@ -15,6 +15,23 @@ from typing import TYPE_CHECKING, Any
 from accelnb.training import not_here
 
 if TYPE_CHECKING:
+    from accelnb.big_model.dtypes import CustomDtype as CustomDtype
+    from accelnb.big_model.dtypes import dtype_byte_size as dtype_byte_size
+    from accelnb.big_model.module_tensors import (
+        get_non_persistent_buffers as get_non_persistent_buffers,
+    )
+    from accelnb.big_model.module_tensors import has_offloaded_params as has_offloaded_params
+    from accelnb.big_model.module_tensors import named_module_tensors as named_module_tensors
+    from accelnb.big_model.offloaded_files import load_offloaded_weight as load_offloaded_weight
+    from accelnb.big_model.offloaded_files import offload_state_dict as offload_state_dict
+    from accelnb.big_model.offloaded_files import offload_weight as offload_weight
+    from accelnb.big_model.offloaded_files import save_offload_index as save_offload_index
+    from accelnb.big_model.placing import set_module_tensor_to_device as set_module_tensor_to_device
+    from accelnb.big_model.weights_maps import OffloadedWeightsLoader as OffloadedWeightsLoader
+    from accelnb.big_model.weights_maps import PrefixedDataset as PrefixedDataset
+    from accelnb.big_model.weights_maps import (
+        extract_submodules_state_dict as extract_submodules_state_dict,
+    )
     from accelnb.options.accelerate_config import write_basic_config as write_basic_config
     from accelnb.training.accelerate_names import check_os_kernel as check_os_kernel
     from accelnb.training.accelerate_names import clear_environment as clear_environment
@@ -308,6 +325,17 @@ if TYPE_CHECKING:
     from accelnb.training.rng import synchronize_rng_states as synchronize_rng_states
 
 _NAMES = {
+    "accelnb.big_model.dtypes": "CustomDtype dtype_byte_size",
+    "accelnb.big_model.module_tensors": """
+        get_non_persistent_buffers has_offloaded_params named_module_tensors
+    """,
+    "accelnb.big_model.offloaded_files": """
+        load_offloaded_weight offload_state_dict offload_weight save_offload_index
+    """,
+    "accelnb.big_model.placing": "set_module_tensor_to_device",
+    "accelnb.big_model.weights_maps": """
+        OffloadedWeightsLoader PrefixedDataset extract_submodules_state_dict
+    """,
     "accelnb.training.available": """
         compare_versions is_4bit_bnb_available is_8bit_bnb_available is_aim_available
         is_amdsmi_available is_bf16_available is_bitsandbytes_multi_backend_available

@@ -62,7 +62,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "accelerate.commands.config": (_CONFIG,),
     "accelerate.commands.config.config_args": (_CONFIG,),
     "accelerate.commands.config.default": (_CONFIG,),
-    "accelerate.commands.launch": ("accelnb.cli.launching.accelerate_arguments",),
+    "accelerate.commands.launch": ("accelnb.cli.accelerate_launch",),
     "accelerate.data_loader": (
         f"{_TRAINING}.data.prepare",
         f"{_TRAINING}.data.sharded_loader",

@@ -54,7 +54,7 @@ def launch_command_parser(subparsers: Any = None) -> argparse.ArgumentParser:
 
     Examples
     --------
-    >>> from accelnb.cli.launching.accelerate_arguments import launch_command_parser
+    >>> from accelnb.cli.accelerate_launch import launch_command_parser
     >>> args = launch_command_parser().parse_args(["--num_processes", "2", "train.py", "--lr", "1"])
     >>> args.num_processes, args.training_script, args.training_script_args
     (2, 'train.py', ['--lr', '1'])
