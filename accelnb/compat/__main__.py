@@ -18,7 +18,7 @@ def main() -> None:
     given = sys.argv[1:]
     is_module = given[:1] == ["-m"]
     if not given[is_module:]:
-        sys.exit(f"accelnb: {__doc__.splitlines()[0] if __doc__ else ''}")
+        sys.exit("accelnb: give what to run: python -m accelnb.compat SCRIPT|-m MODULE [ARGS]...")
     sys.argv[:] = given[is_module:]
     if is_module:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

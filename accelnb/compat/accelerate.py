@@ -21,6 +21,7 @@ Examples
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,8 @@ _OF_UTILS = (
     *("imports", "launch", "megatron_lm", "memory", "modeling", "offload", "operations", "other"),
     *("random", "torch_xla", "tqdm", "transformer_engine", "versions"),
 )
+# Libraries that look for accelerate once, at their import, and remember what they found.
+_ASK_ONCE = ("diffusers", "peft", "sentence_transformers", "transformers", "trl")
 _NOT_ACCELERATES = (LoggerType.ALL, LoggerType.NOTEBOOK)
 
 # Where the names of each module of accelerate are: the first that has a name gives it.
@@ -115,6 +118,9 @@ class _Alias(ModuleType):
             )
         super().__setattr__(name, value)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return import_module, (self.__name__,)
+
     def __dir__(self) -> list[str]:
         whose = f"{self.__name__}."
         within = (name.removeprefix(whose) for name in _HOMES if name.startswith(whose))
@@ -170,8 +176,15 @@ def _install() -> None:
     present = sys.modules.get("accelerate")
     if present is not None and not isinstance(present, _Alias):
         raise AccelnbError(
-            "accelerate itself is imported already: in a new process, import "
-            "accelnb.compat.accelerate before anything that imports accelerate"
+            "accelerate itself is imported already: in a new process (for ranks, %accelnb "
+            "restart), import accelnb.compat.accelerate before anything that imports accelerate"
+        )
+    asked_before = [name for name in _ASK_ONCE if name in sys.modules]
+    if asked_before and present is None and importlib.util.find_spec("accelerate") is None:
+        warnings.warn(
+            f"{', '.join(asked_before)} found no accelerate when imported, and will not look "
+            "again: in a new process, import accelnb.compat.accelerate first",
+            stacklevel=2,
         )
     sys.meta_path.insert(0, _Finder())
     spawned.carry_over()
