@@ -8,6 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from accelnb.big_model.auto_device_map import infer_auto_device_map as infer_auto_device_map
+    from accelnb.big_model.dispatch import cpu_offload as cpu_offload
+    from accelnb.big_model.dispatch import cpu_offload_with_hook as cpu_offload_with_hook
+    from accelnb.big_model.dispatch import disk_offload as disk_offload
+    from accelnb.big_model.dispatch import dispatch_model as dispatch_model
+    from accelnb.big_model.empty_weights import init_empty_weights as init_empty_weights
+    from accelnb.big_model.empty_weights import init_on_device as init_on_device
+    from accelnb.big_model.layerwise_casting import (
+        attach_layerwise_casting_hooks as attach_layerwise_casting_hooks,
+    )
     from accelnb.engine.failure import RankError as RankError
     from accelnb.errors import AccelnbError as AccelnbError
     from accelnb.notebook.launch_functions import debug_launcher as debug_launcher
@@ -72,10 +82,18 @@ _HOMES = {
     "PartialState": "accelnb.training.state",
     "ProfileKwargs": "accelnb.training.configuration",
     "RankError": "accelnb.engine.failure",
+    "attach_layerwise_casting_hooks": "accelnb.big_model.layerwise_casting",
+    "cpu_offload": "accelnb.big_model.dispatch",
+    "cpu_offload_with_hook": "accelnb.big_model.dispatch",
     "debug_launcher": "accelnb.notebook.launch_functions",
+    "disk_offload": "accelnb.big_model.dispatch",
+    "dispatch_model": "accelnb.big_model.dispatch",
     "distributed": "accelnb.notebook.launch_functions",
     "find_executable_batch_size": "accelnb.training.memory",
     "get_logger": "accelnb.training.logs",
+    "infer_auto_device_map": "accelnb.big_model.auto_device_map",
+    "init_empty_weights": "accelnb.big_model.empty_weights",
+    "init_on_device": "accelnb.big_model.empty_weights",
     "is_rich_available": "accelnb.training.available",
     "last_run": "accelnb.notebook.variables",
     "launch": "accelnb.notebook.launch_functions",

@@ -15,8 +15,20 @@ from typing import TYPE_CHECKING, Any
 from accelnb.training import not_here
 
 if TYPE_CHECKING:
+    from accelnb.big_model.aligned import align_module_device as align_module_device
+    from accelnb.big_model.auto_device_map import infer_auto_device_map as infer_auto_device_map
+    from accelnb.big_model.device_maps import check_device_map as check_device_map
+    from accelnb.big_model.device_maps import (
+        check_tied_parameters_on_same_device as check_tied_parameters_on_same_device,
+    )
+    from accelnb.big_model.device_maps import clean_device_map as clean_device_map
     from accelnb.big_model.dtypes import CustomDtype as CustomDtype
     from accelnb.big_model.dtypes import dtype_byte_size as dtype_byte_size
+    from accelnb.big_model.layerwise_casting import (
+        SUPPORTED_PYTORCH_LAYERS_FOR_UPCASTING as SUPPORTED_PYTORCH_LAYERS_FOR_UPCASTING,
+    )
+    from accelnb.big_model.max_memory import get_balanced_memory as get_balanced_memory
+    from accelnb.big_model.max_memory import get_max_memory as get_max_memory
     from accelnb.big_model.module_tensors import (
         get_non_persistent_buffers as get_non_persistent_buffers,
     )
@@ -27,6 +39,18 @@ if TYPE_CHECKING:
     from accelnb.big_model.offloaded_files import offload_weight as offload_weight
     from accelnb.big_model.offloaded_files import save_offload_index as save_offload_index
     from accelnb.big_model.placing import set_module_tensor_to_device as set_module_tensor_to_device
+    from accelnb.big_model.sizes import calculate_maximum_sizes as calculate_maximum_sizes
+    from accelnb.big_model.sizes import compute_module_sizes as compute_module_sizes
+    from accelnb.big_model.sizes import (
+        compute_module_total_buffer_size as compute_module_total_buffer_size,
+    )
+    from accelnb.big_model.sizes import convert_file_size_to_int as convert_file_size_to_int
+    from accelnb.big_model.sizes import get_max_layer_size as get_max_layer_size
+    from accelnb.big_model.sizes import id_tensor_storage as id_tensor_storage
+    from accelnb.big_model.tied import (
+        check_tied_parameters_in_config as check_tied_parameters_in_config,
+    )
+    from accelnb.big_model.tied import retie_parameters as retie_parameters
     from accelnb.big_model.weights_maps import OffloadedWeightsLoader as OffloadedWeightsLoader
     from accelnb.big_model.weights_maps import PrefixedDataset as PrefixedDataset
     from accelnb.big_model.weights_maps import (
@@ -325,6 +349,19 @@ if TYPE_CHECKING:
     from accelnb.training.rng import synchronize_rng_states as synchronize_rng_states
 
 _NAMES = {
+    "accelnb.big_model.aligned": "align_module_device",
+    "accelnb.big_model.layerwise_casting": "SUPPORTED_PYTORCH_LAYERS_FOR_UPCASTING",
+    "accelnb.big_model.auto_device_map": "infer_auto_device_map",
+    "accelnb.big_model.device_maps": """
+        check_device_map check_tied_parameters_on_same_device clean_device_map
+    """,
+    "accelnb.big_model.max_memory": "get_balanced_memory get_max_memory",
+    "accelnb.big_model.sizes": """
+        calculate_maximum_sizes compute_module_sizes compute_module_total_buffer_size
+        convert_file_size_to_int
+        get_max_layer_size id_tensor_storage
+    """,
+    "accelnb.big_model.tied": "check_tied_parameters_in_config retie_parameters",
     "accelnb.big_model.dtypes": "CustomDtype dtype_byte_size",
     "accelnb.big_model.module_tensors": """
         get_non_persistent_buffers has_offloaded_params named_module_tensors

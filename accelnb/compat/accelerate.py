@@ -48,6 +48,7 @@ _OF_UTILS = (
 )
 # Libraries that look for accelerate once, at their import, and remember what they found.
 _ASK_ONCE = ("diffusers", "peft", "sentence_transformers", "transformers", "trl")
+_OF_HOOKS = ("hooks", "align_devices", "attaching", "whole_models", "layerwise_casting")
 _NOT_ACCELERATES = (LoggerType.ALL, LoggerType.NOTEBOOK)
 
 # Where the names of each module of accelerate are: the first that has a name gives it.
@@ -73,8 +74,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
         f"{_TRAINING}.data.iterable_datasets",
         f"{_TRAINING}.data.samplers",
     ),
-    "accelerate.hooks": ("accelnb", *_UTILS),
     "accelerate.inference": ("accelnb",),
+    "accelerate.hooks": tuple(f"accelnb.big_model.{module}" for module in _OF_HOOKS),
     "accelerate.launchers": ("accelnb",),
     "accelerate.local_sgd": (f"{_TRAINING}.local_sgd",),
     "accelerate.logging": (f"{_TRAINING}.logs",),
