@@ -39,6 +39,16 @@ if TYPE_CHECKING:
     from accelnb.big_model.offloaded_files import offload_weight as offload_weight
     from accelnb.big_model.offloaded_files import save_offload_index as save_offload_index
     from accelnb.big_model.placing import set_module_tensor_to_device as set_module_tensor_to_device
+    from accelnb.big_model.quantization.bnb_config import (
+        BnbQuantizationConfig as BnbQuantizationConfig,
+    )
+    from accelnb.big_model.quantization.bnb_layers import has_4bit_bnb_layers as has_4bit_bnb_layers
+    from accelnb.big_model.quantization.loading import (
+        load_and_quantize_model as load_and_quantize_model,
+    )
+    from accelnb.big_model.quantization.torchao_config import (
+        TorchaoQuantizationConfig as TorchaoQuantizationConfig,
+    )
     from accelnb.big_model.sizes import calculate_maximum_sizes as calculate_maximum_sizes
     from accelnb.big_model.sizes import compute_module_sizes as compute_module_sizes
     from accelnb.big_model.sizes import (
@@ -370,6 +380,10 @@ _NAMES = {
         load_offloaded_weight offload_state_dict offload_weight save_offload_index
     """,
     "accelnb.big_model.placing": "set_module_tensor_to_device",
+    "accelnb.big_model.quantization.bnb_config": "BnbQuantizationConfig",
+    "accelnb.big_model.quantization.bnb_layers": "has_4bit_bnb_layers",
+    "accelnb.big_model.quantization.loading": "load_and_quantize_model",
+    "accelnb.big_model.quantization.torchao_config": "TorchaoQuantizationConfig",
     "accelnb.big_model.weights_maps": """
         OffloadedWeightsLoader PrefixedDataset extract_submodules_state_dict
     """,
