@@ -42,9 +42,9 @@ _TRAINING = "accelnb.training"
 _UTILS = ("accelnb.utils",)
 _CONFIG = "accelnb.options.accelerate_config"
 _OF_UTILS = (
-    *("ao", "bnb", "constants", "dataclasses", "deepspeed", "environment", "fsdp_utils"),
-    *("imports", "launch", "megatron_lm", "memory", "modeling", "offload", "operations", "other"),
-    *("random", "torch_xla", "tqdm", "transformer_engine", "versions"),
+    *("bnb", "deepspeed", "environment", "imports", "launch", "megatron_lm", "memory", "modeling"),
+    *("offload", "operations", "other", "random", "torch_xla", "tqdm", "transformer_engine"),
+    "versions",
 )
 # Libraries that look for accelerate once, at their import, and remember what they found.
 _ASK_ONCE = ("diffusers", "peft", "sentence_transformers", "transformers", "trl")
@@ -91,6 +91,14 @@ _HOMES: dict[str, tuple[str, ...]] = {
     ),
     "accelerate.utils": _UTILS,
     **dict.fromkeys((f"accelerate.utils.{module}" for module in _OF_UTILS), _UTILS),
+    "accelerate.utils.ao": (f"{_TRAINING}.parallel.fp8_layers",),
+    "accelerate.utils.constants": (*_UTILS, f"{_TRAINING}.constants"),
+    "accelerate.utils.dataclasses": (*_UTILS, f"{_TRAINING}.model_parts"),
+    "accelerate.utils.fsdp_utils": (
+        *_UTILS,
+        f"{_TRAINING}.fsdp_names",
+        f"{_TRAINING}.model_parts",
+    ),
 }
 
 
