@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from accelnb.big_model.auto_device_map import infer_auto_device_map
+from accelnb.big_model.dispatch import dispatch_model
 from accelnb.big_model.errors import BigModelError
 from accelnb.big_model.loading import load_checkpoint_in_model
 from accelnb.big_model.max_memory import get_balanced_memory
@@ -28,8 +29,8 @@ def load_checkpoint_and_dispatch(
     offload_buffers: bool = False,
     dtype: str | torch.dtype | None = None,
     offload_state_dict: bool | None = None,
-    skip_keys: str | Sequence[str] | None = None,
-    preload_module_classes: Sequence[str] | None = None,
+    skip_keys: str | list[str] | None = None,
+    preload_module_classes: list[str] | None = None,
     force_hooks: bool = False,
     strict: bool = False,
     full_state_dict: bool = True,
@@ -87,8 +88,6 @@ def load_checkpoint_and_dispatch(
     )
     if device_map is None:
         return model
-    from accelnb.big_model.dispatch import dispatch_model
-
     return dispatch_model(
         model,
         device_map=device_map,
