@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from accelnb.big_model.sizes import convert_file_size_to_int as convert_file_size_to_int
     from accelnb.big_model.sizes import get_max_layer_size as get_max_layer_size
     from accelnb.big_model.sizes import id_tensor_storage as id_tensor_storage
+    from accelnb.big_model.state_dicts import load_offloaded_weights as load_offloaded_weights
+    from accelnb.big_model.state_dicts import load_state_dict as load_state_dict
     from accelnb.big_model.tied import (
         check_tied_parameters_in_config as check_tied_parameters_in_config,
     )

@@ -228,7 +228,14 @@ def is_habana_gaudi1() -> bool:
 
 
 def is_rich_available() -> bool:
-    """Return whether rich is installed and ``ACCELERATE_ENABLE_RICH`` asks for it."""
+    """Return whether rich is installed and ``ACCELERATE_ENABLE_RICH`` asks for it.
+
+    Examples
+    --------
+    >>> from accelnb import is_rich_available
+    >>> is_rich_available()
+    False
+    """
     return is_package_available("rich") and environment.flag("ACCELERATE_ENABLE_RICH")
 
 
