@@ -42,7 +42,7 @@ _TRAINING = "accelnb.training"
 _UTILS = ("accelnb.utils",)
 _CONFIG = "accelnb.options.accelerate_config"
 _OF_UTILS = (
-    *("deepspeed", "environment", "imports", "launch", "megatron_lm", "memory", "modeling"),
+    *("deepspeed", "imports", "launch", "megatron_lm", "memory", "modeling"),
     *("offload", "operations", "other", "random", "torch_xla", "tqdm", "transformer_engine"),
     "versions",
 )
@@ -96,6 +96,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "accelerate.utils.ao": (f"{_TRAINING}.parallel.fp8_layers",),
     "accelerate.utils.constants": (*_UTILS, f"{_TRAINING}.constants"),
     "accelerate.utils.dataclasses": (*_UTILS, f"{_TRAINING}.model_parts"),
+    "accelerate.utils.environment": (*_UTILS, f"{_TRAINING}.machine_names"),
     "accelerate.utils.fsdp_utils": (
         *_UTILS,
         f"{_TRAINING}.fsdp_names",
