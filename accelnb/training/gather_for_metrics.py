@@ -31,7 +31,8 @@ def gathered(data: Any, loader: ActiveLoader | None, as_objects: bool, mesh: Mes
     ----------
     data
         Of the batch in hand. Tensors and lists that are as long as it lose the samples that
-        were repeated to fill it. Others stay whole: a loss, say.
+        were repeated to fill it. Others stay whole (a loss, say), but on a rank whose samples are
+        all repeated: that has nothing to say.
     loader
         That of the batch in hand, if there is one.
     as_objects
@@ -97,6 +98,8 @@ def _batch(loader: ActiveLoader | None) -> tuple[int, int]:
 
 
 def _cut(tensor: torch.Tensor, length: int, kept: int) -> torch.Tensor:
+    if kept == 0:
+        return _at_least_1d(tensor)[:0]
     return tensor[:kept] if tensor.ndim and len(tensor) == length else tensor
 
 
@@ -134,6 +137,8 @@ def _cut_objects(value: Any, length: int, kept: int, as_objects: bool) -> Any:
         return honor_type(value, cut)
     if isinstance(value, torch.Tensor):
         return _cut(value, length, kept)
+    if kept == 0:
+        return []
     if isinstance(value, list | tuple) and len(value) == length:
         return value[:kept]
     return value

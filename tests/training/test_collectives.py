@@ -408,18 +408,18 @@ def _metrics():
     )
 
 
-def test_a_rank_may_have_no_sample_and_what_is_not_of_the_batch_is_whole():
+def test_what_is_not_of_the_batch_is_whole_but_a_rank_without_samples_of_its_own_gives_nothing():
     texts = ["0a", "0b", "0c"]
     for tensors, alone, mixed, pair, boxes, batch in on_ranks(_metrics):
         assert tensors == {
             "logits": [[0, 0]] * 3,
-            "loss": [0.0, 1.0],
-            "tokens": [0, 1, 2, 3, 0, 1, 2, 3, 4],
+            "loss": [0.0],
+            "tokens": [0, 1, 2, 3],
             "flags": [True] * 3,
         }
         assert alone == texts
         assert mixed.pop("logits").tolist() == [0, 0, 0]
-        assert mixed == {"text": texts, "loss": [0.5, 1.5]}
+        assert mixed == {"text": texts, "loss": [0.5]}
         assert pair == (texts, [0, 0, 0])
         assert boxes == [[], [[0, 0]], [[0, 0], [0, 0]]]
         assert batch[0].tolist() == [0, 0, 0]
