@@ -26,6 +26,7 @@ from accelnb.training.collective_errors import of_every_rank, together
 from accelnb.training.parallel.meta_start.without_values import without_values
 from accelnb.training.parallel.slices import class_name
 from accelnb.training.parallel.strategy import is_sharded
+from accelnb.training.quantized import without_scales
 
 
 def load_checkpoint_in_model(
@@ -79,7 +80,7 @@ def load_checkpoint_in_model(
         read_parts(model, files, shapes)
         return
     for file in files:
-        model.load_state_dict(weights_in(file), strict=False)
+        model.load_state_dict(without_scales(model, weights_in(file)), strict=False)
 
 
 def _refuse_other_files(checkpoint: Any, files: list[Path]) -> None:
