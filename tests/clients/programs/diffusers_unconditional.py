@@ -51,7 +51,9 @@ class Training:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         images = torch.rand(22, 3, 16, 16, generator=torch.Generator().manual_seed(0))
         loader = DataLoader(TensorDataset(images * 2 - 1), batch_size=4, shuffle=True)
-        rate = get_scheduler("cosine", optimizer, 1, num_training_steps=2 * len(loader))
+        rate = get_scheduler(
+            "cosine", optimizer, num_warmup_steps=1, num_training_steps=2 * len(loader)
+        )
         prepared = self.accelerator.prepare(model, optimizer, loader, rate)
         self.model, self.optimizer, self.loader, self.rate = prepared
         self.losses: list[float] = []
