@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from accelnb.big_model.layerwise_casting import (
         attach_layerwise_casting_hooks as attach_layerwise_casting_hooks,
     )
+    from accelnb.big_model.load_and_dispatch import (
+        load_checkpoint_and_dispatch as load_checkpoint_and_dispatch,
+    )
+    from accelnb.big_model.loading import load_checkpoint_in_model as load_checkpoint_in_model
     from accelnb.engine.failure import RankError as RankError
     from accelnb.errors import AccelnbError as AccelnbError
     from accelnb.notebook.launch_functions import debug_launcher as debug_launcher
@@ -97,6 +101,8 @@ _HOMES = {
     "is_rich_available": "accelnb.training.available",
     "last_run": "accelnb.notebook.variables",
     "launch": "accelnb.notebook.launch_functions",
+    "load_checkpoint_and_dispatch": "accelnb.big_model.load_and_dispatch",
+    "load_checkpoint_in_model": "accelnb.big_model.loading",
     "notebook_launcher": "accelnb.notebook.launch_functions",
     "pull": "accelnb.notebook.variables",
     "push": "accelnb.notebook.variables",

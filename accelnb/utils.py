@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from accelnb.big_model.layerwise_casting import (
         SUPPORTED_PYTORCH_LAYERS_FOR_UPCASTING as SUPPORTED_PYTORCH_LAYERS_FOR_UPCASTING,
     )
+    from accelnb.big_model.loading import load_checkpoint_in_model as load_checkpoint_in_model
     from accelnb.big_model.max_memory import get_balanced_memory as get_balanced_memory
     from accelnb.big_model.max_memory import get_max_memory as get_max_memory
     from accelnb.big_model.module_tensors import (
@@ -162,9 +163,6 @@ if TYPE_CHECKING:
     from accelnb.training.checkpoint.fsdp_folders import merge_fsdp_weights as merge_fsdp_weights
     from accelnb.training.checkpoint.fsdp_folders import save_fsdp_model as save_fsdp_model
     from accelnb.training.checkpoint.fsdp_folders import save_fsdp_optimizer as save_fsdp_optimizer
-    from accelnb.training.checkpoint.reading_weights import (
-        load_checkpoint_in_model as load_checkpoint_in_model,
-    )
     from accelnb.training.checkpoint.weights import (
         clean_state_dict_for_safetensors as clean_state_dict_for_safetensors,
     )
@@ -190,14 +188,6 @@ if TYPE_CHECKING:
     from accelnb.training.configuration import ProfileKwargs as ProfileKwargs
     from accelnb.training.configuration import ProjectConfiguration as ProjectConfiguration
     from accelnb.training.configuration import TorchDynamoPlugin as TorchDynamoPlugin
-    from accelnb.training.constants import FSDP2_PYTORCH_VERSION as FSDP2_PYTORCH_VERSION
-    from accelnb.training.constants import FSDP2_STATE_DICT_TYPE as FSDP2_STATE_DICT_TYPE
-    from accelnb.training.constants import FSDP_AUTO_WRAP_POLICY as FSDP_AUTO_WRAP_POLICY
-    from accelnb.training.constants import FSDP_BACKWARD_PREFETCH as FSDP_BACKWARD_PREFETCH
-    from accelnb.training.constants import FSDP_MODEL_NAME as FSDP_MODEL_NAME
-    from accelnb.training.constants import FSDP_PYTORCH_VERSION as FSDP_PYTORCH_VERSION
-    from accelnb.training.constants import FSDP_SHARDING_STRATEGY as FSDP_SHARDING_STRATEGY
-    from accelnb.training.constants import FSDP_STATE_DICT_TYPE as FSDP_STATE_DICT_TYPE
     from accelnb.training.constants import (
         MITA_PROFILING_AVAILABLE_PYTORCH_VERSION as MITA_PROFILING_AVAILABLE_PYTORCH_VERSION,
     )
@@ -247,9 +237,6 @@ if TYPE_CHECKING:
     from accelnb.training.fsdp_names import (
         fsdp2_load_full_state_dict as fsdp2_load_full_state_dict,
     )
-    from accelnb.training.fsdp_names import (
-        fsdp2_prepare_auto_wrap_policy as fsdp2_prepare_auto_wrap_policy,
-    )
     from accelnb.training.fsdp_names import fsdp2_prepare_model as fsdp2_prepare_model
     from accelnb.training.fsdp_plugin import (
         FullyShardedDataParallelPlugin as FullyShardedDataParallelPlugin,
@@ -280,12 +267,6 @@ if TYPE_CHECKING:
         get_module_children_bottom_up as get_module_children_bottom_up,
     )
     from accelnb.training.model_parts import (
-        get_module_class_from_name as get_module_class_from_name,
-    )
-    from accelnb.training.model_parts import (
-        get_parameters_from_modules as get_parameters_from_modules,
-    )
-    from accelnb.training.model_parts import (
         has_transformer_engine_layers as has_transformer_engine_layers,
     )
     from accelnb.training.model_parts import is_peft_model as is_peft_model
@@ -307,10 +288,6 @@ if TYPE_CHECKING:
     )
     from accelnb.training.parallel.fp8_layers import (
         filter_first_and_last_linear_layers as filter_first_and_last_linear_layers,
-    )
-    from accelnb.training.parallel.fp8_layers import filter_linear_layers as filter_linear_layers
-    from accelnb.training.parallel.fp8_layers import (
-        find_first_last_linear_layers as find_first_last_linear_layers,
     )
     from accelnb.training.parallel.fp8_layers import has_ao_layers as has_ao_layers
     from accelnb.training.parallel.fp8_layers import torchao_required as torchao_required
@@ -365,12 +342,13 @@ _NAMES = {
     "accelnb.big_model.device_maps": """
         check_device_map check_tied_parameters_on_same_device clean_device_map
     """,
+    "accelnb.big_model.loading": "load_checkpoint_in_model",
     "accelnb.big_model.max_memory": "get_balanced_memory get_max_memory",
     "accelnb.big_model.sizes": """
         calculate_maximum_sizes compute_module_sizes compute_module_total_buffer_size
-        convert_file_size_to_int
-        get_max_layer_size id_tensor_storage
+        convert_file_size_to_int get_max_layer_size id_tensor_storage
     """,
+    "accelnb.big_model.state_dicts": "load_offloaded_weights load_state_dict",
     "accelnb.big_model.tied": "check_tied_parameters_in_config retie_parameters",
     "accelnb.big_model.dtypes": "CustomDtype dtype_byte_size",
     "accelnb.big_model.module_tensors": """
@@ -404,16 +382,14 @@ _NAMES = {
         is_torchao_available is_torchdata_available is_torchdata_stateful_dataloader_available
         is_torchvision_available is_tqdm_available is_trackio_available
         is_transformer_engine_available is_transformer_engine_mxfp8_available
-        is_transformers_available is_triton_available is_wandb_available
-        is_weights_only_available is_xccl_available is_xpu_available
+        is_transformers_available is_triton_available is_wandb_available is_weights_only_available
+        is_xccl_available is_xpu_available
     """,
     "accelnb.training.debug_mode": "DistributedOperationException",
     "accelnb.training.checkpoint.files": "load save",
     "accelnb.training.checkpoint.fsdp_folders": """
-        load_fsdp_model load_fsdp_optimizer merge_fsdp_weights save_fsdp_model
-        save_fsdp_optimizer
+        load_fsdp_model load_fsdp_optimizer merge_fsdp_weights save_fsdp_model save_fsdp_optimizer
     """,
-    "accelnb.training.checkpoint.reading_weights": "load_checkpoint_in_model",
     "accelnb.training.checkpoint.weights": """
         clean_state_dict_for_safetensors find_tied_parameters
     """,
@@ -433,8 +409,6 @@ _NAMES = {
     "accelnb.training.parallel.meta_start.drawing": "initialize_weights",
     "accelnb.training.parallel.whole": "summon_full_params",
     "accelnb.training.constants": """
-        FSDP2_PYTORCH_VERSION FSDP2_STATE_DICT_TYPE FSDP_AUTO_WRAP_POLICY FSDP_BACKWARD_PREFETCH
-        FSDP_MODEL_NAME FSDP_PYTORCH_VERSION FSDP_SHARDING_STRATEGY FSDP_STATE_DICT_TYPE
         MITA_PROFILING_AVAILABLE_PYTORCH_VERSION MODEL_NAME OPTIMIZER_NAME PROFILE_PATTERN_NAME
         RNG_STATE_NAME SAFE_MODEL_NAME SAFE_WEIGHTS_INDEX_NAME SAFE_WEIGHTS_NAME
         SAFE_WEIGHTS_PATTERN_NAME SAMPLER_NAME SCALER_NAME SCHEDULER_NAME STR_OPERATION_TO_FUNC
@@ -479,18 +453,15 @@ _NAMES = {
         get_gpu_info
     """,
     "accelnb.training.model_parts": """
-        get_model_tp_size get_module_children_bottom_up get_module_class_from_name
-        get_parameters_from_modules has_transformer_engine_layers is_peft_model
-        model_has_dtensor
+        get_model_tp_size get_module_children_bottom_up has_transformer_engine_layers
+        is_peft_model model_has_dtensor
     """,
     "accelnb.training.parallel.fp8_layers": """
-        convert_model_to_fp8_ao filter_first_and_last_linear_layers filter_linear_layers
-        find_first_last_linear_layers has_ao_layers torchao_required
+        convert_model_to_fp8_ao filter_first_and_last_linear_layers has_ao_layers torchao_required
     """,
     "accelnb.training.fsdp_names": """
         disable_fsdp_ram_efficient_loading enable_fsdp_ram_efficient_loading fsdp2_apply_ac
-        fsdp2_canonicalize_names fsdp2_load_full_state_dict fsdp2_prepare_auto_wrap_policy
-        fsdp2_prepare_model
+        fsdp2_canonicalize_names fsdp2_load_full_state_dict fsdp2_prepare_model
     """,
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -42,13 +42,14 @@ _TRAINING = "accelnb.training"
 _UTILS = ("accelnb.utils",)
 _CONFIG = "accelnb.options.accelerate_config"
 _OF_UTILS = (
-    *("ao", "bnb", "constants", "dataclasses", "deepspeed", "environment", "fsdp_utils"),
-    *("imports", "launch", "megatron_lm", "memory", "modeling", "offload", "operations", "other"),
-    *("random", "torch_xla", "tqdm", "transformer_engine", "versions"),
+    *("deepspeed", "environment", "imports", "launch", "megatron_lm", "memory", "modeling"),
+    *("offload", "operations", "other", "random", "torch_xla", "tqdm", "transformer_engine"),
+    "versions",
 )
 # Libraries that look for accelerate once, at their import, and remember what they found.
 _ASK_ONCE = ("diffusers", "peft", "sentence_transformers", "transformers", "trl")
 _OF_HOOKS = ("hooks", "align_devices", "attaching", "whole_models", "layerwise_casting")
+_OF_BNB = ("bnb_layers", "device_map", "left_out", "loading", "offload")
 _NOT_ACCELERATES = (LoggerType.ALL, LoggerType.NOTEBOOK)
 
 # Where the names of each module of accelerate are: the first that has a name gives it.
@@ -90,7 +91,16 @@ _HOMES: dict[str, tuple[str, ...]] = {
         *(f"{_TRAINING}.tracking.{name}" for name in LoggerType if name not in _NOT_ACCELERATES),
     ),
     "accelerate.utils": _UTILS,
+    "accelerate.utils.bnb": (*(f"accelnb.big_model.quantization.{m}" for m in _OF_BNB), *_UTILS),
     **dict.fromkeys((f"accelerate.utils.{module}" for module in _OF_UTILS), _UTILS),
+    "accelerate.utils.ao": (f"{_TRAINING}.parallel.fp8_layers",),
+    "accelerate.utils.constants": (*_UTILS, f"{_TRAINING}.constants"),
+    "accelerate.utils.dataclasses": (*_UTILS, f"{_TRAINING}.model_parts"),
+    "accelerate.utils.fsdp_utils": (
+        *_UTILS,
+        f"{_TRAINING}.fsdp_names",
+        f"{_TRAINING}.model_parts",
+    ),
 }
 
 

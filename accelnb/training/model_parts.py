@@ -29,7 +29,7 @@ def get_module_class_from_name(module: nn.Module, name: str) -> type[nn.Module] 
     Examples
     --------
     >>> from torch import nn
-    >>> from accelnb.utils import get_module_class_from_name
+    >>> from accelnb.training.model_parts import get_module_class_from_name
     >>> get_module_class_from_name(nn.Sequential(nn.ReLU()), "ReLU") is nn.ReLU
     True
     """
