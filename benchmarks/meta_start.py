@@ -4,9 +4,7 @@ A GPT is made on the meta device, divided by FSDP over ranks on CPUs (under torc
 and filled: from rank 0, which alone has made it; from a folder of safetensors; or with values
 drawn anew. Beside it torch by hand: ``to_empty`` and ``set_model_state_dict`` from rank 0.
 
-The peak is that of the kernel's anonymous memory of the process (``RssAnon``), looked at every
-millisecond, above what the process had just before: pages of files that are mapped to be read are
-not in it, for the kernel drops them at will.
+The peak is that of ``anonymous_memory.py``.
 
     python benchmarks/meta_start.py --ranks 2 4
 """
@@ -17,21 +15,17 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from anonymous_memory import MIB, peak
 from report import arguments, new_table
 from rich.console import Console
 from torch import nn
 
 WAYS = ("rank 0", "folder", "drawn", "torch by hand")
 _WIDTH, _BLOCKS, _WORDS = 1024, 6, 8192
-_MIB = 2**20
 
 
 class Block(nn.Module):
@@ -78,33 +72,6 @@ def measure(ranks: int, way: str) -> list[dict[str, float]]:
         return [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(ranks)]
 
 
-def _anonymous() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("this kernel does not tell anonymous memory apart")
-
-
-@contextmanager
-def _peak() -> Iterator[dict[str, float]]:
-    """Yield what will hold the peak above the memory at the start, and the seconds."""
-    found: dict[str, float] = {}
-    ended, highest = threading.Event(), [0]
-
-    def look() -> None:
-        while not ended.wait(0.001):
-            highest[0] = max(highest[0], _anonymous())
-
-    before, began = _anonymous(), time.perf_counter()
-    thread = threading.Thread(target=look)
-    thread.start()
-    yield found
-    ended.set()
-    thread.join()
-    found["seconds"] = time.perf_counter() - began
-    found["peak"] = (max(highest[0], _anonymous()) - before) / _MIB
-
-
 def _on_a_rank(way: str, folder: Path) -> None:
     from accelnb import Accelerator
     from accelnb.utils import (
@@ -118,7 +85,7 @@ def _on_a_rank(way: str, folder: Path) -> None:
     accelerator.prepare(nn.Linear(8, 8))(torch.ones(1, 8)).sum().backward()  # imports, buffers
     whole = Model() if way in ("rank 0", "torch by hand") and accelerator.is_main_process else None
     accelerator.wait_for_everyone()
-    with _peak() as found:
+    with peak() as found:
         model = whole if way == "rank 0" and whole is not None else _without_values()
         if way == "torch by hand":
             _by_hand(model, whole)
@@ -129,7 +96,7 @@ def _on_a_rank(way: str, folder: Path) -> None:
         elif way == "drawn":
             initialize_weights(model)
     parts: list[Any] = list(model.parameters())
-    found["shard"] = sum(part.to_local().nbytes for part in parts) / _MIB
+    found["shard"] = sum(part.to_local().nbytes for part in parts) / MIB
     (folder / f"{accelerator.process_index}.json").write_text(json.dumps(found))
     accelerator.end_training()
 
