@@ -15,17 +15,20 @@ from accelnb.errors import AccelnbError
 from accelnb.training.configuration import DataLoaderConfiguration
 from accelnb.training.data.prepare import prepare_data_loader, undivided
 from accelnb.training.data.prepared_loader import PreparedLoader
+from accelnb.training.data.uneven import refuse_uneven
 from accelnb.training.optimizer import AcceleratedOptimizer
+from accelnb.training.parallel.fully_sharded.unused_parameters import reduce_as_if_used
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.meta_start.fill import divides
 from accelnb.training.parallel.mixed_precision import apply_precision
 from accelnb.training.parallel.parallelize import parallelize
 from accelnb.training.parallel.placement import check_device_map
 from accelnb.training.parallel.plan import Plan
-from accelnb.training.parallel.strategy import Strategy
+from accelnb.training.parallel.strategy import Strategy, is_sharded
 from accelnb.training.parallel.swap import Parameters, follow, refuse_undividable_state
 from accelnb.training.parallel.unwrapping import extract_model_from_parallel
 from accelnb.training.parallel.whole import refuse_copies
+from accelnb.training.parallel.whole_state_dict import take_whole_weights
 from accelnb.training.scaler import Scaler
 from accelnb.training.scheduler import AcceleratedScheduler
 
@@ -76,9 +79,14 @@ class Preparation:
         if any(extract_model_from_parallel(other) is model for other in known):
             raise _prepared_twice("model")
         check_device_map(on_several_devices, self.mesh)
+        if is_sharded(model):
+            self._refuse_uneven(self.prepared.loaders)
         before = Parameters(model) if divides(self.mesh, plan) else None
         self.check_optimizers(other.optimizer for other in self.prepared.optimizers)
         model = parallelize(model, self.mesh, plan)
+        if is_sharded(model) and not evaluation_mode:
+            reduce_as_if_used(model)
+            take_whole_weights(model)
         model.__dict__.update(_is_accelerate_prepared=True, _is_for_evaluation=evaluation_mode)
         known.append(model)
         if before is not None:
@@ -141,9 +149,16 @@ class Preparation:
             mesh=self.mesh,
             **{f.name: getattr(self.data, f.name) for f in fields(DataLoaderConfiguration)},
         )
+        if self.strategy.shards or any(map(is_sharded, self.prepared.models)):
+            self._refuse_uneven([prepared])
         prepared._is_accelerate_prepared = True
         known.append(prepared)
         return prepared
+
+    def _refuse_uneven(self, loaders: Iterable[Any]) -> None:
+        if not self.data.even_batches and self.mesh.data_shares > 1:
+            for loader in loaders:
+                refuse_uneven(loader)
 
 
 def _noted(prepared: Any, known: list[Any]) -> Any:

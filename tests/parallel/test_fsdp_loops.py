@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
 import torch
 from ranks import on_ranks
 from torch import nn
+from torch.utils.data import DataLoader
 
 from accelnb import Accelerator, AccelnbError
+from accelnb.utils import DataLoaderConfiguration
 
 
 class Net(nn.Module):
@@ -131,8 +134,16 @@ def _refusals(folder: str) -> list[str]:
     sharded = accelerator.prepare(model)
     with torch.inference_mode():
         said.append(_said(lambda: sharded(x)))
+    said.append(_said(lambda: _penalty(sharded, x)))
+    _said(lambda: accelerator.backward(sharded(x).sum()))  # after a pass that was cut short
+    accelerator.backward(sharded(x).sum())  # it trains on
     said.append(_said(lambda: accelerator.save(sharded.state_dict(), f"{folder}/weights.bin")))
     return [text for text in said if text or accelerator.is_main_process]
+
+
+def _penalty(model: nn.Module, x: torch.Tensor) -> None:
+    x = x.clone().requires_grad_()
+    torch.autograd.grad(model(x).sum(), x, create_graph=True)
 
 
 def _said(what: Any) -> str:
@@ -145,4 +156,42 @@ def _said(what: Any) -> str:
 
 def test_what_would_go_wrong_later_is_refused_in_one_line(tmp_path):
     said = on_ranks(_refusals, str(tmp_path), strategy="fsdp")[0]
-    assert ["torch.no_grad()" in said[0], "get_state_dict(model)" in said[1]] == [True, True]
+    assert "torch.no_grad()" in said[0]
+    assert said[1].startswith("create_graph=True: FSDP has no gradients of gradients")
+    assert "get_state_dict(model)" in said[2]
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self) -> Any:
+        return iter(torch.ones(5, 4))
+
+
+def _uneven() -> dict[str, Any]:
+    uneven = DataLoaderConfiguration(even_batches=False, dispatch_batches=False)
+    accelerator, model, _ = _begun(dataloader_config=uneven)
+    model = accelerator.prepare(model)
+
+    def prepared(data: Any, **options: Any) -> int:
+        loader = accelerator.prepare(DataLoader(data, batch_size=2, **options))
+        return sum(model(batch).shape[0] for batch in loader)
+
+    said = {n: _said(lambda n=n: prepared(torch.ones(n, 4))) for n in (5, 6, 7, 8)}
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        accelerator.prepare(DataLoader(Stream(), batch_size=2))
+    return {
+        "said": said,
+        "fewer in the last": prepared(torch.ones(7, 4)),
+        "dropped": prepared(torch.ones(6, 4), drop_last=True),
+        "warned": [str(each.message) for each in warned],
+    }
+
+
+def test_a_loader_of_which_a_rank_gets_fewer_batches_is_refused_on_all():
+    for rank, found in enumerate(on_ranks(_uneven, strategy="fsdp")):
+        refused = [n for n, text in found["said"].items() if text]
+        assert refused == [5, 6]
+        assert found["said"][6].startswith("even_batches=False: ranks get 2 and 1 batches of this")
+        assert found["fewer in the last"] == [4, 3][rank]
+        assert found["dropped"] == 2
+        assert ["leaves the others waiting" in text for text in found["warned"]] == [True]

@@ -235,6 +235,11 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (made, {"plan": {"blocks.*.up": "colwize"}}, "'colwize' is no style: choose one of colwise"),
     (lambda: nn.Sequential(nn.Linear(4, 3)), {"plan": {"0": "colwise"}}, "whose out_features is 3"),
     (lambda: nn.Sequential(nn.GELU()), {"plan": {"0": "colwise"}}, "0 is a GELU, and colwise"),
+    (
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))),
+        {"plan": {"0": "colwise"}},
+        "the weight of 0 is computed from others",
+    ),
     (three_heads, {}, "cannot divide the 3 num_key_value_heads of self_attn"),
     (unnormed, {}, "add 'self_attn.q_norm': 'replicated_with_grad_allreduce'"),
     (Fused, {"plan": {"qkv": "colwise"}}, "queries, keys and values at once"),

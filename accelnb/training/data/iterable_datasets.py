@@ -93,7 +93,7 @@ class IterableDatasetShard(IterableDataset):
         self.epoch = 0
 
     @property
-    def _each(self) -> int:
+    def each(self) -> int:
         """Samples of a round that one rank gets."""
         size = self.batch_size or 1
         return size // self.num_processes if self.split_batches else size
@@ -109,7 +109,7 @@ class IterableDatasetShard(IterableDataset):
             self.dataset.set_epoch(epoch)
 
     def __len__(self) -> int:
-        each = self._each
+        each = self.each
         rounds, extra = divmod(len(self.dataset), each * self.num_processes)
         if self.drop_last or not extra:
             return rounds * each
@@ -121,7 +121,7 @@ class IterableDatasetShard(IterableDataset):
         generator = getattr(self.dataset, "generator", None)
         if isinstance(generator, torch.Generator) and not hasattr(self.dataset, "set_epoch"):
             generator.manual_seed(self.epoch)
-        each = self._each
+        each = self.each
         mine = slice(self.process_index * each, (self.process_index + 1) * each)
         size = each * self.num_processes
         samples = iter(self.dataset)

@@ -162,10 +162,16 @@ def _check_kind(name: str, modules: Mapping[str, nn.Module], style: Style) -> No
     module, known = modules[name], nn.Linear | nn.Embedding
     if isinstance(style, str) and style.startswith("embedding"):
         known = nn.Embedding
-    if isinstance(placement_of_weight(style, module), Shard) and not isinstance(module, known):
+    divided = isinstance(placement_of_weight(style, module), Shard)
+    if divided and not isinstance(module, known):
         raise AccelnbError(
             f"tensor-parallel plan: {name} is a {type(module).__name__}, and {style} divides only "
             f"{'an nn.Embedding' if known is nn.Embedding else 'nn.Linear and nn.Embedding'}"
+        )
+    if divided and module._parameters.get("weight") is None:
+        raise AccelnbError(
+            f"tensor-parallel plan: the weight of {name} is computed from others (weight_norm, "
+            "parametrizations), and cannot be divided: leave the layer out of the plan"
         )
     if isinstance(module, nn.Embedding) and module.max_norm is not None:
         raise AccelnbError(f"tensor-parallel plan: {name} has max_norm, and cannot be divided")
