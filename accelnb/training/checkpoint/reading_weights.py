@@ -26,6 +26,7 @@ from accelnb.training.collective_errors import of_every_rank, together
 from accelnb.training.parallel.meta_start.without_values import without_values
 from accelnb.training.parallel.slices import class_name
 from accelnb.training.parallel.strategy import is_sharded
+from accelnb.training.quantized import without_scales
 from accelnb.training.state import PartialState
 
 
@@ -82,7 +83,7 @@ def read_weights(
         read_parts(model, found.files, found.shapes)
         return
     for file in found.files:
-        model.load_state_dict(weights_in(file), strict=False)
+        model.load_state_dict(without_scales(model, weights_in(file)), strict=False)
 
 
 def fitting_files(

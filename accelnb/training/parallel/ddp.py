@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
-from torch.distributed.algorithms.join import Join
+from torch.distributed.algorithms.join import Join, Joinable
 from torch.nn.parallel import DistributedDataParallel
 
 from accelnb.errors import AccelnbError
@@ -18,6 +18,7 @@ from accelnb.training.configuration import DistributedDataParallelKwargs
 from accelnb.training.enums import DDPCommunicationHookType as Hook
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
+from accelnb.training.parallel.quantized import share_quantized
 from accelnb.training.parallel.strategy import Strategy, is_sharded
 
 # Along these processes have the whole model, and gradients of samples or tokens of their own.
@@ -43,6 +44,7 @@ def apply_ddp(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
             "the model is sharded already (its weights are DTensors), which DDP cannot wrap: "
             "choose strategy none, as in %%distributed --strategy none"
         )
+    share_quantized(model, mesh.group(*_OF_COPIES))
     index = mesh.device.index
     wrapped = DistributedDataParallel(
         model,
@@ -98,7 +100,13 @@ class DataParallel(Strategy):
             model.require_backward_grad_sync, model.require_forward_param_sync = before
 
     def join(self, joinables: Sequence[Any], enable: bool) -> AbstractContextManager[Any]:
-        return Join(list(joinables), enable=enable, throw_on_early_termination=False)
+        # A plain model (frozen, a moving average) does nothing that the others could wait in.
+        taking_part = [
+            it for it in joinables if isinstance(it, Joinable) or not isinstance(it, nn.Module)
+        ]
+        if not taking_part:
+            return nullcontext()
+        return Join(taking_part, enable=enable, throw_on_early_termination=False)
 
 
 def _is_frozen(model: nn.Module) -> bool:
