@@ -19,6 +19,7 @@ from accelnb.training.optimizer import AcceleratedOptimizer
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.meta_start.fill import divides
 from accelnb.training.parallel.mixed_precision import apply_precision
+from accelnb.training.parallel.offloaded import refuse_to_train
 from accelnb.training.parallel.parallelize import parallelize
 from accelnb.training.parallel.placement import check_device_map
 from accelnb.training.parallel.plan import Plan
@@ -104,6 +105,7 @@ class Preparation:
             return _noted(optimizer, known)
         if any(other.optimizer is optimizer for other in known):
             raise _prepared_twice("optimizer")
+        refuse_to_train(self.prepared.models, optimizer)
         follow(optimizer, self.prepared.models)
         known.append(AcceleratedOptimizer(optimizer, placed, scaler, self.strategy))
         return known[-1]
