@@ -97,7 +97,7 @@ class AlignDevicesHook(ModelHook):
 
     def init_hook(self, module: nn.Module) -> nn.Module:
         device = self.execution_device
-        if device is not None and torch.device(device) == _META:
+        if device is not None and as_device(device) == _META:
             self.tied_params_map = None  # what is there has no address
         if self.offload:
             self._send_away(module)

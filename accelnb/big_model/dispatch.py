@@ -284,7 +284,10 @@ def _parts_on(device_map: Mapping[str, Place], place: str) -> list[str]:
 
 
 def _weights_of(model: nn.Module, parts: list[str]) -> dict[str, torch.Tensor] | None:
-    return extract_submodules_state_dict(model.state_dict(), parts) if parts else None
+    if not parts:
+        return None
+    state = model.state_dict()
+    return state if "" in parts else extract_submodules_state_dict(state, parts)
 
 
 def _weights_elsewhere(

@@ -11,7 +11,7 @@ from torch import nn
 
 from accelnb.big_model.hooks import MOVING
 from accelnb.errors import AccelnbError
-from accelnb.training.parallel.meta_start.without_values import some, without_values
+from accelnb.training.parallel.meta_start.without_values import named_tensors, some
 
 
 class MovedOffloadedModel(AccelnbError, RuntimeError):
@@ -27,7 +27,8 @@ def guard_moves(model: nn.Module) -> None:
 
 def _move(model: nn.Module, name: str, *args: Any, **kwargs: Any) -> Any:
     if name != "to" or _names_device(*args, **kwargs):
-        if away := without_values(model):
+        away = [name for name, tensor in named_tensors(model).items() if tensor.is_meta]
+        if away:
             raise MovedOffloadedModel(
                 f"You can't move a model that has some modules offloaded to cpu or disk, as "
                 f"{some(away)} here: remove_hook_from_submodules(model) brings them back first"

@@ -101,17 +101,16 @@ class NeededWeights:
         """Return the weights where the module computes; called in any thread."""
         with torch.no_grad():
             values = {name: self.weights_map[name] for name in self.names}
-            if self.device.type == "cpu":
-                for value in values.values():
-                    read_in(value)
-                return values
-            of_device = torch.get_device_module(self.device)
-            with of_device.stream(_stream(self.device)):
-                return {name: value.to(self.device) for name, value in values.items()}
+            if self.device.type in _WITH_STREAMS:
+                with torch.get_device_module(self.device).stream(_stream(self.device)):
+                    return {name: value.to(self.device) for name, value in values.items()}
+        for value in values.values():
+            read_in(value)
+        return values
 
     def received(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the weights that were read, for the stream that computes with them."""
-        if self.device.type != "cpu" and values:
+        if self.device.type in _WITH_STREAMS and values:
             current = torch.get_device_module(self.device).current_stream(self.device)
             for value in values.values():
                 value.record_stream(current)

@@ -21,6 +21,7 @@ from accelnb.training.parallel.fully_sharded.unused_parameters import reduce_as_
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.meta_start.fill import divides
 from accelnb.training.parallel.mixed_precision import apply_precision
+from accelnb.training.parallel.offloaded import refuse_to_train
 from accelnb.training.parallel.parallelize import parallelize
 from accelnb.training.parallel.placement import check_device_map
 from accelnb.training.parallel.plan import Plan
@@ -112,6 +113,7 @@ class Preparation:
             return _noted(optimizer, known)
         if any(other.optimizer is optimizer for other in known):
             raise _prepared_twice("optimizer")
+        refuse_to_train(self.prepared.models, optimizer)
         follow(optimizer, self.prepared.models)
         known.append(AcceleratedOptimizer(optimizer, placed, scaler, self.strategy))
         return known[-1]

@@ -47,6 +47,7 @@ from accelnb.training.checkpoint.weights import readable, unwrapped
 from accelnb.training.collective_errors import attempt, of_every_rank, together
 from accelnb.training.configuration import ProjectConfiguration
 from accelnb.training.meeting import Meeting, meeting
+from accelnb.training.parallel.offloaded import refuse_to_load
 from accelnb.training.parallel.unwrapping import extract_model_from_parallel
 
 if TYPE_CHECKING:
@@ -250,6 +251,7 @@ class Checkpoints:
     ) -> None:
         self.finish()
         training = self._training()
+        refuse_to_load(training.models)
         location = self._location(map_location)
         folder = self._found(input_dir)
         states = together(lambda: read_states(training, folder, location, load_kwargs))

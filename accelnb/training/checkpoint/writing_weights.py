@@ -26,6 +26,7 @@ from accelnb.training.checkpoint.files import first_line, flush, reporting, writ
 from accelnb.training.checkpoint.safetensors_file import SafetensorsFile, in_order
 from accelnb.training.checkpoint.weights import is_plain, merged_names, refuse_objects
 from accelnb.training.collective_errors import attempt, together
+from accelnb.training.parallel.meta_start.without_values import without_values
 from accelnb.training.pytree import TensorInformation
 
 INDEX = ".index.json"
@@ -139,7 +140,7 @@ def save_model(
 
     Of a sharded model a few weights at a time are gathered: none has all of it.
     """
-    if any(parameter.is_meta for parameter in model.parameters()):
+    if without_values(model):
         raise AccelnbError(
             f"this {type(model).__name__} has parameters without values (meta device), and "
             "cannot be saved"

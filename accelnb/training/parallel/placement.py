@@ -9,6 +9,7 @@ from accelnb.devices import records
 from accelnb.errors import AccelnbError
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.meta_start.without_values import without_values
+from accelnb.training.parallel.offloaded import offloaded
 from accelnb.training.parallel.plan import Plan
 
 
@@ -34,11 +35,12 @@ def check_device_map(on_several_devices: bool, mesh: Mesh) -> None:
     """Refuse a model that lies on several devices where each rank has one."""
     if mesh.size > 1 and on_several_devices:
         raise AccelnbError(
-            "a model that was loaded over several devices (device_map='auto') cannot train on "
-            "several ranks: load it onto one device, or use one rank"
+            "a model that was loaded over several devices (device_map='auto'), or keeps weights on "
+            "cpu or disk, cannot train on several ranks: load it onto one device, or use one rank"
         )
 
 
 def lies_on_several_devices(model: nn.Module) -> bool:
-    """Return whether a model was loaded over several devices (``hf_device_map``)."""
-    return any(len(getattr(part, "hf_device_map", ())) > 1 for part in model.modules())
+    """Return whether a model was loaded over several devices, or has weights kept elsewhere."""
+    several = any(len(getattr(part, "hf_device_map", ())) > 1 for part in model.modules())
+    return several or bool(offloaded(model))

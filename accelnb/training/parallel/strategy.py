@@ -13,6 +13,7 @@ from accelnb.errors import AccelnbError
 from accelnb.training import norms
 from accelnb.training.dtensors import has_dtensors
 from accelnb.training.parallel.mesh import Mesh
+from accelnb.training.parallel.offloaded import with_offloaded
 from accelnb.training.parallel.plan import Plan
 
 
@@ -64,7 +65,7 @@ class Strategy:
     def state_dict(self, model: nn.Module) -> dict[str, Any]:
         """Return the whole state dict of an unwrapped model; a collective if it is sharded."""
         if not is_sharded(model):
-            return model.state_dict()
+            return with_offloaded(model, model.state_dict())
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)

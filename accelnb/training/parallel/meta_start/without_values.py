@@ -11,6 +11,7 @@ from torch import nn
 
 from accelnb.errors import AccelnbError
 from accelnb.training.dtensors import is_dtensor
+from accelnb.training.parallel.offloaded import offloaded
 from accelnb.training.parallel.slices import class_name
 
 
@@ -22,6 +23,8 @@ def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 def without_values(model: nn.Module) -> list[str]:
     """Return the names of the parameters and buffers that are on the meta device.
 
+    Those that a hook brings from CPU or disk have values.
+
     Examples
     --------
     >>> import torch
@@ -29,7 +32,9 @@ def without_values(model: nn.Module) -> list[str]:
     >>> without_values(torch.nn.Linear(2, 1, device="meta"))
     ['weight', 'bias']
     """
-    return [name for name, tensor in named_tensors(model).items() if tensor.is_meta]
+    empty = [name for name, tensor in named_tensors(model).items() if tensor.is_meta]
+    elsewhere = offloaded(model) if empty else {}
+    return [name for name in empty if name not in elsewhere]
 
 
 def allocate(model: nn.Module, tensors: Iterable[torch.Tensor], device: torch.device) -> None:
