@@ -12,6 +12,16 @@ import pytest
 from harness import Notebook, assert_ended, children
 
 
+@pytest.fixture(autouse=True)
+def _environment_as_before() -> Iterator[None]:
+    """Put back the variables that a test has set: what later tests start takes them over."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 @pytest.fixture
 def notebook(tmp_path: Path) -> Iterator[Notebook]:
     """A fresh kernel with the extension loaded; nothing of it may be left afterwards."""

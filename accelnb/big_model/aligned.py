@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from accelnb.big_model.align_devices import AlignDevicesHook
 from accelnb.big_model.attaching import align_hooks
 from accelnb.big_model.places import Place
 from accelnb.big_model.placing import set_module_tensor_to_device
@@ -45,7 +46,7 @@ def align_module_device(module: nn.Module, execution_device: Place | None = None
 
 
 @contextmanager
-def _brought(module: nn.Module, hook, device: Place | None) -> Iterator[None]:
+def _brought(module: nn.Module, hook: AlignDevicesHook, device: Place | None) -> Iterator[None]:
     own = hook.execution_device
     hook.execution_device = own if device is None else device
     try:

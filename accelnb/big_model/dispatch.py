@@ -229,9 +229,8 @@ def dispatch_model(
         model.to(as_device(devices[0]))
     else:
         main = _main_device(devices) if main_device is None else main_device
-        if not _is_type(main, "cpu") and state_dict is None:
-            if on_cpu := _parts_on(device_map, "cpu"):
-                state_dict = extract_submodules_state_dict(model.state_dict(), on_cpu)
+        if state_dict is None and not _is_type(main, "cpu"):
+            state_dict = _weights_of(model, _parts_on(device_map, "cpu"))
         weights = _weights_elsewhere(model, on_disk, state_dict, offload_dir, offload_index, main)
         tied = find_tied_parameters(model)
         attach_align_device_hook_on_blocks(
@@ -284,6 +283,10 @@ def _parts_on(device_map: Mapping[str, Place], place: str) -> list[str]:
     return [name for name, its in device_map.items() if its == place]
 
 
+def _weights_of(model: nn.Module, parts: list[str]) -> dict[str, torch.Tensor] | None:
+    return extract_submodules_state_dict(model.state_dict(), parts) if parts else None
+
+
 def _weights_elsewhere(
     model: nn.Module,
     on_disk: list[str],
@@ -299,8 +302,7 @@ def _weights_elsewhere(
                 f"the device map puts {some(on_disk)} on disk: say in which folder (`offload_dir`)"
             )
         if not _holds_weights(folder):
-            weights = extract_submodules_state_dict(model.state_dict(), on_disk)
-            offload_state_dict(folder, weights)
+            offload_state_dict(folder, _weights_of(model, on_disk) or {})
     folder = folder if on_disk else None
     if state_dict is None and folder is None and index is None:
         return None

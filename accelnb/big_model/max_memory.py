@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from accelnb.big_model.sizes import (
 from accelnb.devices import Device
 from accelnb.devices.hardware import usable_resources
 
+logger = logging.getLogger(__name__)
+
 Budget = dict[int | str, int]
 
 _OTHERS = ("mps", "cpu", "disk")  # after the accelerators, which are numbers
@@ -32,7 +35,8 @@ _OF_ONE = 0.9  # what a model may take of a single accelerator, which computes t
 def get_max_memory(max_memory: Mapping[int | str, int | str] | None = None) -> Budget:
     """Return what is free on each accelerator and on the CPU, or a given choice in bytes.
 
-    Accelerators come first. Where one shares the machine's memory, it is there alone.
+    Accelerators come first. Where one shares the machine's memory, it is there alone. What is
+    given in a dict is put into bytes there too, for transformers reads it afterwards.
 
     Raises
     ------
@@ -57,9 +61,12 @@ def get_max_memory(max_memory: Mapping[int | str, int | str] | None = None) -> B
             )
     numbers = sorted(name for name in max_memory if isinstance(name, int))
     if absent := [number for number in numbers if not 0 <= number < _count(accelerator())]:
-        warnings.warn(f"max_memory: torch sees no accelerator {absent} here", stacklevel=2)
+        logger.warning("max_memory: torch sees no accelerator %s here", absent)
     names = [*numbers, *(name for name in _OTHERS if name in max_memory)]
-    return {name: convert_file_size_to_int(max_memory[name]) for name in names}
+    sizes = {name: convert_file_size_to_int(max_memory[name]) for name in names}
+    if isinstance(max_memory, dict):
+        max_memory.update(sizes)
+    return sizes
 
 
 def _free_memory() -> Budget:
@@ -121,10 +128,8 @@ def get_balanced_memory(
 
     Examples
     --------
-    >>> import warnings
     >>> from torch import nn
     >>> from accelnb.utils import get_balanced_memory
-    >>> warnings.simplefilter("ignore")  # of accelerators that are not there
     >>> layers = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
     >>> get_balanced_memory(layers, {0: 1000, 1: 1000})
     {0: 220, 1: 1000}

@@ -11,6 +11,27 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 _INT8 = "Int8Params"
 _PACKED = "Params4bit"
 _BITSANDBYTES = (_INT8, "FP4Params", _PACKED)
+_SCALES = "SCB"
+
+# How the names end that bitsandbytes adds to a state dict.
+OF_BITSANDBYTES = (f".{_SCALES}", ".weight_format")
+
+
+def is_of_bitsandbytes(parameter: torch.Tensor) -> bool:
+    """Return whether a parameter is one that bitsandbytes quantizes."""
+    return type(parameter).__name__ in _BITSANDBYTES
+
+
+def scales_name(name: str) -> str:
+    """Return what the scales of a weight of 8 bits are called.
+
+    Examples
+    --------
+    >>> from accelnb.big_model.parameters import scales_name
+    >>> scales_name("layers.0.weight")
+    'layers.0.SCB'
+    """
+    return name.replace("weight", _SCALES)
 
 
 def is_packed(parameter: torch.Tensor) -> bool:
@@ -31,7 +52,7 @@ def parameter_like(
     One of bitsandbytes is quantized where its class does that: on its way to a device.
     """
     with torch.no_grad():
-        if type(old).__name__ in _BITSANDBYTES:
+        if is_of_bitsandbytes(old):
             new = _of_bitsandbytes(old, value, device, dtype, non_blocking)
             if fp16_statistics is not None:
                 new.SCB = fp16_statistics.to(device, non_blocking=non_blocking)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from accelnb.errors import AccelnbError
-from accelnb.training import arguments, arrangement, memory, profiling
+from accelnb.training import arguments, arrangement, memory, profiling, whereabouts
 from accelnb.training.accumulation import AccumulationMethods
 from accelnb.training.checkpoint.checkpoints import Checkpoints
 from accelnb.training.checkpoint.contents import Training
@@ -111,6 +111,8 @@ class Accelerator(
         Divide models over the processes, as it says.
     parallelism_config
         How the processes share the work, by dimension; instead of ``--mesh``.
+    **absent
+        Plugins of Accelerate that are not here, such as `deepspeed_plugin`: only None.
 
     Raises
     ------
@@ -167,7 +169,9 @@ class Accelerator(
         activation_checkpointing: bool = False,
         fsdp_plugin: FullyShardedDataParallelPlugin | None = None,
         parallelism_config: ParallelismConfig | None = None,
+        **absent: None,
     ) -> None:
+        arguments.refuse_absent(absent)
         handlers = arguments.handlers_by_type(kwargs_handlers or ())
         plugin = arguments.accumulation(gradient_accumulation_steps, gradient_accumulation_plugin)
         data = arguments.data_configuration(dataloader_config, split_batches)
@@ -328,6 +332,7 @@ class Accelerator(
         try:
             with self.strategy.join(joinables, enable=not even):
                 yield
+            whereabouts.collective()  # the ranks may have had different numbers of batches
         finally:
             for divider, value in zip(dividers, before, strict=True):
                 divider.even_batches = value
@@ -347,6 +352,7 @@ class Accelerator(
         """
         with ExitStack() as ending:  # the last first, and each also if another fails
             if self.state.made_group:
+                whereabouts.collective()  # who waits for this rank learns that it has gone by
                 ending.callback(self.state.destroy_process_group)
             ending.callback(self._finish_saves)
             self._trackers.finish()

@@ -155,6 +155,32 @@ def test_copies_of_shards_and_tensor_parallel_parts_are_filled_too(tmp_path):
     check_filled(on_ranks(filled, folders, 2, procs=4, timeout=120))
 
 
+def sent_by_rank_0(folders: dict[bool, str]) -> dict[str, Any]:
+    """Load what only rank 0 has, into divided models and whole ones, and what does not fit."""
+    accelerator = Accelerator()
+    found: dict[str, Any] = {}
+    for tied, folder in folders.items():
+        here = folder if accelerator.is_main_process else "/no/such"
+        divided = accelerator.prepare(without_values(tied))
+        whole = without_values(tied)
+        for name, model in (("divided", divided), ("whole", whole)):
+            load_checkpoint_in_model(model, here, strict=True, broadcast_from_rank0=True)
+            initialize_weights(model)  # what is in no checkpoint
+            found[f"{name}, {tied=}"] = same(model, tied)
+    other, strict = nn.Linear(2, 2), {"strict": True, "broadcast_from_rank0": True}
+    found["said"] = said(lambda: load_checkpoint_in_model(other, here, **strict))
+    found["placed"] = said(lambda: load_checkpoint_in_model(divided, folder, {"": "cpu"}))
+    return found
+
+
+def test_rank_0_alone_can_have_the_files(tmp_path):
+    for found in on_ranks(sent_by_rank_0, folders_in(tmp_path), strategy="fsdp"):
+        assert "divided over processes" in found.pop("placed")
+        assert "missing there: weight, bias" in found.pop("said")  # on both
+        assert found == dict.fromkeys(found, True)
+        assert len(found) == 4
+
+
 def resumed(folder: str) -> tuple[bool, bool]:
     """Return whether a model without values resumes as the one that was saved goes on."""
     accelerator, words = Accelerator(), torch.arange(13)

@@ -426,6 +426,23 @@ def test_a_rank_may_have_no_sample_and_what_is_not_of_the_batch_is_whole():
         assert batch[1] == texts
 
 
+def _of_few_samples():
+    accelerator = Accelerator()
+    rank = float(accelerator.process_index)
+    loader = accelerator.prepare(torch.utils.data.DataLoader(list(range(5)), batch_size=2))
+    gather = accelerator.gather_for_metrics
+    return [
+        (gather(torch.tensor(rank)).tolist(), gather({"loss": rank, "texts": ["a"] * len(batch)}))
+        for batch in loader
+    ]
+
+
+def test_ranks_that_the_last_samples_do_not_suffice_for_give_nothing():
+    full = [0.0, 1.0], {"loss": [0.0, 1.0], "texts": ["a"] * 4}
+    last = [0.0], {"loss": [0.0], "texts": ["a"]}
+    assert on_ranks(_of_few_samples) == [[full, last]] * 2
+
+
 def _unlike():
     accelerator = Accelerator()
     rank = accelerator.process_index

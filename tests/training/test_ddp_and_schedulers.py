@@ -65,8 +65,11 @@ def _joined(as_sampler: bool) -> tuple[int, list[float]]:
     model, optimizer, data = accelerator.prepare(
         model, torch.optim.SGD(model.parameters(), lr=0.01), data
     )
+    average = torch.nn.Linear(1, 1).requires_grad_(False)
+    with accelerator.join_uneven_inputs([average]):  # it has no gradients to wait for
+        pass
     batches = 0
-    with accelerator.join_uneven_inputs([model], even_batches=False):
+    with accelerator.join_uneven_inputs([model, average], even_batches=False):
         for (x,) in data:
             accelerator.backward(model(x).sum())
             optimizer.step()

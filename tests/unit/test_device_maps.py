@@ -31,8 +31,6 @@ from accelnb.utils import (
     retie_parameters,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:max_memory. torch sees no accelerator")
-
 
 class Block(nn.Module):
     """One of 64 + 72 + 100 = 236 bytes."""
@@ -143,7 +141,7 @@ def test_memory_of_devices():
     assert 0 < free["cpu"] < 2**50
     given = {"disk": 1, 3: 5, "cpu": "1KB", 0: "1KiB"}
     assert list(get_max_memory(given).items()) == [(0, 1024), (3, 5), ("cpu", 1000), ("disk", 1)]
-    assert given["cpu"] == "1KB"
+    assert given["cpu"] == 1000  # transformers counts on it
     with pytest.raises(AccelnbError, match="'gpu' is no device"):
         get_max_memory({"gpu": 1})
 
@@ -259,7 +257,6 @@ def test_buffers_that_fit_nowhere_are_told(capsys):
         infer_auto_device_map(model, {0: 600, "cpu": "1GB"})
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        warnings.filterwarnings("ignore", message="max_memory")
         infer_auto_device_map(model, {0: 600, "cpu": "1GB"}, offload_buffers=True, verbose=True)
     assert "Putting ['first'] on 0" in capsys.readouterr().out
 

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 import accelnb
+from accelnb import AccelnbError
 from accelnb.options.config import CellOptions, LaunchConfig, options
+from accelnb.training.not_here import is_here
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -51,7 +53,8 @@ def test_the_readme_names_every_option_and_no_other():
 def test_every_public_name_is_documented_with_an_example(name):
     value = getattr(accelnb, name)
     assert value.__doc__
-    assert "Examples\n" in value.__doc__ or issubclass(value, accelnb.AccelnbError), name
+    if is_here(value) and not (isinstance(value, type) and issubclass(value, AccelnbError)):
+        assert "Examples\n" in value.__doc__
 
 
 def test_importing_accelnb_is_light():

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
-from torch.distributed.algorithms.join import Join
+from torch.distributed.algorithms.join import Join, Joinable
 from torch.nn.parallel import DistributedDataParallel
 
 from accelnb.errors import AccelnbError
@@ -100,7 +100,13 @@ class DataParallel(Strategy):
             model.require_backward_grad_sync, model.require_forward_param_sync = before
 
     def join(self, joinables: Sequence[Any], enable: bool) -> AbstractContextManager[Any]:
-        return Join(list(joinables), enable=enable, throw_on_early_termination=False)
+        # A plain model (frozen, a moving average) does nothing that the others could wait in.
+        taking_part = [
+            it for it in joinables if isinstance(it, Joinable) or not isinstance(it, nn.Module)
+        ]
+        if not taking_part:
+            return nullcontext()
+        return Join(taking_part, enable=enable, throw_on_early_termination=False)
 
 
 def _is_frozen(model: nn.Module) -> bool:
