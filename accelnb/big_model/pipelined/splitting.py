@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import nn
 
-from accelnb.big_model.auto_device_map import infer_auto_device_map
 from accelnb.big_model.errors import BigModelError
 from accelnb.big_model.sizes import compute_module_sizes
 
@@ -22,19 +23,15 @@ def balanced_split_points(
     if how != "auto":
         raise BigModelError(f"split_points={how!r}: give 'auto' or a list of names of modules")
     sizes = compute_module_sizes(model)
-    leaves = infer_auto_device_map(
-        model,
-        max_memory={"cpu": 2 * sizes[""] + 1},
-        no_split_module_classes=no_split_module_classes or _blocks(model),
-        clean_result=False,
-    )
+    whole = no_split_module_classes or getattr(model, "_no_split_modules", None) or ()
     points: list[str] = []
     before = 0
-    for name in leaves:
+    for name in _pieces(model, "", set(whole)):
         share = len(points) + 1
-        if share < stages and before >= share * sizes[""] / stages:
+        size = sizes.get(name, 0)
+        if share < stages and before and before + size / 2 >= share * sizes[""] / stages:
             points.append(name)
-        before += sizes.get(name, 0)
+        before += size
     if len(points) < stages - 1:
         raise BigModelError(
             f"split_points='auto': {type(model).__name__} cannot be cut into {stages} stages of "
@@ -55,6 +52,10 @@ def check_split_points(model: nn.Module, points: list[str], stages: int) -> None
         )
 
 
-def _blocks(model: nn.Module) -> list[str]:
-    """Return the names of the classes that transformers keeps whole."""
-    return list(getattr(model, "_no_split_modules", None) or ())
+def _pieces(module: nn.Module, name: str, whole: set[str]) -> Iterator[str]:
+    """Yield the names of a model's smallest modules, or of those that stay whole, in order."""
+    if type(module).__name__ in whole or not any(module.children()):
+        yield name
+        return
+    for key, child in module.named_children():
+        yield from _pieces(child, f"{name}.{key}" if name else key, whole)
