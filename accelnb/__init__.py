@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         load_checkpoint_and_dispatch as load_checkpoint_and_dispatch,
     )
     from accelnb.big_model.loading import load_checkpoint_in_model as load_checkpoint_in_model
+    from accelnb.big_model.pipelined.prepare import prepare_pippy as prepare_pippy
     from accelnb.engine.failure import RankError as RankError
     from accelnb.errors import AccelnbError as AccelnbError
     from accelnb.notebook.launch_functions import debug_launcher as debug_launcher
@@ -103,6 +104,7 @@ _HOMES = {
     "launch": "accelnb.notebook.launch_functions",
     "load_checkpoint_and_dispatch": "accelnb.big_model.load_and_dispatch",
     "load_checkpoint_in_model": "accelnb.big_model.loading",
+    "prepare_pippy": "accelnb.big_model.pipelined.prepare",
     "notebook_launcher": "accelnb.notebook.launch_functions",
     "pull": "accelnb.notebook.variables",
     "push": "accelnb.notebook.variables",

@@ -54,6 +54,27 @@ def layers_of_4_bits(model: nn.Module) -> list[Any]:
     return [it for it in model.modules() if getattr(it, "quant_state", None) is not None]
 
 
+def has_own_length(name: str) -> bool:
+    """Return whether a tensor is a text of bitsandbytes, with numbers of more digits or fewer."""
+    return ".quant_state.bitsandbytes__" in name
+
+
+def kept_as_they_are(layer: Any) -> Any:
+    """Have a layer of 4 bits leave its weight as it is; return the layer.
+
+    On some CPUs bitsandbytes repacks the weight in the first forward pass of an evaluation, and
+    rounds its scales to 16 bits for good. What is saved after that are other weights: with scales
+    in another order, unless these are quantized too.
+    """
+    layer.support_avx512bf16_for_cpu = False
+    state = layer.quant_state
+    if getattr(state, "packing_format_for_cpu", False):
+        layer.state_dict()  # takes it back, but for the scales
+        if not state.nested:
+            state.absmax = state.absmax.T.reshape(-1).float()
+    return layer
+
+
 def without_scales(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     """Put the scales in a state dict into the layers of bitsandbytes; return the rest of it.
 

@@ -19,6 +19,7 @@ from accelnb.big_model.errors import BigModelError
 from accelnb.big_model.quantization.bnb_config import BnbQuantizationConfig
 from accelnb.big_model.quantization.left_out import linear_layers
 from accelnb.training.available import is_4bit_bnb_available, is_8bit_bnb_available
+from accelnb.training.quantized import kept_as_they_are
 
 
 def bitsandbytes(config: BnbQuantizationConfig) -> ModuleType:
@@ -119,6 +120,7 @@ class BnbLayers:
             new = self._nn.Linear4bit(
                 *sizes, self.config.bnb_4bit_compute_dtype, **self._of_4_bits, device="meta"
             )
+            kept_as_they_are(new)
         return new.train(layer.training).requires_grad_(False)
 
     def fill(self, layer: Any, weight: torch.Tensor, device: torch.device) -> None:

@@ -160,4 +160,4 @@ def _made(
     if how != "sequential":
         low_zero = how == "balanced_low_0"
         max_memory = get_balanced_memory(model, max_memory=max_memory, low_zero=low_zero, **sizes)
-    return infer_auto_device_map(model, max_memory=max_memory, **sizes)
+    return {**infer_auto_device_map(model, max_memory=max_memory, **sizes)}

@@ -93,7 +93,7 @@ class Filling:
         if isinstance(old, nn.Parameter):
             new = nn.Parameter(new, requires_grad=old.requires_grad)
         put(module, key, new)
-        if place == "disk":
+        if place == "disk" and isinstance(old, nn.Parameter):  # buffers stay where it computes
             self._to_disk(module, key, name)
         if fitting.is_tied(name):
             self._moved[id(old)] = held(module, key)

@@ -16,6 +16,7 @@ from accelnb.errors import AccelnbError
 from accelnb.training.dtensors import is_dtensor
 from accelnb.training.parallel.unwrapping import extract_model_from_parallel
 from accelnb.training.pytree import recursively_apply
+from accelnb.training.quantized import has_own_length
 
 
 def find_tied_parameters(model: nn.Module, **_: Any) -> list[list[str]]:
@@ -207,6 +208,7 @@ def differences(
         if isinstance(value, torch.Tensor)
         and shapes.get(name) is not None
         and tuple(shapes[name]) != tuple(value.shape)
+        and not has_own_length(name)
     ]
     loose = [_some("missing there: ", missing), _some("not in the model: ", unexpected)]
     fatal = [_some("", changed)] if not strict else [*loose, _some("", changed)]

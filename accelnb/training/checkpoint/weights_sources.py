@@ -91,7 +91,7 @@ class Source:
         rooms: Tensors = {}
         for name, value in own.items():
             if name in found and name not in kept and isinstance(value, torch.Tensor):
-                rooms[name] = room_for(value.shape, value.dtype, value)
+                rooms[name] = room_for(torch.Size(found[name][1]), value.dtype, value)
         sharded.read_into(self.path, {found[name][0]: room for name, room in rooms.items()})
         return rooms | {name: rooms[first] for name, first in kept.items() if first in rooms}
 

@@ -17,7 +17,7 @@ from accelnb.training.parallel.meta_start.fill import fill, holding_back
 from accelnb.training.parallel.mixed_precision import apply_precision
 from accelnb.training.parallel.placement import apply_placement
 from accelnb.training.parallel.plan import Plan
-from accelnb.training.parallel.quantized import check_quantized
+from accelnb.training.parallel.quantized import apply_as_quantized, check_quantized
 from accelnb.training.parallel.repair import cut_short_is_refused
 from accelnb.training.parallel.strategy import Strategy
 from accelnb.training.parallel.tensor_parallel.layers import apply_tensor_parallel, planned_layers
@@ -57,6 +57,7 @@ def parallelize(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
         shards = strategy_for(mesh, plan).shards and not plan.evaluation_mode
         if shards:
             check_sharding(model, mesh, plan)
+        model = apply_as_quantized(model)
         model = apply_context_parallel(model, mesh, plan)
         layers = planned_layers(model, mesh, plan)
         with holding_back(model, mesh, plan) as held_back:

@@ -18,6 +18,7 @@ from accelnb.training.parallel.meta_start.fill import divides
 from accelnb.training.parallel.meta_start.without_values import some
 from accelnb.training.parallel.plan import Plan
 from accelnb.training.quantized import (
+    kept_as_they_are,
     layers_of_4_bits,
     quantized_parameters,
     tensors_behind,
@@ -62,6 +63,13 @@ def check_quantized(model: nn.Module, mesh: Mesh, plan: Plan) -> None:
         )
 
 
+def apply_as_quantized(model: nn.Module) -> nn.Module:
+    """Have weights in 4 bits stay as they are in forward passes."""
+    for layer in layers_of_4_bits(model):
+        kept_as_they_are(layer)
+    return model
+
+
 def share_quantized(model: nn.Module, group: Any) -> None:
     """Give the processes of a group the first one's weights in few bits, in the place of DDP.
 
@@ -87,13 +95,10 @@ def scales_kept(model: nn.Module, device_mesh: Any) -> Iterator[None]:
     """
     layers = layers_of_4_bits(model)
     for layer in layers:
-        layer.state_dict()  # takes back what a forward pass has done to the weight for a CPU
         make_equal(tensors_behind(layer.weight, layer)[1:], device_mesh)
     yield
     for layer in layers:
         layer.register_state_dict_post_hook(_add_scales)
-        # A forward pass would do that to a weight which is gathered anew for the next.
-        layer.support_avx512bf16_for_cpu = False
 
 
 def _add_scales(layer: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
