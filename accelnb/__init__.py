@@ -8,8 +8,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from accelnb.big_model.auto_device_map import infer_auto_device_map as infer_auto_device_map
+    from accelnb.big_model.dispatch import cpu_offload as cpu_offload
+    from accelnb.big_model.dispatch import cpu_offload_with_hook as cpu_offload_with_hook
+    from accelnb.big_model.dispatch import disk_offload as disk_offload
+    from accelnb.big_model.dispatch import dispatch_model as dispatch_model
+    from accelnb.big_model.empty_weights import init_empty_weights as init_empty_weights
+    from accelnb.big_model.empty_weights import init_on_device as init_on_device
+    from accelnb.big_model.layerwise_casting import (
+        attach_layerwise_casting_hooks as attach_layerwise_casting_hooks,
+    )
+    from accelnb.big_model.load_and_dispatch import (
+        load_checkpoint_and_dispatch as load_checkpoint_and_dispatch,
+    )
+    from accelnb.big_model.loading import load_checkpoint_in_model as load_checkpoint_in_model
     from accelnb.engine.failure import RankError as RankError
     from accelnb.errors import AccelnbError as AccelnbError
+    from accelnb.notebook.launch_functions import debug_launcher as debug_launcher
     from accelnb.notebook.launch_functions import distributed as distributed
     from accelnb.notebook.launch_functions import launch as launch
     from accelnb.notebook.launch_functions import notebook_launcher as notebook_launcher
@@ -19,6 +34,7 @@ if TYPE_CHECKING:
     from accelnb.options.config import ConfigError as ConfigError
     from accelnb.options.config import LaunchConfig as LaunchConfig
     from accelnb.training.accelerator import Accelerator as Accelerator
+    from accelnb.training.available import is_rich_available as is_rich_available
     from accelnb.training.configuration import AutocastKwargs as AutocastKwargs
     from accelnb.training.configuration import DataLoaderConfiguration as DataLoaderConfiguration
     from accelnb.training.configuration import (
@@ -38,6 +54,7 @@ if TYPE_CHECKING:
     from accelnb.training.local_sgd import LocalSGD as LocalSGD
     from accelnb.training.logs import get_logger as get_logger
     from accelnb.training.memory import find_executable_batch_size as find_executable_batch_size
+    from accelnb.training.not_here import DeepSpeedPlugin as DeepSpeedPlugin
     from accelnb.training.parallelism_config import ParallelismConfig as ParallelismConfig
     from accelnb.training.rng import synchronize_rng_states as synchronize_rng_states
     from accelnb.training.state import AcceleratorState as AcceleratorState
@@ -55,6 +72,7 @@ _HOMES = {
     "ConfigError": "accelnb.options.config",
     "DDPCommunicationHookType": "accelnb.training.enums",
     "DataLoaderConfiguration": "accelnb.training.configuration",
+    "DeepSpeedPlugin": "accelnb.training.not_here",
     "DistributedDataParallelKwargs": "accelnb.training.configuration",
     "DistributedType": "accelnb.training.enums",
     "FullyShardedDataParallelPlugin": "accelnb.training.fsdp_plugin",
@@ -68,11 +86,23 @@ _HOMES = {
     "PartialState": "accelnb.training.state",
     "ProfileKwargs": "accelnb.training.configuration",
     "RankError": "accelnb.engine.failure",
+    "attach_layerwise_casting_hooks": "accelnb.big_model.layerwise_casting",
+    "cpu_offload": "accelnb.big_model.dispatch",
+    "cpu_offload_with_hook": "accelnb.big_model.dispatch",
+    "debug_launcher": "accelnb.notebook.launch_functions",
+    "disk_offload": "accelnb.big_model.dispatch",
+    "dispatch_model": "accelnb.big_model.dispatch",
     "distributed": "accelnb.notebook.launch_functions",
     "find_executable_batch_size": "accelnb.training.memory",
     "get_logger": "accelnb.training.logs",
+    "infer_auto_device_map": "accelnb.big_model.auto_device_map",
+    "init_empty_weights": "accelnb.big_model.empty_weights",
+    "init_on_device": "accelnb.big_model.empty_weights",
+    "is_rich_available": "accelnb.training.available",
     "last_run": "accelnb.notebook.variables",
     "launch": "accelnb.notebook.launch_functions",
+    "load_checkpoint_and_dispatch": "accelnb.big_model.load_and_dispatch",
+    "load_checkpoint_in_model": "accelnb.big_model.loading",
     "notebook_launcher": "accelnb.notebook.launch_functions",
     "pull": "accelnb.notebook.variables",
     "push": "accelnb.notebook.variables",

@@ -2,12 +2,14 @@
 
 It has to come first: before anything in the process imports accelerate. From there on
 ``from accelerate import Accelerator``, ``import accelerate.utils`` and so on find accelnb's
-classes and functions, whether accelerate is installed or not. What accelnb lacks cannot be
-imported, and the error says so.
+classes and functions, whether accelerate is installed or not, also in processes that this one
+spawns. What accelnb lacks cannot be imported, and the error says so; names of whole features that
+it lacks (`training.not_here`) can, and say so when they are called.
 
-``accelerate.__version__`` is that of the Accelerate whose API accelnb follows. What
-``importlib.metadata`` says is not changed: a library that asks it whether accelerate is installed
-wants it to be. It is not imported all the same.
+``accelerate.__version__`` and ``importlib.metadata`` say the version whose names accelnb follows,
+whatever is installed: it is what a library gets that asks whether accelerate is new enough.
+
+A script that is not to be changed runs by ``python -m accelnb.compat train.py``.
 
 Examples
 --------
@@ -19,14 +21,18 @@ Examples
 
 from __future__ import annotations
 
+import importlib.util
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
+from importlib.metadata import Distribution, DistributionFinder
 from types import ModuleType
 from typing import Any
 
+from accelnb.compat import distribution, spawned
 from accelnb.errors import AccelnbError
 from accelnb.training.enums import LoggerType
 
@@ -34,11 +40,16 @@ FOLLOWS = "1.15.0"
 
 _TRAINING = "accelnb.training"
 _UTILS = ("accelnb.utils",)
+_CONFIG = "accelnb.options.accelerate_config"
 _OF_UTILS = (
-    *("constants", "dataclasses", "environment", "fsdp_utils", "imports", "memory", "modeling"),
-    *("operations", "other", "random", "tqdm", "versions"),
+    *("deepspeed", "environment", "imports", "launch", "megatron_lm", "memory", "modeling"),
+    *("offload", "operations", "other", "random", "torch_xla", "tqdm", "transformer_engine"),
+    "versions",
 )
-
+# Libraries that look for accelerate once, at their import, and remember what they found.
+_ASK_ONCE = ("diffusers", "peft", "sentence_transformers", "transformers", "trl")
+_OF_HOOKS = ("hooks", "align_devices", "attaching", "whole_models", "layerwise_casting")
+_OF_BNB = ("bnb_layers", "device_map", "left_out", "loading", "offload")
 _NOT_ACCELERATES = (LoggerType.ALL, LoggerType.NOTEBOOK)
 
 # Where the names of each module of accelerate are: the first that has a name gives it.
@@ -50,7 +61,13 @@ _HOMES: dict[str, tuple[str, ...]] = {
         f"{_TRAINING}.scheduler",
         *_UTILS,
     ),
+    "accelerate.big_modeling": ("accelnb", *_UTILS),
     "accelerate.checkpointing": (f"{_TRAINING}.checkpoint",),
+    "accelerate.commands": (),
+    "accelerate.commands.config": (_CONFIG,),
+    "accelerate.commands.config.config_args": (_CONFIG,),
+    "accelerate.commands.config.default": (_CONFIG,),
+    "accelerate.commands.launch": ("accelnb.cli.accelerate_launch",),
     "accelerate.data_loader": (
         f"{_TRAINING}.data.prepare",
         f"{_TRAINING}.data.sharded_loader",
@@ -58,6 +75,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
         f"{_TRAINING}.data.iterable_datasets",
         f"{_TRAINING}.data.samplers",
     ),
+    "accelerate.inference": ("accelnb",),
+    "accelerate.hooks": tuple(f"accelnb.big_model.{module}" for module in _OF_HOOKS),
     "accelerate.launchers": ("accelnb",),
     "accelerate.local_sgd": (f"{_TRAINING}.local_sgd",),
     "accelerate.logging": (f"{_TRAINING}.logs",),
@@ -72,7 +91,16 @@ _HOMES: dict[str, tuple[str, ...]] = {
         *(f"{_TRAINING}.tracking.{name}" for name in LoggerType if name not in _NOT_ACCELERATES),
     ),
     "accelerate.utils": _UTILS,
+    "accelerate.utils.bnb": (*(f"accelnb.big_model.quantization.{m}" for m in _OF_BNB), *_UTILS),
     **dict.fromkeys((f"accelerate.utils.{module}" for module in _OF_UTILS), _UTILS),
+    "accelerate.utils.ao": (f"{_TRAINING}.parallel.fp8_layers",),
+    "accelerate.utils.constants": (*_UTILS, f"{_TRAINING}.constants"),
+    "accelerate.utils.dataclasses": (*_UTILS, f"{_TRAINING}.model_parts"),
+    "accelerate.utils.fsdp_utils": (
+        *_UTILS,
+        f"{_TRAINING}.fsdp_names",
+        f"{_TRAINING}.model_parts",
+    ),
 }
 
 
@@ -81,7 +109,7 @@ class _Alias(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         if name == "__all__":
-            return [public for public in self.__dir__() if not public.startswith("_")]
+            return sorted(name for name in self._offered() if not name.startswith("_"))
         if not name.startswith("__"):
             for home in self._homes():
                 if _offers(home, name):
@@ -91,23 +119,37 @@ class _Alias(ModuleType):
         raise AttributeError(_missing(f"{self.__name__}.{name}"))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Importing accelerate.utils.tqdm does not hide the function accelerate.utils.tqdm.
-        if isinstance(value, _Alias) and any(_offers(home, name) for home in self._homes()):
-            return
+        if not name.startswith("_") and any(_offers(home, name) for home in self._homes()):
+            if isinstance(value, _Alias):
+                return  # importing accelerate.utils.tqdm does not hide the function of that name
+            warnings.warn(
+                f"{self.__name__}.{name} is replaced for those who take it from there; accelnb "
+                "itself goes on with its own",
+                stacklevel=2,
+            )
         super().__setattr__(name, value)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return import_module, (self.__name__,)
+
     def __dir__(self) -> list[str]:
-        names = set(self.__dict__)
-        for home in self._homes():
-            names.update(getattr(home, "__all__", dir(home)))
-        return sorted(names)
+        whose = f"{self.__name__}."
+        within = (name.removeprefix(whose) for name in _HOMES if name.startswith(whose))
+        children = {name.partition(".")[0] for name in within}
+        return sorted(children | self._offered() | set(self.__dict__))
+
+    def _offered(self) -> set[str]:
+        return {name for home in self._homes() for name in getattr(home, "__all__", dir(home))}
 
     def _homes(self) -> Iterator[ModuleType]:
         for home in _HOMES[self.__name__]:
             yield import_module(home)
 
 
-class _Finder(MetaPathFinder, Loader):
+_ANY = DistributionFinder.Context()
+
+
+class _Finder(DistributionFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
@@ -117,7 +159,12 @@ class _Finder(MetaPathFinder, Loader):
             # Python asks for this also on `from accelerate.state import X`, if there is no X.
             # It would replace an error that has the module's name by one of its own.
             raise ModuleNotFoundError(_missing(fullname))
-        return ModuleSpec(fullname, self, is_package=True)
+        return ModuleSpec(fullname, self, origin=__name__, is_package=True)
+
+    def find_distributions(
+        self, context: DistributionFinder.Context = _ANY
+    ) -> Iterator[Distribution]:
+        return distribution.found(context, FOLLOWS)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _Alias(spec.name, f"accelnb in the place of {spec.name}.")
@@ -140,10 +187,18 @@ def _install() -> None:
     present = sys.modules.get("accelerate")
     if present is not None and not isinstance(present, _Alias):
         raise AccelnbError(
-            "accelerate itself is imported already: in a new process, import "
-            "accelnb.compat.accelerate before anything that imports accelerate"
+            "accelerate itself is imported already: in a new process (for ranks, %accelnb "
+            "restart), import accelnb.compat.accelerate before anything that imports accelerate"
+        )
+    asked_before = [name for name in _ASK_ONCE if name in sys.modules]
+    if asked_before and present is None and importlib.util.find_spec("accelerate") is None:
+        warnings.warn(
+            f"{', '.join(asked_before)} found no accelerate when imported, and will not look "
+            "again: in a new process, import accelnb.compat.accelerate first",
+            stacklevel=2,
         )
     sys.meta_path.insert(0, _Finder())
+    spawned.carry_over()
 
 
 _install()

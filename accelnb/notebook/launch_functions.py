@@ -175,6 +175,20 @@ def notebook_launcher(
     return _launch(function, tuple(args), {}, given)
 
 
+def debug_launcher(
+    function: Callable[..., Any], args: tuple[Any, ...] = (), num_processes: int = 2
+) -> RankResults:
+    """Launch a function on processes of the CPU, as Accelerate's ``debug_launcher`` does.
+
+    Examples
+    --------
+    >>> import accelnb
+    >>> accelnb.debug_launcher(lambda: "here")
+    [0: 'here', 1: 'here']
+    """
+    return _launch(function, tuple(args), {}, {"procs": num_processes, "device": "cpu"})
+
+
 def _launch(
     function: Callable[..., Any],
     args: tuple[Any, ...],

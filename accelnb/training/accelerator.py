@@ -111,6 +111,8 @@ class Accelerator(
         Divide models over the processes, as it says.
     parallelism_config
         How the processes share the work, by dimension; instead of ``--mesh``.
+    **absent
+        Plugins of Accelerate that are not here, such as `deepspeed_plugin`: only None.
 
     Raises
     ------
@@ -167,7 +169,9 @@ class Accelerator(
         activation_checkpointing: bool = False,
         fsdp_plugin: FullyShardedDataParallelPlugin | None = None,
         parallelism_config: ParallelismConfig | None = None,
+        **absent: None,
     ) -> None:
+        arguments.refuse_absent(absent)
         handlers = arguments.handlers_by_type(kwargs_handlers or ())
         plugin = arguments.accumulation(gradient_accumulation_steps, gradient_accumulation_plugin)
         data = arguments.data_configuration(dataloader_config, split_batches)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from accelnb.errors import AccelnbError
@@ -19,6 +19,15 @@ from accelnb.training.configuration import (
     KwargsHandler,
     ProfileKwargs,
 )
+from accelnb.training.not_here import DEEPSPEED, MEGATRON, TENSOR_PARALLEL
+
+# Arguments of Accelerate whose features are not here.
+_ABSENT = {
+    "deepspeed_plugin": DEEPSPEED,
+    "deepspeed_plugins": DEEPSPEED,
+    "megatron_lm_plugin": MEGATRON,
+    "torch_tp_plugin": TENSOR_PARALLEL,
+}
 
 
 def handlers_by_type(handlers: Iterable[KwargsHandler]) -> dict[type, Any]:
@@ -39,6 +48,15 @@ def handlers_by_type(handlers: Iterable[KwargsHandler]) -> dict[type, Any]:
             raise AccelnbError(f"kwargs_handlers: there are two {type(handler).__name__}")
         found[type(handler)] = handler
     return found
+
+
+def refuse_absent(given: Mapping[str, Any]) -> None:
+    """Refuse Accelerate's arguments that are not here, but for None, which trainers pass on."""
+    for name, value in given.items():
+        if name not in _ABSENT:
+            raise TypeError(f"Accelerator.__init__() got an unexpected keyword argument {name!r}")
+        if value is not None:
+            raise AccelnbError(f"{name}: {_ABSENT[name]}")
 
 
 def accumulation(

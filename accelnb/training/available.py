@@ -118,6 +118,7 @@ is_dvclive_available = _package("dvclive")
 is_import_timer_available = _package("import_timer")
 is_lomo_available = _package("lomo_optim")
 is_matplotlib_available = _package("matplotlib")
+is_megatron_lm_available = _package("megatron")
 is_mlflow_available = _package("mlflow")
 is_msamp_available = _package("msamp")
 is_numpy_available = _package("numpy")
@@ -192,6 +193,38 @@ def is_fp16_available() -> bool:
 def is_fp8_available() -> bool:
     """Return whether a package that trains in fp8 is installed: torchao."""
     return is_torchao_available()
+
+
+def is_transformer_engine_mxfp8_available() -> bool:
+    """Return whether Transformer Engine is installed and the GPU computes in blocks of fp8."""
+    if not is_transformer_engine_available():
+        return False
+    from transformer_engine.pytorch.fp8 import (  # pyright: ignore[reportMissingImports]
+        check_mxfp8_support,
+    )
+
+    return bool(check_mxfp8_support()[0])
+
+
+def is_bitsandbytes_multi_backend_available() -> bool:
+    """Return whether bitsandbytes is installed, and for more than CUDA."""
+    if not is_bnb_available():
+        return False
+    import bitsandbytes  # pyright: ignore[reportMissingImports]
+
+    return "multi_backend" in getattr(bitsandbytes, "features", ())
+
+
+def is_habana_gaudi1() -> bool:
+    """Return whether the HPU of this machine is of the first generation."""
+    if not is_hpu_available():
+        return False
+    from habana_frameworks.torch.utils.experimental import (  # pyright: ignore[reportMissingImports]
+        _get_device_type,
+        synDeviceType,
+    )
+
+    return _get_device_type() == synDeviceType.synDeviceGaudi
 
 
 def is_rich_available() -> bool:

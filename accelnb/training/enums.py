@@ -120,3 +120,18 @@ class DynamoBackend(_Kind):
     @classmethod
     def _missing_(cls, value: object) -> Any:
         return cls.__members__.get(str(value).upper()) or super()._missing_(value)
+
+
+class ComputeEnvironment(_Kind):
+    """Where a configuration file of Accelerate is for."""
+
+    LOCAL_MACHINE = "LOCAL_MACHINE"
+    AMAZON_SAGEMAKER = "AMAZON_SAGEMAKER"
+
+
+class SageMakerDistributedType(_Kind):
+    """How a configuration file of Accelerate distributes on SageMaker."""
+
+    NO = "NO"
+    DATA_PARALLEL = "DATA_PARALLEL"
+    MODEL_PARALLEL = "MODEL_PARALLEL"

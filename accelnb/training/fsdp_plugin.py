@@ -11,13 +11,14 @@ from functools import partial
 from typing import Any
 
 from accelnb.errors import AccelnbError
+from accelnb.training.constants import FSDP_AUTO_WRAP_POLICY as POLICIES
+from accelnb.training.constants import FSDP_BACKWARD_PREFETCH as PREFETCHES
+from accelnb.training.constants import FSDP_SHARDING_STRATEGY as STRATEGIES
+from accelnb.training.constants import FSDP_STATE_DICT_TYPE as STATE_DICTS
 from accelnb.training.fsdp_values import choice, dtype, flag, resharding
 from accelnb.training.fsdp_values import mixed_precision_policy as as_policy
 
-_STRATEGIES = ["FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "HYBRID_SHARD_ZERO2"]
-_PREFETCHES = ["BACKWARD_PRE", "BACKWARD_POST", "NO_PREFETCH"]
-_STATE_DICTS = ["FULL_STATE_DICT", "LOCAL_STATE_DICT", "SHARDED_STATE_DICT"]
-_POLICIES = ["REPEATED_BLOCKS", "TRANSFORMER_BASED_WRAP", "SIZE_BASED_WRAP", "NO_WRAP"]
+_POLICIES = ["REPEATED_BLOCKS", *POLICIES]
 _FLAGS = (
     "use_orig_params",
     "sync_module_states",
@@ -198,7 +199,7 @@ class FullyShardedDataParallelPlugin:
 
         wanted = state_dict_type or self.state_dict_type or "SHARDED_STATE_DICT"
         self.state_dict_type = kind = choice(
-            "state_dict_type", wanted, fsdp.StateDictType, _STATE_DICTS
+            "state_dict_type", wanted, fsdp.StateDictType, STATE_DICTS
         )
         if kind == fsdp.StateDictType.LOCAL_STATE_DICT:
             raise AccelnbError(
@@ -273,14 +274,14 @@ class FullyShardedDataParallelPlugin:
         from torch.distributed.fsdp import ShardingStrategy
 
         given = self.reshard_after_forward
-        as_strategy = isinstance(given, ShardingStrategy) or str(given).upper() in _STRATEGIES
+        as_strategy = isinstance(given, ShardingStrategy) or str(given).upper() in STRATEGIES
         wanted = given if as_strategy else self.sharding_strategy
         of_launcher = not as_strategy and given is not None and not changes  # version 2, from there
         if wanted is None or of_launcher:
             self.sharding_strategy = None
             self.reshard_after_forward = resharding(given)
             return
-        strategy = choice("sharding_strategy", wanted, ShardingStrategy, _STRATEGIES)
+        strategy = choice("sharding_strategy", wanted, ShardingStrategy, STRATEGIES)
         if strategy == ShardingStrategy.NO_SHARD:
             raise AccelnbError(
                 "sharding_strategy=NO_SHARD shards nothing: leave the plugin out (strategy ddp)"
@@ -297,7 +298,7 @@ class FullyShardedDataParallelPlugin:
         if self.backward_prefetch is not None:
             wanted = self.backward_prefetch
             if not str(wanted).upper().startswith("NO_PREFETCH"):
-                wanted = choice("backward_prefetch", wanted, BackwardPrefetch, _PREFETCHES)
+                wanted = choice("backward_prefetch", wanted, BackwardPrefetch, PREFETCHES)
             if wanted != BackwardPrefetch.BACKWARD_PRE:
                 changes.append("backward_prefetch: FSDP2 prefetches as BACKWARD_PRE does")
         if not self.limit_all_gathers:

@@ -110,6 +110,10 @@ class GradientState:
         loader = self.active_dataloader
         return loader.remainder if loader is not None else -1
 
+    def _set_sync_gradients(self, sync_gradients: bool) -> None:
+        """Say whether the batch in hand ends an accumulation: trainers that count themselves do."""
+        self.sync_gradients = sync_gradients
+
     def _add_dataloader(self, loader: Any) -> None:
         self._remove_dataloader(loader)  # an earlier loop over it may have been left early
         self._loaders.append(weakref.ref(loader))

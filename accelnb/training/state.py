@@ -16,9 +16,9 @@ from accelnb.training.enums import DistributedType, PrecisionType
 from accelnb.training.process_control import ProcessControl
 
 # What torchrun sets first; then MPI of Intel, Open MPI and MVAPICH.
-_RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
-_WORLD_SIZE = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-_LOCAL_RANK = (
+RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+WORLD_SIZE = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+LOCAL_RANK = (
     "LOCAL_RANK",
     "MPI_LOCALRANKID",
     "OMPI_COMM_WORLD_LOCAL_RANK",
@@ -83,7 +83,7 @@ class PartialState(ProcessControl):
         grouped = dist.is_initialized()
         num_processes = dist.get_world_size() if grouped else 1
         index = dist.get_rank() if grouped else 0
-        local_index = environment.number(*_LOCAL_RANK, default=index)
+        local_index = environment.number(*LOCAL_RANK, default=index)
         chosen = os.environ.get("ACCELERATE_TORCH_DEVICE")
         if chosen:
             device = torch.device(chosen)
@@ -177,6 +177,7 @@ class AcceleratorState(PartialState):
     dynamo_plugin: TorchDynamoPlugin
     data_share: int  # which part of the data the process computes on
     fsdp_plugin: Any = None  # a `FullyShardedDataParallelPlugin`, where models are sharded
+    deepspeed_plugin = None  # third-party code asks for it
 
     def __init__(
         self,
@@ -213,6 +214,11 @@ class AcceleratorState(PartialState):
         return f"{super().__repr__()}\nMixed precision type: {self.mixed_precision}\n"
 
 
+def is_initialized() -> bool:
+    """Return whether this process knows its precision: an Accelerator was made, or its state."""
+    return bool(AcceleratorState._shared_state)
+
+
 def chosen_precision(given: str | None) -> str:
     """Return the precision that was given, or else that of the launch, checked."""
     value = str(given or os.environ.get(environment.MIXED_PRECISION) or "no").lower()
@@ -228,13 +234,13 @@ def _launched_on() -> Device | None:
 
 
 def _was_launched() -> bool:
-    several = environment.number(*_WORLD_SIZE, default=1) > 1
+    several = environment.number(*WORLD_SIZE, default=1) > 1
     return dist.is_initialized() or "LOCAL_RANK" in os.environ or several
 
 
 def _make_group(kind: Device, kwargs: dict[str, Any]) -> None:
-    rank = environment.number(*_RANK, default=0)
-    size = environment.number(*_WORLD_SIZE, default=1)
+    rank = environment.number(*RANK, default=0)
+    size = environment.number(*WORLD_SIZE, default=1)
     here = environment.number("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", default=size)
     if not os.environ.get("MASTER_ADDR"):
         if here != size:

@@ -16,9 +16,9 @@ import torch
 from ranks import on_ranks
 from sharded_layouts import net, prepared, train
 
-from accelnb.training.checkpoint import load_checkpoint_in_model
 from accelnb.utils import (
     FullyShardedDataParallelPlugin,
+    load_checkpoint_in_model,
     load_fsdp_model,
     load_fsdp_optimizer,
     merge_fsdp_weights,

@@ -12,8 +12,8 @@ import torch
 from ranks import on_ranks
 from sharded_layouts import following, net, prepared, train
 
-from accelnb.training.checkpoint import load_checkpoint_in_model
 from accelnb.training.checkpoint.merging import merge_weights
+from accelnb.utils import load_checkpoint_in_model
 
 # The ranks cannot import it: what it defines travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[sharded_layouts.__name__])

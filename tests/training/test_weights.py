@@ -17,10 +17,10 @@ from accelnb.training.checkpoint import (
     clean_state_dict_for_safetensors,
     find_tied_parameters,
     load,
-    load_checkpoint_in_model,
     save,
 )
 from accelnb.training.checkpoint.weights import merged_names
+from accelnb.utils import load_checkpoint_in_model
 
 
 class Tied(nn.Module):

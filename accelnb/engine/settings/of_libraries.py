@@ -93,7 +93,15 @@ def _hold(
         held.add(name)
 
 
+def _stand_in(module: Any) -> bool:
+    return True  # it is imported: that is all that there is to it
+
+
 SETTINGS = (
+    Setting(
+        "accelnb in the place of accelerate", "accelnb.compat.accelerate", _stand_in,
+        lambda imported, value: None, False,
+    ),
     Setting(
         "numpy's print options", "numpy", _read_print_options,
         lambda numpy, value: numpy.set_printoptions(**value), _NUMPY_PRINTS,

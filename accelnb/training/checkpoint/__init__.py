@@ -19,7 +19,6 @@ A checkpoint is a folder. What happens to it, from the outside in:
 """
 
 from accelnb.training.checkpoint.files import load, save
-from accelnb.training.checkpoint.reading_weights import load_checkpoint_in_model
 from accelnb.training.checkpoint.weights import (
     clean_state_dict_for_safetensors,
     find_tied_parameters,
@@ -29,6 +28,5 @@ __all__ = [
     "clean_state_dict_for_safetensors",
     "find_tied_parameters",
     "load",
-    "load_checkpoint_in_model",
     "save",
 ]

@@ -12,6 +12,7 @@ from accelnb.training.checkpoint.contents import Training
 from accelnb.training.checkpoint.reading import Pairs, States
 from accelnb.training.collective_errors import attempt, together
 from accelnb.training.parallel.meta_start.without_values import allocate, named_tensors
+from accelnb.training.quantized import without_scales
 from accelnb.training.state import PartialState
 
 
@@ -42,7 +43,7 @@ def load_weights_into(model: nn.Module, state: dict[str, Any]) -> None:
     """Copy weights that were checked before, whole ones or this rank's parts, into a model."""
     empty = {name: it for name, it in named_tensors(model).items() if it.is_meta}
     allocate(model, [it for name, it in empty.items() if name in state], PartialState().device)
-    model.load_state_dict(state, strict=False)
+    model.load_state_dict(without_scales(model, state), strict=False)
 
 
 def _load_or_put_back(pairs: Pairs) -> None:

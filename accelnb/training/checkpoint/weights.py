@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from accelnb.devices import records
 from accelnb.errors import AccelnbError
+from accelnb.training.dtensors import is_dtensor
 from accelnb.training.parallel.unwrapping import extract_model_from_parallel
 from accelnb.training.pytree import recursively_apply
 
@@ -98,18 +99,25 @@ def clean_state_dict_for_safetensors(state_dict: Mapping[str, Any]) -> dict[str,
 
 
 def refuse_objects(state_dict: Mapping[str, Any]) -> None:
-    """Raise an error if something is not a tensor."""
+    """Raise an error if something is not a plain tensor."""
     for name, value in state_dict.items():
-        if not isinstance(value, torch.Tensor):
+        if not is_plain(value):
             raise AccelnbError(
-                f"{name} is a {type(value).__name__}, and safetensors holds tensors alone: save "
-                "with safe_serialization=False"
+                f"{name} is a {type(value).__name__}, and safetensors holds plain tensors alone: "
+                "save with safe_serialization=False"
             )
 
 
 def unwrapped(model: Any) -> nn.Module:
     """Return the model itself, whose weights have its own names."""
     return extract_model_from_parallel(model, keep_torch_compile=False)
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether something is a tensor that is not made of others, but for parts on ranks."""
+    if not isinstance(value, torch.Tensor):
+        return False
+    return is_dtensor(value) or not is_traceable_wrapper_subclass(value)
 
 
 def readable(data: Any) -> Any:

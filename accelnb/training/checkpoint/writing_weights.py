@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from accelnb.errors import AccelnbError
@@ -25,7 +24,7 @@ from accelnb.training.checkpoint.contents import is_divided, parts_of
 from accelnb.training.checkpoint.dtensors import gathered
 from accelnb.training.checkpoint.files import first_line, flush, reporting, write, writes_here
 from accelnb.training.checkpoint.safetensors_file import SafetensorsFile, in_order
-from accelnb.training.checkpoint.weights import merged_names, refuse_objects
+from accelnb.training.checkpoint.weights import is_plain, merged_names, refuse_objects
 from accelnb.training.collective_errors import attempt, together
 from accelnb.training.pytree import TensorInformation
 
@@ -98,7 +97,7 @@ class Weights:
     merged : dict
         Further names of tensors, with the name under which each is in `tensors`.
     objects : dict
-        What is not a tensor.
+        What is not a plain tensor.
     """
 
     tensors: dict[str, TensorInformation]
@@ -112,7 +111,7 @@ class Weights:
     ) -> Weights:
         """Return those of a state dict; `take` makes its tensors whole."""
         merged = merged_names(state)
-        tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
+        tensors = {k: v for k, v in state.items() if is_plain(v)}
         kept = {k: TensorInformation(v.shape, v.dtype) for k, v in tensors.items()}
         objects = {name: value for name, value in state.items() if name not in tensors}
         return cls(

@@ -93,6 +93,11 @@ def is_compiled_module(module: nn.Module) -> bool:
     return isinstance(module, torch._dynamo.eval_frame.OptimizedModule)
 
 
+def compile_regions_fsdp2(module: nn.Module, **compile_kwargs: Any) -> nn.Module:
+    """Do what `compile_regions` does: it leaves a sharded model sharded."""
+    return compile_regions(module, **compile_kwargs)
+
+
 def has_compiled_regions(module: nn.Module) -> bool:
     """Return whether a part of a module is compiled, in place or not."""
     return any(_is_compiled(part) for part in module.modules() if part is not module)

@@ -18,6 +18,7 @@ from accelnb.training.configuration import DistributedDataParallelKwargs
 from accelnb.training.enums import DDPCommunicationHookType as Hook
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
+from accelnb.training.parallel.quantized import share_quantized
 from accelnb.training.parallel.strategy import Strategy, is_sharded
 
 # Along these processes have the whole model, and gradients of samples or tokens of their own.
@@ -43,6 +44,7 @@ def apply_ddp(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
             "the model is sharded already (its weights are DTensors), which DDP cannot wrap: "
             "choose strategy none, as in %%distributed --strategy none"
         )
+    share_quantized(model, mesh.group(*_OF_COPIES))
     index = mesh.device.index
     wrapped = DistributedDataParallel(
         model,

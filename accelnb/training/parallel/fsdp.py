@@ -25,6 +25,7 @@ from accelnb.training.parallel.fully_sharded.sharding import (
 from accelnb.training.parallel.fully_sharded.units import find_units, ignored_parameters
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
+from accelnb.training.parallel.quantized import scales_kept
 from accelnb.training.parallel.strategy import Strategy
 
 
@@ -65,7 +66,8 @@ def apply_fsdp(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
         return model
     plugin = _plugin_of(plan)
     # Labels and features in fp32 stay so, as with DDP; autocast casts what layers take.
-    shard(model, mesh.fsdp_mesh, plugin, casts_inputs=plugin is plan.fsdp)
+    with scales_kept(model, mesh.fsdp_mesh):
+        shard(model, mesh.fsdp_mesh, plugin, casts_inputs=plugin is plan.fsdp)
     if plan.ddp.find_unused_parameters:
         for part in sharded_parts(model):
             part.set_reduce_scatter_unused_params(True, recurse=False)

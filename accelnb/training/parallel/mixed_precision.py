@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from accelnb.training.configuration import AORecipeKwargs
+from accelnb.training.parallel.fp8_layers import convert_model_to_fp8_ao
 from accelnb.training.parallel.mesh import Mesh
 from accelnb.training.parallel.plan import Plan
 from accelnb.training.precision import Precision
@@ -25,7 +25,8 @@ def apply_precision(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     if not precision.is_mixed:
         return model
     if precision.kind == "fp8":
-        _convert_to_fp8(model, precision.fp8_recipe)
+        recipe = precision.fp8_recipe
+        convert_model_to_fp8_ao(model, recipe.config, recipe.module_filter_func)
     model.forward = _ForwardInPrecision(model.forward, precision)
     return model
 
@@ -50,29 +51,3 @@ def restore_forward(model: nn.Module) -> None:
     """Undo `apply_precision`, but for fp8 layers."""
     if isinstance(model.__dict__.get("forward"), _ForwardInPrecision):
         del model.__dict__["forward"]
-
-
-def _convert_to_fp8(model: nn.Module, recipe: AORecipeKwargs) -> None:
-    """Replace linear layers by torchao's, in place.
-
-    The first and the last stay as they are, for they decide accuracy most, and so do those whose
-    sizes are no multiples of 16, which the matrix product needs.
-    """
-    from torchao.float8 import (  # pyright: ignore[reportMissingImports]
-        Float8LinearConfig,
-        convert_to_float8_training,
-    )
-
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    kept = {linears[0], linears[-1]} if linears else set()
-
-    def in_the_middle(module: nn.Module, name: str) -> bool:
-        if type(module) is not nn.Linear or name in kept:  # torchao's own is a subclass
-            return False
-        return module.in_features % 16 == 0 and module.out_features % 16 == 0
-
-    convert_to_float8_training(
-        model,
-        config=recipe.config or Float8LinearConfig(),
-        module_filter_fn=recipe.module_filter_func or in_the_middle,
-    )

@@ -17,6 +17,7 @@ from accelnb.training.parallel.meta_start.fill import fill, holding_back
 from accelnb.training.parallel.mixed_precision import apply_precision
 from accelnb.training.parallel.placement import apply_placement
 from accelnb.training.parallel.plan import Plan
+from accelnb.training.parallel.quantized import check_quantized
 from accelnb.training.parallel.repair import cut_short_is_refused
 from accelnb.training.parallel.strategy import Strategy
 from accelnb.training.parallel.tensor_parallel.layers import apply_tensor_parallel, planned_layers
@@ -52,6 +53,7 @@ def parallelize(model: nn.Module, mesh: Mesh, plan: Plan) -> nn.Module:
     Linear(in_features=2, out_features=1, bias=True)
     """
     with cut_short_is_refused(model):
+        check_quantized(model, mesh, plan)
         shards = strategy_for(mesh, plan).shards and not plan.evaluation_mode
         if shards:
             check_sharding(model, mesh, plan)
