@@ -140,7 +140,8 @@ class WorkerGroup:
             What the caller can add to the text of a failure; called in the router's thread.
         """
         self._refuse_if_busy()
-        everyone = self._changes_of_context() | {"ranks": list(requests)}
+        named = {"ranks": list(requests), "run": secrets.token_hex(4)}
+        everyone = self._changes_of_context() | named
         log = new_log(self._launched.folder)
         run = Run(tuple(requests), log, self._router.stop, timeout, stall, lent, advice)
         completed = {rank: (c | everyone, buffers) for rank, (c, buffers) in requests.items()}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from accelnb.errors import AccelnbError
-from accelnb.training import arguments, arrangement, memory, profiling
+from accelnb.training import arguments, arrangement, memory, profiling, whereabouts
 from accelnb.training.accumulation import AccumulationMethods
 from accelnb.training.checkpoint.checkpoints import Checkpoints
 from accelnb.training.checkpoint.contents import Training
@@ -332,6 +332,7 @@ class Accelerator(
         try:
             with self.strategy.join(joinables, enable=not even):
                 yield
+            whereabouts.collective()  # the ranks may have had different numbers of batches
         finally:
             for divider, value in zip(dividers, before, strict=True):
                 divider.even_batches = value
@@ -351,6 +352,7 @@ class Accelerator(
         """
         with ExitStack() as ending:  # the last first, and each also if another fails
             if self.state.made_group:
+                whereabouts.collective()  # who waits for this rank learns that it has gone by
                 ending.callback(self.state.destroy_process_group)
             ending.callback(self._finish_saves)
             self._trackers.finish()

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from accelnb.errors import AccelnbError
+from accelnb.training import whereabouts
 from accelnb.training.arguments import accumulation_steps
 from accelnb.training.gradients import Accumulation, GradientState
 from accelnb.training.parallel import repair
@@ -60,6 +61,7 @@ class AccumulationMethods:
         if self.scaler is not None:
             loss = self.scaler.scale(loss)
         self.strategy.began_backward()
+        whereabouts.backward()
         models = self._prepared.models
         repair.refuse_half_done(models)
         try:
@@ -76,6 +78,7 @@ class AccumulationMethods:
         step, only with the last batch of an accumulation and the last of the loader.
         """
         state, accumulation = self.gradient_state, self._accumulation
+        whereabouts.accumulation()
         if state.sync_with_dataloader and state.end_of_dataloader:
             accumulation.step = 0
             state.sync_gradients = True

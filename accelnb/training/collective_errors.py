@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from accelnb.errors import AccelnbError
@@ -10,6 +12,8 @@ from accelnb.training.communication import all_gather_objects
 from accelnb.training.state import PartialState
 
 T = TypeVar("T")
+
+_alone: ContextVar[bool] = ContextVar("_alone", default=False)
 
 
 def together(action: Callable[[], T]) -> T:
@@ -39,7 +43,18 @@ def attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
 
 def of_every_rank(value: Any) -> list[Any]:
     """Return every rank's value. They are small: they are pickled."""
-    return all_gather_objects(value) if PartialState().use_distributed else [value]
+    several = PartialState().use_distributed and not _alone.get()
+    return all_gather_objects(value) if several else [value]
+
+
+@contextmanager
+def on_this_rank_alone() -> Iterator[None]:
+    """Within the block other ranks are not asked: they do something else."""
+    before = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(before)
 
 
 def _text(failure: Exception) -> str:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from accelnb.devices import records
 from accelnb.errors import AccelnbError
+from accelnb.training import whereabouts
 from accelnb.training.pytree import recursively_apply
 from accelnb.training.state import PartialState
 
@@ -63,6 +64,7 @@ def all_gather(tensor: torch.Tensor) -> torch.Tensor:
     sent = _sendable(tensor)
     ranks = dist.get_world_size()
     received = sent.new_empty(ranks * sent.numel())
+    whereabouts.collective()
     if sent.numel():
         _all_gather(received, sent)
     return received.view(tensor.dtype).view(ranks, *tensor.shape)
@@ -77,6 +79,7 @@ def broadcast(tensor: torch.Tensor, from_process: int) -> torch.Tensor:
         sent = sent.view(torch.uint8).clone()  # also on the source: all ranks run one program
     elif from_process != dist.get_rank():
         sent = torch.empty_like(sent)
+    whereabouts.collective()
     if sent.numel():
         dist.broadcast(sent, from_process)
     return sent.view(tensor.dtype).view(tensor.shape)
@@ -98,6 +101,7 @@ def all_gather_objects(value: Any) -> list[Any]:
     """
     packed = _packed(value)
     received: list[Any] = [None] * dist.get_world_size()
+    whereabouts.collective()
     dist.all_gather_object(received, packed)
     for rank, part in enumerate(received):
         _refuse_unpickled(rank, part)
@@ -114,6 +118,7 @@ def broadcast_object(value: Any, from_process: int) -> Any:
     """
     is_source = dist.get_rank() == from_process
     box = [_packed(value) if is_source else None]
+    whereabouts.collective()
     dist.broadcast_object_list(box, from_process)
     _refuse_unpickled(from_process, box[0])
     return value if is_source else pickle.loads(box[0])  # pyright: ignore[reportArgumentType]

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from accelnb.errors import AccelnbError
+from accelnb.training import whereabouts
 from accelnb.training.enums import DistributedType
 
 
@@ -64,6 +65,7 @@ class ProcessControl:
             return
         # Names the device, or nccl guesses it and warns.
         index = self.device.index
+        whereabouts.collective()
         dist.barrier(device_ids=None if index is None else [index])
 
     def print(self, *args: Any, **kwargs: Any) -> None:

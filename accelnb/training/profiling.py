@@ -12,6 +12,7 @@ import torch
 
 from accelnb.training.collective_errors import together
 from accelnb.training.configuration import ProfileKwargs
+from accelnb.training.meeting import meeting
 from accelnb.training.process_control import ProcessControl
 
 
@@ -44,7 +45,8 @@ def profiled(handler: ProfileKwargs, process: ProcessControl) -> Iterator[torch.
         folder.mkdir(parents=True, exist_ok=True)
         _write_trace(profiler, folder / f"profile_{process.process_index}.json")
 
-    together(write)  # then one rank can read them all
+    with meeting("profile", os.fspath(folder)):
+        together(write)  # then one rank can read them all
 
 
 def _write_trace(profiler: torch.profiler.profile, path: str | os.PathLike[str]) -> None:

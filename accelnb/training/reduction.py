@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from accelnb.errors import AccelnbError
-from accelnb.training import communication, debug_mode
+from accelnb.training import communication, debug_mode, whereabouts
 from accelnb.training.pytree import recursively_apply
 from accelnb.training.state import PartialState
 
@@ -105,6 +105,7 @@ def _reduced(
         own.zero_()
     if PartialState().num_processes > 1 and operation is not None and own.numel():
         values = torch.view_as_real(own) if own.is_complex() else own  # some know real ones alone
+        whereabouts.collective()
         dist.all_reduce(values, operation)
     if reduction == "mean":
         own = own / number

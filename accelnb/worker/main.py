@@ -28,7 +28,7 @@ from accelnb.engine.wire.encryption import Curve
 from accelnb.engine.wire.messages import Link, Message, check_sendable
 from accelnb.engine.wire.queries import ANSWER, QUERY
 from accelnb.errors import AccelnbError
-from accelnb.training import streaming
+from accelnb.training import streaming, whereabouts
 from accelnb.training.memory import clear_device_cache
 from accelnb.training.parallel import repair
 from accelnb.worker import (
@@ -159,6 +159,7 @@ class Rank:
         self._group.begin()
         self._link.streamed.begin()
         self._link.bars.begin()
+        whereabouts.begin(message.content.get("run", ""))
         restore_descriptors()
         try:
             reply, packed = self._outcome(message)
@@ -167,6 +168,7 @@ class Rank:
         finally:
             self._interruptible = False
             self._link.busy_with = None
+        whereabouts.end()
         reply |= {"sequences": self._group.sequences(), "regroup": not self._group.usable}
         reply |= {"has_values": self._has_values, "assigned": self._assigned()}
         flush_all()

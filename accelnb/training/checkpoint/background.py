@@ -6,15 +6,18 @@ files in the folder that they write into.
 
 from __future__ import annotations
 
+import functools
 import pickle
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelnb.errors import AccelnbError
+from accelnb.training.checkpoint.files import replace_file, write
 from accelnb.training.checkpoint.manifest import Manifest, read_manifest
 from accelnb.training.checkpoint.saving import Save
 
@@ -33,20 +36,16 @@ class PendingSave:
     ----------
     path : str
         Where it will be.
+    of_everyone : bool
+        Whether all ranks write it.
     """
 
-    def __init__(
-        self,
-        save: Save,
-        files: dict[str, Any],
-        manifest: Manifest,
-        parts: Writing | None = None,
-    ) -> None:
-        self.path = str(save.target)
+    def __init__(self, path: str, write: Callable[[], None], of_everyone: bool) -> None:
+        self.path = path
+        self.of_everyone = of_everyone
+        self._write = write
         self._error: Exception | None = None
-        self._thread = threading.Thread(
-            target=self._run, args=(save, files, manifest, parts), name="accelnb-checkpoint"
-        )
+        self._thread = threading.Thread(target=self._run, name="accelnb-checkpoint")
         self._thread.start()
 
     @property
@@ -71,22 +70,45 @@ class PendingSave:
             raise error
         return self.path
 
-    def _run(
-        self, save: Save, files: dict[str, Any], manifest: Manifest, parts: Writing | None
-    ) -> None:
+    def _run(self) -> None:
         try:
-            _write_and_tell(save, files, parts)
-            if save.owns_folder:
-                written = _wait_for_writers(save)
-                if parts is not None:
-                    parts.complete(written)
-                save.complete(manifest)
-            else:
-                _wait_for_place(save)
+            self._write()
         except Exception as error:
-            given_up = not save.owns_folder and not save.new_folder.exists()
-            self._error = _failed_elsewhere(save) if given_up else error
-            save.discard()
+            self._error = error
+
+
+def write_with_others(
+    save: Save, files: dict[str, Any], manifest: Manifest, parts: Writing | None
+) -> None:
+    """Write this rank's part and wait until the checkpoint is in its place."""
+    try:
+        _write_and_tell(save, files, parts)
+        if not save.owns_folder:
+            _wait_for_place(save)
+            return
+        written = _wait_for_writers(save)
+        if parts is not None:
+            parts.complete(written)
+        save.complete(manifest)
+    except Exception as error:
+        given_up = not save.owns_folder and not save.new_folder.exists()
+        save.discard()
+        if given_up:
+            raise _failed_elsewhere(save) from error
+        raise
+
+
+def add_to_placed(save: Save, files: dict[str, Any]) -> None:
+    """Add this rank's files to a checkpoint that rank 0 saves without it, once that is there."""
+    try:
+        _wait_for_place(save)
+        for name, state in files.items():
+            replace_file(save.target / name, functools.partial(write, state))
+    except (AccelnbError, OSError) as error:
+        warnings.warn(
+            f"rank {save.rank}: its random states could not be added to {save.target}: {error}",
+            stacklevel=2,
+        )
 
 
 def _write_and_tell(save: Save, files: dict[str, Any], parts: Writing | None) -> None:

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +17,21 @@ from accelnb.devices import records
 from accelnb.errors import AccelnbError
 from accelnb.training.checkpoint import numbering
 from accelnb.training.checkpoint.applying import apply
-from accelnb.training.checkpoint.background import PendingSave
+from accelnb.training.checkpoint.background import (
+    PendingSave,
+    add_to_placed,
+    write_with_others,
+)
 from accelnb.training.checkpoint.contents import (
     Training,
+    added_by,
     contents,
     copied,
     has_parts,
     is_divided,
     kinds,
     parts_of,
+    takes_all_ranks,
 )
 from accelnb.training.checkpoint.dtensors import as_shards, without_advice
 from accelnb.training.checkpoint.folder import checked_target, full_path, recover
@@ -35,10 +42,12 @@ from accelnb.training.checkpoint.reading import (
     read_weights,
 )
 from accelnb.training.checkpoint.reading_parts import with_parts
-from accelnb.training.checkpoint.saving import begin
+from accelnb.training.checkpoint.saving import Save, begin
 from accelnb.training.checkpoint.weights import readable, unwrapped
 from accelnb.training.collective_errors import attempt, of_every_rank, together
 from accelnb.training.configuration import ProjectConfiguration
+from accelnb.training.meeting import Meeting, meeting
+from accelnb.training.parallel.unwrapping import extract_model_from_parallel
 
 if TYPE_CHECKING:
     from accelnb.training.checkpoint.sharded import Writing
@@ -63,7 +72,7 @@ class Checkpoints:
         self.before_save: _Hooks = OrderedDict()
         self.before_load: _Hooks = OrderedDict()
         self._training = training
-        self._pending: PendingSave | None = None
+        self._pending: list[PendingSave] = []
 
     def register(self, objects: tuple[Any, ...]) -> None:
         """Save and load these too."""
@@ -90,17 +99,41 @@ class Checkpoints:
         asynchronous: bool,
         weights_of: Callable[[nn.Module], dict[str, Any]],
     ) -> str | PendingSave:
-        """Save everything; return where, or what is still being written."""
-        self.finish()
+        """Save everything; return where, or what is still being written.
+
+        What rank 0 has whole it saves also without the others. Those that come later, or only
+        some of them, add what is their own.
+        """
+        main = self._training().process.is_main_process
+        numbered = self.project.automatic_checkpoint_naming
+        asked = "" if numbered else os.fspath(output_dir or "")
+        target, failure = attempt(lambda: self._target(output_dir))
+        reason = takes_all_ranks(self._training())
+        said = str(target or "")
+        with meeting("save_state", asked, reason, said, in_step=bool(reason)) as met:
+            if not met.of_everyone and not main:
+                return self._add(met, asynchronous)
+            self.finish(met.of_everyone)
+            together(lambda: _raise(failure if main or not numbered else None))
+            # After saves of rank 0 alone only that one knows the number.
+            target = Path(met.said) if numbered or target is None else target
+            return self._save(met, target, safe_serialization, asynchronous, weights_of)
+
+    def _save(
+        self,
+        met: Meeting,
+        target: Path,
+        safe_serialization: bool,
+        asynchronous: bool,
+        weights_of: Callable[[nn.Module], dict[str, Any]],
+    ) -> str | PendingSave:
         training, project = self._training(), self.project
         process = training.process
         numbered = project.automatic_checkpoint_naming
-        target = together(lambda: self._target(output_dir))
-        save = begin(process, target, project.total_limit if numbered else None, numbered)
+        limit = project.total_limit if numbered else None
+        save = begin(process, target, met.token, limit, numbered)
         try:
-            weights = together(
-                lambda: self._weights_for(training, weights_of, str(save.new_folder))
-            )
+            weights = self._weights_for(training, weights_of, str(save.new_folder))
             each_folder = project.save_on_each_node or has_parts(training)
             writes_shared = process.is_main_process or (each_folder and save.owns_folder)
             mine = contents(training, weights, writes_shared, safe_serialization)
@@ -111,10 +144,12 @@ class Checkpoints:
                 training.accumulation.step,
                 kinds(training),
                 shares=training.mesh.shares_of(process.num_processes),
+                by_one=not met.of_everyone,
             )
             if asynchronous:
                 copies = together(lambda: _held(mine.files, parts))
-                self._pending = PendingSave(save, copies, manifest, parts)
+                write = partial(write_with_others, save, copies, manifest, parts)
+                self._pending.append(PendingSave(str(target), write, met.of_everyone))
             else:
                 together(lambda: save.write(mine.files))
                 if parts is not None:
@@ -124,18 +159,41 @@ class Checkpoints:
         except BaseException:
             save.discard()
             raise
-        project.iteration += 1
-        return self._pending or str(target)
+        self._count(target)
+        return self._pending[-1] if asynchronous else str(target)
 
-    def finish(self) -> None:
-        """Wait for a checkpoint that is still being written; raise what went wrong with it."""
-        pending = self._pending
-        if pending is None:
-            return
-        _, failure = attempt(lambda: together(pending.wait))
-        self._pending = None
-        if failure is not None:
-            raise failure
+    def _add(self, met: Meeting, asynchronous: bool) -> str | PendingSave:
+        """Add what is this rank's own to a checkpoint that rank 0 saves without all others."""
+        training = self._training()
+        self.finish(of_everyone=False)
+        save = Save(Path(met.said), met.token, training.process.process_index, writers=[0])
+        adding = PendingSave(met.said, partial(add_to_placed, save, added_by(training)), False)
+        self._count(save.target)
+        if asynchronous:
+            self._pending.append(adding)
+        return adding if asynchronous else adding.wait()
+
+    def _count(self, saved: Path) -> None:
+        numbered = self.project.automatic_checkpoint_naming
+        before = numbering.number_of(saved) if numbered else self.project.iteration
+        self.project.iteration = before + 1
+
+    def finish(self, of_everyone: bool = True) -> None:
+        """Wait for checkpoints that are still being written; raise what went wrong with them.
+
+        Parameters
+        ----------
+        of_everyone
+            Whether all ranks call this; else those stay that all of them write.
+        """
+        own = [pending for pending in self._pending if not pending.of_everyone]
+        common = [pending for pending in self._pending if pending.of_everyone]
+        self._pending = common
+        for pending in [*own, *([] if of_everyone else common)]:
+            pending.wait()
+        if common and of_everyone:
+            self._pending = []
+            together(lambda: [pending.wait() for pending in common])
 
     def _target(self, output_dir: _Given) -> Path:
         if self.project.automatic_checkpoint_naming:
@@ -154,13 +212,21 @@ class Checkpoints:
         folder: str,
     ) -> list[dict[str, Any]]:
         models = training.models
-        weights = [
-            parts_of(model) if is_divided(model) and not training.whole else weights_of(model)
-            for model in models
-        ]
-        for hook in self.before_save.values():
-            hook(list(models), weights, folder)
-        return weights
+        weights = together(
+            lambda: [
+                parts_of(model) if is_divided(model) and not training.whole else weights_of(model)
+                for model in models
+            ]
+        )
+        kept = list(weights)
+        given = [extract_model_from_parallel(model) for model in models]
+        together(lambda: [hook(given, kept, folder) for hook in self.before_save.values()])
+        if not takes_all_ranks(training):
+            return kept
+        # Each rank has a part of them: what hooks took out on rank 0 goes on all.
+        left = of_every_rank([any(one is other for other in kept) for one in weights])[0]
+        gone = [one for one, stays in zip(weights, left, strict=True) if not stays]
+        return [one for one in kept if not any(one is other for other in gone)]
 
     # ---- loading ----
 
@@ -172,6 +238,16 @@ class Checkpoints:
         strict: bool,
     ) -> None:
         """Read and check everything, then load it."""
+        with meeting("load_state", os.fspath(input_dir or ""), "each of them loads its own state"):
+            self._load(input_dir, load_kwargs, map_location, strict)
+
+    def _load(
+        self,
+        input_dir: _Given,
+        load_kwargs: dict[str, Any],
+        map_location: str | None,
+        strict: bool,
+    ) -> None:
         self.finish()
         training = self._training()
         location = self._location(map_location)
@@ -229,7 +305,7 @@ class Checkpoints:
     def _weights_from(
         self, folder: Path, location: torch.device, strict: bool
     ) -> list[tuple[nn.Module, dict[str, Any]]]:
-        models = list(self._training().models)
+        models = [extract_model_from_parallel(model) for model in self._training().models]
         for hook in self.before_load.values():
             hook(models, str(folder))
         return read_weights([unwrapped(model) for model in models], folder, location, strict)
@@ -241,6 +317,11 @@ class Checkpoints:
         home = numbering.checkpoints_folder(project)
         if home.resolve() == folder.resolve().parent:
             project.iteration = of_every_rank(numbering.following_number(home))[0]
+
+
+def _raise(failure: Exception | None) -> None:
+    if failure is not None:
+        raise failure
 
 
 def _held(files: dict[str, Any], parts: Writing | None) -> dict[str, Any]:

@@ -35,6 +35,8 @@ from accelnb.training.parallel.strategy import Strategy
 from accelnb.training.pytree import recursively_apply
 from accelnb.training.state import PartialState
 
+IS_DIVIDED = "the model is divided over the ranks, and each has only its part"
+
 
 @dataclass
 class Training:
@@ -89,6 +91,14 @@ def has_parts(training: Training) -> bool:
         return False
     models = any(is_divided(model) for model in training.models)
     return models or any(parameter_names.is_sharded(o) for o in training.optimizers)
+
+
+def takes_all_ranks(training: Training) -> str:
+    """Return why no rank can save a training alone, empty if one can."""
+    divided = any(is_divided(model) for model in training.models)
+    if divided or any(parameter_names.is_sharded(o) for o in training.optimizers):
+        return IS_DIVIDED
+    return ""
 
 
 def contents(
@@ -189,6 +199,14 @@ def _put_model(contents: Contents, key: str, state: dict[str, Any]) -> None:
     whole = {k: v.detach() for k, v in state.items() if k not in tied and not is_dtensor(v)}
     contents.parts[key] = short | whole
     contents.aliases |= {f"{key}.{name}": f"{key}.{kept}" for name, kept in tied.items()}
+
+
+def added_by(training: Training) -> dict[str, Any]:
+    """Return what a rank adds to a checkpoint that rank 0 saves without it."""
+    rank = training.process.process_index
+    loaders = _loader_states(training).items()
+    own = {file_names.loader_of_rank(index, rank): state for index, state in loaders}
+    return copied(readable(_of_rank(training) | own))
 
 
 def _of_rank(training: Training) -> dict[str, Any]:

@@ -30,6 +30,8 @@ class Manifest:
         The size of each file, by its path in the folder.
     shares : list of int
         Which part of the data each rank computed on.
+    by_one : bool
+        Whether rank 0 saved it without the others, whose random states may have been added.
     """
 
     token: str
@@ -38,6 +40,7 @@ class Manifest:
     kinds: dict[str, list[str]] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
     shares: list[int] = field(default_factory=list)
+    by_one: bool = False
 
     def write(self, folder: Path) -> None:
         """Write it into a folder, with the files that are there now."""

@@ -13,6 +13,8 @@ from torch.utils.hooks import RemovableHandle
 from accelnb.training.checkpoint import files, writing_weights
 from accelnb.training.checkpoint.background import PendingSave
 from accelnb.training.checkpoint.checkpoints import Checkpoints
+from accelnb.training.checkpoint.contents import IS_DIVIDED, is_divided
+from accelnb.training.meeting import meeting
 
 
 class CheckpointMethods:
@@ -80,6 +82,9 @@ class CheckpointMethods:
         of a checkpoint are kept. Of what is divided over ranks each writes its parts, into a folder
         of ``torch.distributed.checkpoint``: none has all of it.
 
+        Where it is called on the main process alone, and models are not divided, that one saves
+        what is common to all; the random states of the others are not in the checkpoint.
+
         Parameters
         ----------
         output_dir
@@ -97,7 +102,8 @@ class CheckpointMethods:
         Raises
         ------
         AccelnbError
-            It cannot be saved: on every rank, if it fails on one.
+            It cannot be saved: on every rank, if it fails on one. Or a model is divided and
+            another rank has gone on without calling it.
 
         Examples
         --------
@@ -166,10 +172,18 @@ class CheckpointMethods:
     def get_state_dict(self, model: nn.Module, unwrap: bool = True) -> dict[str, Any]:
         """Return a model's whole state dict; with `unwrap` under the model's own names.
 
-        Every rank calls it. Of a model that is divided over ranks it is on rank 0 alone, on the
-        CPU; the others get an empty dict.
+        Of a model that is divided over ranks it is on rank 0 alone, on the CPU; the others get an
+        empty dict. Every rank calls it then.
+
+        Raises
+        ------
+        AccelnbError
+            The model is divided, and another rank has gone on without calling it.
         """
-        return self._checkpoints.weights_of(model, unwrap)
+        if not is_divided(model):
+            return self._checkpoints.weights_of(model, unwrap)
+        with meeting("get_state_dict", takes_all=IS_DIVIDED, in_step=True):
+            return self._checkpoints.weights_of(model, unwrap)
 
     def save_model(
         self,
@@ -180,8 +194,9 @@ class CheckpointMethods:
     ) -> None:
         """Save a model's weights in files that `load_checkpoint_in_model` and others load.
 
-        Every rank calls it. Weights of an earlier save there are deleted. Those of a model that is
-        divided over ranks are gathered a few at a time, and written as they come.
+        Every rank calls it, or the main process alone if the model is not divided over ranks.
+        Weights of an earlier save there are deleted. Those of a divided model are gathered a few at
+        a time, and written as they come.
 
         Parameters
         ----------
@@ -203,14 +218,16 @@ class CheckpointMethods:
         ['model.safetensors']
         """
         on_each_machine = self._checkpoints.project.save_on_each_node
-        writing_weights.save_model(
-            model,
-            self.get_state_dict,
-            save_directory,
-            max_shard_size,
-            safe_serialization,
-            on_each_machine,
-        )
+        reason = IS_DIVIDED if is_divided(model) else ""
+        with meeting("save_model", os.fspath(save_directory), reason, in_step=bool(reason)):
+            writing_weights.save_model(
+                model,
+                self.get_state_dict,
+                save_directory,
+                max_shard_size,
+                safe_serialization,
+                on_each_machine,
+            )
 
     def save(self, obj: Any, f: Any, safe_serialization: bool = False) -> None:
         """Save an object once: from the main process, or one of each machine.
@@ -224,16 +241,16 @@ class CheckpointMethods:
     def register_save_state_pre_hook(self, hook: Callable[..., None]) -> RemovableHandle:
         """Have `save_state` call ``hook(models, weights, folder)`` on every rank before it writes.
 
-        The hook may write files into the folder. Weights that it takes out of the list are not
-        saved.
+        It gets the models as they were given to `prepare`, in this order, and may write files into
+        the folder. Weights that it takes out of the list are not saved.
         """
         return _registered(self._checkpoints.before_save, hook)
 
     def register_load_state_pre_hook(self, hook: Callable[..., None]) -> RemovableHandle:
         """Have `load_state` call ``hook(models, folder)`` before it loads models.
 
-        Models that it takes out of the list are its own to load. Everything but models has been
-        checked when it is called.
+        They are as they were given to `prepare`. Models that it takes out of the list are its own
+        to load. Everything but models has been checked when it is called.
         """
         return _registered(self._checkpoints.before_load, hook)
 

@@ -47,6 +47,11 @@ def next_checkpoint(configuration: ProjectConfiguration) -> Path:
     return path
 
 
+def number_of(checkpoint: Path) -> int:
+    """Return the number in a checkpoint's name."""
+    return int(checkpoint.name.rpartition("_")[2])
+
+
 def numbered_checkpoints(folder: Path) -> dict[int, Path]:
     """Return the checkpoints of a folder by their number, lowest first."""
     entries = folder.iterdir() if folder.is_dir() else ()

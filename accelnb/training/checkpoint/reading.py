@@ -100,6 +100,9 @@ def read_states(
         gradients = read(gradients_file)
         goes_on = unfinished_gradients.fits(gradients, training.models)
     unfinished = step % training.gradients.num_steps
+    if manifest and manifest.by_one and unfinished:
+        ranks = range(manifest.num_processes)
+        goes_on = goes_on and all((folder / file_names.gradients(r)).exists() for r in ranks)
     return States(
         optimizers=optimizers,
         schedulers=schedulers,

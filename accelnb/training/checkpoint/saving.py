@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,15 +83,18 @@ class Save:
             folder.discard(self.target, self.token)
 
 
-def begin(process: PartialState, target: Path, limit: int | None, numbered: bool) -> Save:
+def begin(
+    process: PartialState, target: Path, token: str, limit: int | None, numbered: bool
+) -> Save:
     """Make the folder that this save writes into. A collective.
 
     Parameters
     ----------
+    token
+        The same on all ranks, another for each save.
     numbered
         Whether everything beside the target is of this project, also what is left of other saves.
     """
-    token = of_every_rank(secrets.token_hex(8))[0]
 
     def make() -> None:
         if numbered:

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from accelnb.errors import AccelnbError
+from accelnb.training import whereabouts
 from accelnb.training.data.batch_iterator import inner_loader, read_indexed, read_samples
 from accelnb.training.data.device_placement import placement
 from accelnb.training.data.epoch_position import (
@@ -326,6 +327,7 @@ class PreparedLoader(DataLoader[Any]):
                     mine["_note"] = note  # torch's own way to set an attribute takes longer
                     progress.batches += 1
                     progress.inner = note.inner
+                    whereabouts.batch()
                     yield batch if place is None else place(batch)
                     if follow is not None:
                         follow()

@@ -28,9 +28,9 @@ class SeedableRandomSampler(RandomSampler):
     Parameters
     ----------
     data_source, replacement, num_samples, generator
-        Of ``torch.utils.data.RandomSampler``. A generator gives its initial seed.
+        Of ``torch.utils.data.RandomSampler``. A generator gives the seed that it was given.
     data_seed : int, optional
-        The seed; by default that of the generator, or torch's initial seed.
+        The seed; by default that of the generator, or torch's initial one, which `set_seed` sets.
 
     Notes
     -----
@@ -50,7 +50,7 @@ class SeedableRandomSampler(RandomSampler):
     def __init__(self, *args: Any, data_seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if data_seed is None:
-            data_seed = (self.generator or torch.random).initial_seed()
+            data_seed = seed_for(self.generator)
         self.initial_seed = data_seed
         self.generator = torch.Generator(device=torch.get_default_device())
         self.epoch = 0
@@ -70,6 +70,14 @@ class SeedableRandomSampler(RandomSampler):
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+
+
+def seed_for(generator: torch.Generator | None) -> int:
+    """Return the seed that a generator was given, torch's initial one if it was given none."""
+    unseeded = torch.Generator().initial_seed()
+    if generator is None or generator.initial_seed() == unseeded:
+        return torch.random.initial_seed()
+    return generator.initial_seed()
 
 
 class BatchSamplerShard(BatchSampler):

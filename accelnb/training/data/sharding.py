@@ -175,7 +175,8 @@ class Division:
     def _seedable(self, sampler: Any) -> SeedableRandomSampler | None:
         """Return a sampler of this loader's own whose order follows from a seed, if it needs one.
 
-        One that is given keeps its seed, unless there is a `data_seed` for all.
+        One that is given keeps its seed, and a generator its own, unless there is a `data_seed`
+        for all.
         """
         seed = self.data_seed if self.use_seedable_sampler else None
         if isinstance(sampler, SeedableRandomSampler):
