@@ -219,8 +219,8 @@ class CollectiveMethods:
         input_data
             Tensors or lists with one entry for each sample of the batch, or a tuple or mapping
             of such. Ranks may have different numbers of samples. What is not as long as the batch
-            (a loss, a count) is gathered whole, but nothing of a rank whose samples are all
-            repeated ones.
+            (a loss, a count) is gathered whole, but not of ranks that the last samples did not
+            suffice for.
         use_gather_object
             Send tensors as objects, which need not have shapes that fit together: each sample is
             then one entry of a list. Slow.

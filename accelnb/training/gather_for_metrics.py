@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -31,8 +31,8 @@ def gathered(data: Any, loader: ActiveLoader | None, as_objects: bool, mesh: Mes
     ----------
     data
         Of the batch in hand. Tensors and lists that are as long as it lose the samples that
-        were repeated to fill it. Others stay whole (a loss, say), but on a rank whose samples are
-        all repeated: that has nothing to say.
+        were repeated to fill it. Others stay whole (a loss, say), but on ranks that the last
+        samples did not suffice for: those have nothing to say.
     loader
         That of the batch in hand, if there is one.
     as_objects
@@ -46,11 +46,11 @@ def gathered(data: Any, loader: ActiveLoader | None, as_objects: bool, mesh: Mes
         The ranks give different structures, or tensors that differ in more than the first
         dimension. Every rank raises it.
     """
-    length, kept = _batch(loader)
+    batch = _batch(loader, mesh)
     if as_objects or not _is_all_tensors(data):
-        parts = _gather_objects(_cut_objects(data, length, kept, as_objects), mesh)
+        parts = _gather_objects(_cut_objects(data, batch, as_objects), mesh)
         return _joined(parts, as_objects)
-    cut = recursively_apply(lambda tensor: _cut(tensor, length, kept), data)
+    cut = recursively_apply(lambda tensor: _cut(tensor, batch), data)
     return _gather_rows(cut, mesh)
 
 
@@ -90,17 +90,26 @@ def _all_gather_rows(tensor: torch.Tensor, sizes: list[int], chosen: list[int]) 
     return torch.cat([received[rank][: sizes[rank]] for rank in chosen])
 
 
-def _batch(loader: ActiveLoader | None) -> tuple[int, int]:
-    """Return how many samples the batch in hand has, and how many of them count."""
+class _Batch(NamedTuple):
+    """What is known of the batch in hand."""
+
+    samples: int = -1  # -1: nothing has to be cut
+    kept: int = -1  # the first of them, which are not repeated
+    counts: bool = True  # whether the round had a sample for this rank
+
+
+def _batch(loader: ActiveLoader | None, mesh: Mesh) -> _Batch:
     if loader is None or loader.batch_samples is None or not loader.duplicates:
-        return -1, -1
-    return loader.batch_samples, loader.batch_samples - loader.duplicates
+        return _Batch()
+    kept = loader.batch_samples - loader.duplicates
+    counts = kept > 0 or not 0 < loader.remainder <= mesh.data_share
+    return _Batch(loader.batch_samples, kept, counts)
 
 
-def _cut(tensor: torch.Tensor, length: int, kept: int) -> torch.Tensor:
-    if kept == 0:
+def _cut(tensor: torch.Tensor, batch: _Batch) -> torch.Tensor:
+    if not batch.counts:
         return _at_least_1d(tensor)[:0]
-    return tensor[:kept] if tensor.ndim and len(tensor) == length else tensor
+    return tensor[: batch.kept] if tensor.ndim and len(tensor) == batch.samples else tensor
 
 
 def _at_least_1d(tensor: torch.Tensor) -> torch.Tensor:
@@ -128,19 +137,19 @@ def _is_structure(value: Any, as_objects: bool) -> bool:
     return isinstance(value, list) and not as_objects and any(map(is_torch_tensor, value))
 
 
-def _cut_objects(value: Any, length: int, kept: int, as_objects: bool) -> Any:
+def _cut_objects(value: Any, batch: _Batch, as_objects: bool) -> Any:
     if _is_structure(value, as_objects):
         parts = value.values() if isinstance(value, Mapping) else value
-        cut = [_cut_objects(part, length, kept, as_objects) for part in parts]
+        cut = [_cut_objects(part, batch, as_objects) for part in parts]
         if isinstance(value, Mapping):
             return rebuilt_mapping(value, dict(zip(value, cut, strict=True)))
         return honor_type(value, cut)
     if isinstance(value, torch.Tensor):
-        return _cut(value, length, kept)
-    if kept == 0:
+        return _cut(value, batch)
+    if not batch.counts:
         return []
-    if isinstance(value, list | tuple) and len(value) == length:
-        return value[:kept]
+    if isinstance(value, list | tuple) and len(value) == batch.samples:
+        return value[: batch.kept]
     return value
 
 

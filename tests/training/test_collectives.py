@@ -408,22 +408,39 @@ def _metrics():
     )
 
 
-def test_what_is_not_of_the_batch_is_whole_but_a_rank_without_samples_of_its_own_gives_nothing():
+def test_a_rank_may_have_no_sample_and_what_is_not_of_the_batch_is_whole():
     texts = ["0a", "0b", "0c"]
     for tensors, alone, mixed, pair, boxes, batch in on_ranks(_metrics):
         assert tensors == {
             "logits": [[0, 0]] * 3,
-            "loss": [0.0],
-            "tokens": [0, 1, 2, 3],
+            "loss": [0.0, 1.0],
+            "tokens": [0, 1, 2, 3, 0, 1, 2, 3, 4],
             "flags": [True] * 3,
         }
         assert alone == texts
         assert mixed.pop("logits").tolist() == [0, 0, 0]
-        assert mixed == {"text": texts, "loss": [0.5]}
+        assert mixed == {"text": texts, "loss": [0.5, 1.5]}
         assert pair == (texts, [0, 0, 0])
         assert boxes == [[], [[0, 0]], [[0, 0], [0, 0]]]
         assert batch[0].tolist() == [0, 0, 0]
         assert batch[1] == texts
+
+
+def _of_few_samples():
+    accelerator = Accelerator()
+    rank = float(accelerator.process_index)
+    loader = accelerator.prepare(torch.utils.data.DataLoader(list(range(5)), batch_size=2))
+    gather = accelerator.gather_for_metrics
+    return [
+        (gather(torch.tensor(rank)).tolist(), gather({"loss": rank, "texts": ["a"] * len(batch)}))
+        for batch in loader
+    ]
+
+
+def test_ranks_that_the_last_samples_do_not_suffice_for_give_nothing():
+    full = [0.0, 1.0], {"loss": [0.0, 1.0], "texts": ["a"] * 4}
+    last = [0.0], {"loss": [0.0], "texts": ["a"]}
+    assert on_ranks(_of_few_samples) == [[full, last]] * 2
 
 
 def _unlike():
