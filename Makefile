@@ -11,13 +11,14 @@ BENCH ?= launch
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-parallel test-clients test-cluster test-cuda test-tpu test-widgets widgets lab bench lint clean
+.PHONY: help demo test test-parallel test-browser test-clients test-cluster test-cuda test-tpu test-widgets widgets lab bench lint clean
 
 help:
 	@echo 'make demo    run notebooks/quickstart.ipynb headless and show what it did'
 	@echo 'make test    lint, type check and run the tests (PYTEST_ARGS="-k name" to choose)'
 	@echo 'make test-parallel  trainings compared with plain torch on several ranks, and rounds of faults'
-	@echo 'make test-clients   tests in JupyterLab and Notebook, in Chromium where there is one'
+	@echo 'make test-browser   tests in JupyterLab and Notebook, in Chromium where there is one'
+	@echo 'make test-clients   transformers, peft, trl, diffusers and others on accelnb, beside Accelerate'
 	@echo 'make test-cluster   tests with Ray, Slurm and two hosts; each is skipped where it cannot be had'
 	@echo 'make test-cuda      tests on CUDA GPUs; each is skipped where there is none'
 	@echo 'make test-tpu       tests with torch_xla and torch_tpu, each in a venv of its own; no TPU needed'
@@ -31,7 +32,7 @@ demo: $(VENV)/.with-test
 	$(BIN)/python notebooks/run_demo.py
 
 # What takes long or needs more than this machine may have; each has a target of its own.
-LANES := cluster cuda tpu parallel browser
+LANES := cluster cuda tpu parallel browser clients
 PYTEST := $(BIN)/python -m pytest $(foreach lane,$(LANES),--ignore tests/$(lane))
 
 test: lint
@@ -47,8 +48,23 @@ test-parallel: $(VENV)/.with-test
 	$(BIN)/python -m pytest -n 2 tests/parallel -m "not alone" $(PYTEST_ARGS)
 	$(BIN)/python -m pytest tests/parallel -m alone $(PYTEST_ARGS)
 
-test-clients: $(VENV)/.with-test
+test-browser: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/browser $(PYTEST_ARGS)
+
+# The libraries lie in .venv-clients, on top of what is in $(VENV).
+test-clients: .venv-clients/.ready
+	.venv-clients/bin/python -m pytest tests/clients $(PYTEST_ARGS)
+
+PACKAGES := -c 'import site; print(site.getsitepackages()[0])'
+
+.venv-clients/.ready: tests/clients/requirements.txt constraints.txt | $(VENV)/.with-test
+	@echo 'Installing transformers, diffusers and others in .venv-clients ...'
+	@$(BIN)/python -m venv --clear .venv-clients
+	@echo "import site; site.addsitedir('$$($(BIN)/python $(PACKAGES))')" \
+		> "$$(.venv-clients/bin/python $(PACKAGES))/base.pth"
+	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -r tests/clients/requirements.txt
+	@touch $@
 
 test-cluster: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
@@ -118,7 +134,7 @@ bench: $(VENV)/.with-test $(VENV)/.with-bench
 	$(BIN)/python benchmarks/$(BENCH).py $(BENCH_ARGS)
 
 clean:
-	rm -rf .venv .venv-cuda .venv-tpu .venv-torch-tpu build dist .pytest_cache .ruff_cache widgets/node_modules
+	rm -rf .venv .venv-clients .venv-cuda .venv-tpu .venv-torch-tpu build dist .pytest_cache .ruff_cache widgets/node_modules
 	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 # $(VENV)/.with-EXTRA stands for "accelnb and its extra EXTRA are installed in $(VENV)".
