@@ -34,6 +34,7 @@ CASES = {
         "lora",
         "lora_bf16",
         "metrics",
+        "generation",
     ],
     "language_models": [
         "lora",
