@@ -233,12 +233,15 @@ def generation(folder: Path) -> dict[str, Any]:
     """A saved model whose device map has parts on the CPU and on disk generates as the whole."""
     words = tiny.tokenizer(chat=True)
     whole = tiny.llama(words)
-    mine = folder / str(fresh_accelerator().process_index)
-    whole.save_pretrained(mine)
+    accelerator = fresh_accelerator()
+    if accelerator.is_main_process:
+        whole.save_pretrained(folder)
+    accelerator.wait_for_everyone()
+    disk = folder / f"disk_{accelerator.process_index}"
     places = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk"}
     places |= {"model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
-    parts = LlamaForCausalLM.from_pretrained(mine, device_map=places, offload_folder=mine / "disk")
-    automatic = LlamaForCausalLM.from_pretrained(mine, device_map="auto")
+    parts = LlamaForCausalLM.from_pretrained(folder, device_map=places, offload_folder=disk)
+    automatic = LlamaForCausalLM.from_pretrained(folder, device_map="auto")
     prompt = torch.tensor([[2, 8, 9, 10]])
     how = {"max_new_tokens": 8, "do_sample": False}
     said = [model.generate(prompt, **how).tolist() for model in (whole, parts, automatic)]
