@@ -51,10 +51,9 @@ test-parallel: $(VENV)/.with-test
 test-browser: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/browser $(PYTEST_ARGS)
 
-# The libraries lie in .venv-clients, on top of what is in $(VENV). A program with all its cases is
-# one worker's.
+# The libraries lie in .venv-clients, on top of what is in $(VENV).
 test-clients: .venv-clients/.ready
-	.venv-clients/bin/python -m pytest -n 2 --dist loadgroup tests/clients $(PYTEST_ARGS)
+	.venv-clients/bin/python -m pytest tests/clients $(PYTEST_ARGS)
 
 PACKAGES := -c 'import site; print(site.getsitepackages()[0])'
 

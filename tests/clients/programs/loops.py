@@ -18,6 +18,7 @@ from transformers import (
     BertForSequenceClassification,
     DataCollatorForLanguageModeling,
     DataCollatorWithPadding,
+    LlamaForCausalLM,
     get_scheduler,
 )
 
@@ -228,6 +229,25 @@ def metrics(folder: Path) -> dict[str, Any]:
     }
 
 
+def generation(folder: Path) -> dict[str, Any]:
+    """A saved model whose device map has parts on the CPU and on disk generates as the whole."""
+    words = tiny.tokenizer(chat=True)
+    whole = tiny.llama(words)
+    accelerator = fresh_accelerator()
+    if accelerator.is_main_process:
+        whole.save_pretrained(folder)
+    accelerator.wait_for_everyone()
+    disk = folder / f"disk_{accelerator.process_index}"
+    places = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk"}
+    places |= {"model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    parts = LlamaForCausalLM.from_pretrained(folder, device_map=places, offload_folder=disk)
+    automatic = LlamaForCausalLM.from_pretrained(folder, device_map="auto")
+    prompt = torch.tensor([[2, 8, 9, 10]])
+    how = {"max_new_tokens": 8, "do_sample": False}
+    said = [model.generate(prompt, **how).tolist() for model in (whole, parts, automatic)]
+    return {"said": said, "same": said[0] == said[1] == said[2], "map": parts.hf_device_map}
+
+
 tiny.run_cases(
     classification,
     classification_accumulating,
@@ -236,4 +256,5 @@ tiny.run_cases(
     lora,
     lora_bf16,
     metrics,
+    generation,
 )

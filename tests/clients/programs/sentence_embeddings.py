@@ -36,6 +36,15 @@ def model(folder: Path) -> SentenceTransformer:
     return SentenceTransformer(modules=[words, pooling], device="cpu")
 
 
+class Recording(SentenceTransformerTrainer):
+    """Keeps the loss of each batch that is evaluated on this rank."""
+
+    def prediction_step(self, *args: Any, **options: Any) -> Any:
+        result = super().prediction_step(*args, **options)
+        self.evaluated = [*getattr(self, "evaluated", []), float(result[0])]  # pyright: ignore
+        return result
+
+
 def trained(
     folder: Path, loss: Callable[[SentenceTransformer], Any], data: Dataset, **options: Any
 ) -> dict[str, Any]:
@@ -58,7 +67,7 @@ def trained(
         **options,
     )
     embeddings = model(folder)
-    trainer = SentenceTransformerTrainer(
+    trainer = Recording(
         model=embeddings,
         args=arguments,
         train_dataset=data,
@@ -71,6 +80,7 @@ def trained(
         "loss": result,
         "history": tiny.history(trainer),
         "weights": tiny.digest(embeddings.state_dict()),
+        "evaluated": trainer.evaluated,
         "files": tiny.files(folder / "checkpoint-3"),
     }
 

@@ -89,10 +89,11 @@ _SIZES: dict[str, Any] = {
 }
 
 
-def bert_config(words: Any) -> Any:
+def bert_config(words: Any, dropout: float = 0.1) -> Any:
     from transformers import BertConfig
 
-    return BertConfig(vocab_size=len(words), **_SIZES)
+    dropped = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    return BertConfig(vocab_size=len(words), **dropped, **_SIZES)
 
 
 def llama(words: Any) -> Any:

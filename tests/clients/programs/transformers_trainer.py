@@ -5,6 +5,10 @@ from typing import Any
 
 import numpy as np
 import tiny
+import torch
+from accelerate.utils import gather_object
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 from transformers import (
     BertForSequenceClassification,
     DataCollatorForSeq2Seq,
@@ -44,8 +48,9 @@ def metrics(prediction: Any) -> dict[str, float]:
 def trainer(folder: Path, train: Any = TRAIN, **options: Any) -> Trainer:
     given = COMMON | {"per_device_eval_batch_size": 8, "num_train_epochs": 2} | options
     set_seed(0)
+    config = tiny.bert_config(WORDS, dropout=given.pop("dropout", 0.1))
     return Trainer(
-        model=BertForSequenceClassification(tiny.bert_config(WORDS)),
+        model=BertForSequenceClassification(config),
         args=TrainingArguments(str(folder), eval_strategy=given.pop("eval", "epoch"), **given),
         train_dataset=train,
         eval_dataset=TEST,
@@ -104,7 +109,38 @@ def resumed(folder: Path) -> dict[str, Any]:
 
 
 def grouped_by_length(folder: Path) -> dict[str, Any]:
-    return trained(folder, train_sampling_strategy="group_by_length")
+    """Also how many different samples two epochs have, on ranks that drew different numbers."""
+    grouping = {"train_sampling_strategy": "group_by_length"}
+    result = trained(folder, **grouping)
+    made = trainer(folder, **grouping)
+    loader = made.get_train_dataloader()
+    torch.manual_seed(made.accelerator.process_index)
+    epochs = []
+    for _ in range(2):
+        mine = [str(row[row > 0].tolist()) for batch in loader for row in batch["input_ids"]]
+        epochs.append(len(set(gather_object(mine))))
+    return result | {"samples": epochs}
+
+
+def fully_sharded(folder: Path) -> dict[str, Any]:
+    """FSDP2 divides the weights; what is computed is what DDP computes."""
+    made = trainer(
+        folder,
+        fsdp=True,
+        fsdp_config={"transformer_layer_cls_to_wrap": ["BertLayer"]},
+        max_grad_norm=0.5,
+        num_train_epochs=1,
+        save_strategy="epoch",
+    )
+    made.train()
+    parameters = list(made.accelerator.unwrap_model(made.model).parameters())
+    divided = sum(isinstance(parameter, DTensor) for parameter in parameters)
+    saved = load_file(folder / "checkpoint-10" / "model.safetensors")
+    return {
+        "divided": divided == len(parameters),
+        "history": tiny.history(made),
+        "saved": {name: list(saved[name].shape) for name in saved},
+    }
 
 
 def padded(rows: dict[str, Any]) -> dict[str, Any]:
@@ -112,8 +148,9 @@ def padded(rows: dict[str, Any]) -> dict[str, Any]:
 
 
 def iterable(folder: Path) -> dict[str, Any]:
-    stream = TRAIN.map(padded, batched=True).to_iterable_dataset(num_shards=2)
-    return trained(folder, stream, max_steps=6, eval="no")
+    """Rank 0 reads, and sends the others their parts: that draws other random numbers."""
+    stream = TRAIN.map(padded, batched=True).to_iterable_dataset()
+    return trained(folder, stream, max_steps=6, eval="no", dropout=0.0)
 
 
 def iterable_by_shards(folder: Path) -> dict[str, Any]:
@@ -168,6 +205,7 @@ tiny.run_cases(
     bf16,
     resumed,
     grouped_by_length,
+    fully_sharded,
     iterable,
     iterable_by_shards,
     best_model,
