@@ -42,4 +42,5 @@ def _move(model: nn.Module, name: str, *args: Any, **kwargs: Any) -> Any:
 
 
 def _names_device(*args: Any, **kwargs: Any) -> bool:
-    return torch._C._nn._parse_to(*args, **kwargs)[0] is not None
+    parse: Any = torch._C  # what nn.Module.to asks
+    return parse._nn._parse_to(*args, **kwargs)[0] is not None
