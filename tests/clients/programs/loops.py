@@ -193,11 +193,12 @@ def lora(folder: Path, steps: int = 1, precision: str = "no") -> dict[str, Any]:
     accelerator.wait_for_everyone()
     accelerator.load_state(str(folder / "state"))
     back = PeftModel.from_pretrained(tiny.llama(words), folder / "adapters")
+    config = json.loads((folder / "adapters" / "adapter_config.json").read_text())
     return {
         "losses": losses,
         "adapters": tiny.digest(get_peft_model_state_dict(plain)),
         "read": tiny.digest(get_peft_model_state_dict(back)),
-        "config": json.loads((folder / "adapters" / "adapter_config.json").read_text()),
+        "config": config | {"target_modules": sorted(config["target_modules"])},  # peft saves a set
     }
 
 
